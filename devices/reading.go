@@ -1,0 +1,93 @@
+package devices
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+)
+
+// A Device is what the gateway knows of a device apart from what it says.
+type Device struct {
+	ID       ID
+	Name     string         // what people call it; the ID where they gave none
+	Profile  string         // the firmware profile that decodes it
+	Groups   []string       // for commands to several devices
+	Location *time.Location // in which its times without a zone are; never nil
+}
+
+// A Reading is what one device said at one time: its fields stand together
+// and share the time.
+type Reading struct {
+	Device ID
+	// Time is the device's own time, or zero where it told none or none that
+	// can be believed; the gateway's clock then decides.
+	Time   time.Time
+	Fields []Field
+}
+
+// A Field is one named value of a reading.
+type Field struct {
+	Name  string // [a-z0-9_]+, without a unit
+	Value Value
+	Unit  Unit
+	Kind  FieldKind
+}
+
+// FieldKind says what a field means to people.
+type FieldKind uint8
+
+// The kinds of a field.
+const (
+	Measurement FieldKind = iota
+	Counter               // only rises, but for resets
+	Status                // on, open, mode
+	Event                 // something that happened; two alike are two
+	Setting
+	Identity
+	Diagnostic // of the device, not of the world: signal, heap, uptime
+)
+
+// An Origin identifies the message that a reading came from, so that one
+// which is delivered again is recognised. The zero Origin identifies nothing.
+type Origin [8]byte
+
+// NewOrigin identifies a message by parts that are the same whenever the
+// transport repeats it, and differ between messages: the first 8 bytes of
+// SHA-256 over the parts, each with its length before it.
+func NewOrigin(parts ...[]byte) Origin {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(p))))
+		h.Write(p)
+	}
+	return Origin(h.Sum(nil)[:8])
+}
+
+// A Message is all that one message of a transport said. It is acknowledged
+// as a whole, so its readings stand or fall together.
+type Message struct {
+	Readings []Reading
+	Origin   Origin
+	// Redelivered is set where the transport itself says that it may have
+	// delivered this message before (the MQTT DUP flag, MQTT-3.3.1.1). Only
+	// then is Origin compared: two equal messages are two messages.
+	Redelivered bool
+	// Retained is set where the message was kept by a broker and its age is
+	// not known (MQTT-3.3.1.3).
+	Retained bool
+	// Window is how many messages the source keeps under way unacknowledged;
+	// 0 where it does not wait for acknowledgements.
+	Window int
+}
+
+// A Record is a reading in its place in the device's log.
+type Record struct {
+	// Seq counts the readings of one device in one run of the store, from 1.
+	Seq uint64
+	// Reading has a Time that is never zero, to the microsecond, and differs
+	// from the record's before.
+	Reading
+	// Origin is set while the reading is not yet on disk: the log node then
+	// is the only memory of the message it came from.
+	Origin Origin
+}
