@@ -1,0 +1,581 @@
+package outbox
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// preparedPacks is how many packs of one device are frozen on disk at once, so
+// that a backlog does not need a commit for each; preparedTotal bounds them
+// over all devices, for the memory's sake.
+const (
+	preparedPacks = 32
+	preparedTotal = 512
+)
+
+// commitLoop is the committer: it alone writes.
+func (o *Outbox) commitLoop() {
+	defer close(o.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var last time.Time
+	for {
+		o.mu.Lock()
+		wait, closed := o.due(), o.closed
+		o.mu.Unlock()
+		if closed {
+			o.commit()
+			return
+		}
+		if gap := minCommitGap - time.Since(last); wait < gap {
+			wait = gap
+		}
+		if wait <= 0 {
+			o.commit()
+			last = time.Now()
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-o.kick:
+		}
+	}
+}
+
+// due tells in how long a commit is to be made, zero or less being now.
+func (o *Outbox) due() time.Duration {
+	const never = time.Duration(math.MaxInt64)
+	if o.failed != nil {
+		return never
+	}
+	if o.urgent || o.memory >= commitBytes {
+		return 0
+	}
+	wait := never
+	for q := range o.waiting {
+		if len(q.memory) > 0 {
+			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[0].came))
+		}
+	}
+	if len(o.notes.unwritten()) > 0 {
+		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
+	}
+	if len(o.tidy) > 0 {
+		wait = min(wait, o.tidyDelay()-time.Since(o.tidy[0].at))
+	}
+	return wait
+}
+
+func (o *Outbox) tidyDelay() time.Duration {
+	if o.options.Ack == AckDisk {
+		return keepSettled
+	}
+	return tidyAfter
+}
+
+// A job is what one commit does for one queue.
+type job struct {
+	queue      *queue
+	entries    []entry // to be written
+	boundaries []boundary
+	wanted     bool
+	freeze     bool   // packs are to be made of what is on disk,
+	disk       []span // which is this,
+	unfreeze   bool   // and not within the boundaries that are on disk
+	limit      int
+
+	prepared []*Pack
+}
+
+// A commit is all that one transaction does.
+type commit struct {
+	jobs     []*job
+	tidy     []settled
+	states   map[devices.ID][]byte
+	used     int64 // bytes of the file, before
+	lastNote uint64
+}
+
+// commit writes what is to be written, in one transaction. An error ends all
+// writing: after a failed fdatasync nobody knows what the disk holds, and
+// trying again on the same file may say that all is well where it is not.
+func (o *Outbox) commit() {
+	o.mu.Lock()
+	if o.failed != nil {
+		o.mu.Unlock()
+		return
+	}
+	c := o.gather()
+	o.mu.Unlock()
+	if c == nil {
+		return
+	}
+	err := o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		o.fail(c, fmt.Errorf("cannot write the outbox: %w", err))
+		return
+	}
+	o.stats.Commits++
+	o.stats.UsedBytes = c.used
+	o.apply(c)
+}
+
+// gather takes what is to be done. It gives nil where there is nothing.
+func (o *Outbox) gather() *commit {
+	c := &commit{states: make(map[devices.ID][]byte)}
+	wanting := 0
+	for q := range o.waiting {
+		if q.wants {
+			wanting++
+		}
+	}
+	for q := range o.waiting {
+		j := &job{
+			queue:      q,
+			entries:    q.memory,
+			boundaries: append([]boundary(nil), q.inMemory...),
+			freeze:     q.wants && len(q.disk) > 0,
+			wanted:     q.wants,
+			unfreeze:   q.unfreeze,
+			limit:      q.limit,
+		}
+		if j.freeze {
+			j.disk = append(j.disk, q.disk...)
+			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
+		}
+		q.committing = len(q.memory)
+		c.jobs = append(c.jobs, j)
+	}
+	keep := o.tidyDelay()
+	for len(o.tidy) > 0 && (o.options.Ack == AckServer || time.Since(o.tidy[0].at) >= keep) {
+		c.tidy = append(c.tidy, o.tidy[0])
+		o.tidy = o.tidy[1:]
+	}
+	o.urgent = false
+	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed {
+		return nil
+	}
+	for device, s := range o.states {
+		if s.dirty {
+			c.states[device] = s.value
+			o.states[device] = stateRow{value: s.value}
+		}
+	}
+	return c
+}
+
+// usedBytes is how much of the file is in use; the file itself never shrinks.
+func (o *Outbox) usedBytes(tx *bolt.Tx) int64 {
+	s := o.db.Stats()
+	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(o.db.Info().PageSize)
+}
+
+func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
+	for _, j := range c.jobs {
+		if err := o.writeReadings(tx, j); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.tidy {
+		if err := forget(tx, s.queue.device, s.place); err != nil {
+			return err
+		}
+	}
+	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes/8*7 {
+		if err := o.evict(tx, c.used-o.options.MaxBytes/4*3); err != nil {
+			return err
+		}
+	}
+	for _, j := range c.jobs {
+		if j.freeze {
+			if err := o.prepare(tx, j); err != nil {
+				return err
+			}
+		}
+	}
+	for device, value := range c.states {
+		if err := tx.Bucket(bucketState).Put([]byte(device), value); err != nil {
+			return err
+		}
+	}
+	// Last, because what was lost just now is told in the same transaction.
+	o.mu.Lock()
+	fresh := append([]Note(nil), o.notes.unwritten()...)
+	gone := o.notes.settled
+	o.notes.settled, c.lastNote = nil, o.notes.last
+	o.mu.Unlock()
+	return writeNotes(tx, fresh, c.lastNote, gone)
+}
+
+// writeReadings adds a device's readings to its newest row, or makes rows.
+func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
+	if len(j.entries) == 0 {
+		return nil
+	}
+	frozen := uint64(0) // the highest number that went out, or may be out
+	packs := tx.Bucket(bucketPacks)
+	for _, b := range j.boundaries {
+		frozen = max(frozen, b.last)
+		if err := packs.Put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
+			return err
+		}
+	}
+	log := tx.Bucket(bucketLog)
+	rs := make([]devices.Record, len(j.entries))
+	for i, e := range j.entries {
+		rs[i] = e.Record
+		if e.Seq > frozen {
+			rs[i].Origin = devices.Origin{} // the store itself will know it
+		}
+	}
+	key, row := newestRow(log, j.queue.device, o.run, rs[0].Seq)
+	if key == nil || len(row) >= maxRow {
+		key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
+	}
+	for len(rs) > 0 {
+		n, size := 0, len(row)
+		for n < len(rs) && (n == 0 || size < maxRow) {
+			size += 24 + 32*len(rs[n].Fields)
+			n++
+		}
+		if err := log.Put(key, appendRow(row, rs[:n])); err != nil {
+			return err
+		}
+		if rs = rs[n:]; len(rs) > 0 {
+			key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
+		}
+	}
+	return nil
+}
+
+// newestRow finds the row of a device and run that ends just before next.
+func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key, row []byte) {
+	c := log.Cursor()
+	k, v := c.Seek(rowKey(device, run, next))
+	if k == nil {
+		k, v = c.Last()
+	} else {
+		k, v = c.Prev()
+	}
+	d, r, first, ok := parseRowKey(k)
+	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next {
+		return nil, nil
+	}
+	return bytes.Clone(k), v
+}
+
+// forget deletes a device's rows and boundaries up to a place, and remembers
+// the place where a row goes on beyond it.
+func forget(tx *bolt.Tx, device devices.ID, p place) error {
+	partial := false
+	err := deleteWhile(tx.Bucket(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
+		if p.before(place{run, first}) {
+			return false
+		}
+		partial = p.before(place{run, first + uint64(rowCount(row)) - 1})
+		return !partial
+	})
+	if err != nil {
+		return err
+	}
+	err = deleteWhile(tx.Bucket(bucketPacks), device, place{}, func(run uint32, first uint64, _ []byte) bool {
+		return !p.before(place{run, first})
+	})
+	if err != nil {
+		return err
+	}
+	if partial {
+		return tx.Bucket(bucketCursor).Put([]byte(device), p.bytes())
+	}
+	return tx.Bucket(bucketCursor).Delete([]byte(device))
+}
+
+// deleteWhile deletes a device's keys from a place on, as long as ok. It seeks
+// anew after each, because Next after Delete skips a key.
+func deleteWhile(b *bolt.Bucket, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
+	start := rowKey(device, from.run, from.seq)
+	c := b.Cursor()
+	for k, v := c.Seek(start); k != nil; k, v = c.Seek(start) {
+		d, run, first, parsed := parseRowKey(k)
+		if !parsed || d != device || !ok(run, first, v) {
+			return nil
+		}
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare freezes packs of what is on disk of a device, within the boundaries
+// that are on disk already where there are some.
+func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
+	packs := tx.Bucket(bucketPacks)
+	if j.unfreeze {
+		// Not those before: what AckDisk keeps may be sent again as it was.
+		all := func(uint32, uint64, []byte) bool { return true }
+		if err := deleteWhile(packs, j.queue.device, place{j.disk[0].run, j.disk[0].first}, all); err != nil {
+			return err
+		}
+	}
+	r := &reader{outbox: o, tx: tx, job: j, at: place{j.disk[0].run, j.disk[0].first}}
+	now := time.Now().Truncate(time.Microsecond)
+	for len(j.prepared) < cap(j.prepared) {
+		rs, err := r.fill()
+		if err != nil {
+			return err
+		}
+		if len(rs) == 0 {
+			return nil
+		}
+		run, first := r.run, rs[0].Seq
+		key := rowKey(j.queue.device, run, first)
+		b, frozen := parseBoundary(run, first, packs.Get(key))
+		if frozen && b.last <= rs[len(rs)-1].Seq {
+			rs = rs[:b.last-first+1]
+		} else {
+			b.frozen = now
+			if j.limit > 0 && len(rs) > j.limit {
+				rs = rs[:j.limit]
+			}
+		}
+		payload, n := o.options.Encode(j.queue.device, b.frozen, rs)
+		made := boundary{run, first, rs[n-1].Seq, b.frozen}
+		if made.last != b.last {
+			if err := packs.Put(key, made.bytes()); err != nil {
+				return err
+			}
+		}
+		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made})
+		r.drop(n)
+	}
+	return nil
+}
+
+// A reader gives the readings of one device in their order on disk.
+type reader struct {
+	outbox *Outbox
+	tx     *bolt.Tx
+	job    *job
+	at     place // where to read on
+	run    uint32
+	have   []devices.Record // of run, without a gap
+	end    bool
+}
+
+// fill gives at least as many readings as one pack can take, or all there are
+// before a gap.
+func (r *reader) fill() ([]devices.Record, error) {
+	log := r.tx.Bucket(bucketLog)
+	for len(r.have) < packLimit && !r.end {
+		c := log.Cursor()
+		k, v := seekRow(c, r.job.queue.device, r.at)
+		device, run, first, ok := parseRowKey(k)
+		if !ok || device != r.job.queue.device {
+			r.end = true
+			break
+		}
+		if n := len(r.have); n > 0 && (run != r.run || max(first, r.at.seq) != r.have[n-1].Seq+1) {
+			break // a gap: what comes is for another pack
+		}
+		last := first + uint64(max(1, rowCount(v))) - 1
+		rs, err := decodeRow(device, first, v)
+		if err != nil {
+			last = r.damagedUntil(c, run, first)
+			r.outbox.loseRow(device, run, first, last, err.Error())
+			if err := log.Delete(k); err != nil {
+				return nil, err
+			}
+			r.at = place{run, last + 1}
+			continue
+		}
+		if run == r.at.run && first < r.at.seq {
+			rs = rs[r.at.seq-first:]
+		}
+		r.run = run
+		r.have = append(r.have, rs...)
+		r.at = place{run, last + 1}
+	}
+	return r.have, nil
+}
+
+func (r *reader) drop(n int) { r.have = r.have[n:] }
+
+// damagedUntil tells how far a damaged row went, by what stands around it: its
+// own header cannot be believed.
+func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
+	last := first
+	for _, s := range r.job.disk {
+		if s.run == run && s.first <= first && first <= s.last {
+			last = s.last
+		}
+	}
+	k, _ := c.Seek(append(rowKey(r.job.queue.device, run, first), 0))
+	if d, nextRun, next, ok := parseRowKey(k); ok && d == r.job.queue.device && nextRun == run && next <= last {
+		last = next - 1
+	}
+	return last
+}
+
+// loseRow counts and tells what was unsettled of readings that were deleted.
+func (o *Outbox) loseRow(device devices.ID, run uint32, first, last uint64, reason string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n := o.queues[device].remove(run, first, last); n > 0 {
+		o.lose(Loss{device, o.runs[run], last - uint64(n) + 1, last, reason, time.Now()})
+	}
+}
+
+// seekRow finds the row that holds a place, or the next after it.
+func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
+	want := rowKey(device, p.run, p.seq)
+	k, v = c.Seek(want)
+	if bytes.Equal(k, want) {
+		return k, v
+	}
+	var pk, pv []byte
+	if k == nil {
+		pk, pv = c.Last()
+	} else {
+		pk, pv = c.Prev()
+	}
+	if d, run, first, ok := parseRowKey(pk); ok && d == device && run == p.run && first+uint64(rowCount(pv)) > p.seq {
+		return pk, pv
+	}
+	return k, v
+}
+
+// evict makes room: it takes the oldest rows of whoever has most of them.
+// What is frozen may be out, and stays.
+func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
+	log := tx.Bucket(bucketLog)
+	size := make(map[devices.ID]int64)
+	err := log.ForEach(func(k, v []byte) error {
+		if device, _, _, ok := parseRowKey(k); ok {
+			size[device] += int64(len(k) + len(v))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for excess > 0 {
+		var victim devices.ID
+		for device, n := range size {
+			if n > size[victim] || n == size[victim] && device < victim {
+				victim = device
+			}
+		}
+		if size[victim] <= 0 {
+			return nil
+		}
+		freed, err := o.evictRow(log, victim)
+		if err != nil {
+			return err
+		}
+		if freed == 0 {
+			size[victim] = 0
+			continue
+		}
+		size[victim] -= freed
+		excess -= freed
+	}
+	return nil
+}
+
+// evictRow deletes a device's oldest row that is not frozen, and gives its
+// size; 0 where there is none.
+func (o *Outbox) evictRow(log *bolt.Bucket, device devices.ID) (int64, error) {
+	frozen := o.frozenUntil(device)
+	c := log.Cursor()
+	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
+	d, run, first, ok := parseRowKey(k)
+	if !ok || d != device {
+		return 0, nil
+	}
+	freed := int64(len(k) + len(v))
+	last := first + uint64(rowCount(v)) - 1
+	if err := c.Delete(); err != nil {
+		return 0, err
+	}
+	o.loseRow(device, run, first, last, "the outbox is full")
+	return freed, nil
+}
+
+// frozenUntil is the place up to which a device's packs are out or may go out
+// while the committer works.
+func (o *Outbox) frozenUntil(device devices.ID) place {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	q := o.queues[device]
+	switch n := len(q.prepared); {
+	case n > 0:
+		return place{q.prepared[n-1].boundary.run, q.prepared[n-1].Last}
+	case q.sending != nil:
+		return place{q.sending.boundary.run, q.sending.Last}
+	}
+	return place{}
+}
+
+// apply makes memory agree with what was committed.
+func (o *Outbox) apply(c *commit) {
+	for _, j := range c.jobs {
+		o.applyJob(j)
+	}
+	o.notes.stored = c.lastNote
+}
+
+func (o *Outbox) applyJob(j *job) {
+	q := j.queue
+	q.committing = 0
+	if n := len(j.entries); n > 0 {
+		first, last := j.entries[0].Seq, j.entries[n-1].Seq
+		q.extend(o.run, first, last)
+		for _, e := range j.entries {
+			o.memory -= e.size
+			e.receipt.add(-1, nil)
+		}
+		if q.accepted > 0 {
+			// Accepted while it was being written, or kept for AckDisk.
+			through := q.memory[min(q.accepted, n)-1].Seq
+			q.remove(o.run, first, through)
+			o.deleteLater(q, place{o.run, through})
+		}
+		q.forget(n)
+		for len(q.inMemory) > 0 && q.inMemory[0].last <= last {
+			q.inMemory = q.inMemory[1:]
+		}
+	}
+	if j.wanted {
+		q.wants = false
+	}
+	if j.freeze {
+		q.unfreeze = q.unfreeze && !j.unfreeze
+		q.prepared = j.prepared
+	}
+	if len(q.memory) == 0 && !q.wants {
+		delete(o.waiting, q)
+	}
+	o.enqueue(q)
+}
+
+// fail ends all writing. What is in memory still goes to the server; devices
+// that wait for the disk alone are not acknowledged.
+func (o *Outbox) fail(c *commit, err error) {
+	o.failed = err
+	o.log.Error("the outbox cannot be written any more; readings are kept in memory only", "error", err)
+	for _, j := range c.jobs {
+		j.queue.committing = 0
+		j.queue.wants = false
+		o.enqueue(j.queue)
+	}
+}

@@ -1,0 +1,30 @@
+// Package outbox is store and forward: it gives each reading its sequence
+// number, keeps what the XMPP server has not accepted yet, and says when a
+// device may be acknowledged.
+//
+// # The way of a reading
+//
+// Append numbers the readings of a message and keeps them in memory. Next
+// freezes the oldest readings of a device into a pack, whose boundaries and
+// bytes never change from then on, and hands it out to be sent; a device has
+// one pack under way. Settle ends it. What is not settled within CommitAfter
+// goes to bbolt, together with all else that waits (the group commit), and is
+// sent from there later. So nothing is written while the server answers
+// promptly.
+//
+// # Invariants
+//
+//   - The readings of one device are settled in order of their sequence.
+//   - A reading that is on disk is sent only in a pack whose boundaries are on
+//     disk. After a crash it is therefore sent again in the same item.
+//   - Readings that are being written are not frozen from memory meanwhile:
+//     they would be sent under boundaries that the disk does not know.
+//   - What memory holds of a device is newer than what the disk holds of it.
+//   - Sequence numbers are unique within a run; the run is raised on disk
+//     before it is used.
+//
+// # Goroutines
+//
+// Methods may be called from any goroutine. One goroutine, the committer, owns
+// all writing to bbolt; Close ends it.
+package outbox

@@ -1,0 +1,242 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// The buckets of the file.
+//
+//	meta    version, random, run, machine
+//	runs    run -> the name of the store in that run
+//	log     device, run, first -> a row of readings (record.go)
+//	packs   device, run, first -> the last and the time of a frozen pack
+//	cursor  device -> run and sequence number that are settled, where a row
+//	        holds both settled readings and others
+//	notes   number -> a note
+//	state   device -> what SetState kept
+var (
+	bucketMeta   = []byte("meta")
+	bucketRuns   = []byte("runs")
+	bucketLog    = []byte("log")
+	bucketPacks  = []byte("packs")
+	bucketCursor = []byte("cursor")
+	bucketNotes  = []byte("notes")
+	bucketState  = []byte("state")
+
+	metaVersion = []byte("version")
+	metaRandom  = []byte("random")
+	metaRun     = []byte("run")
+	metaMachine = []byte("machine")
+)
+
+const schemaVersion = 1
+
+func boltOptions() *bolt.Options {
+	return &bolt.Options{
+		Timeout: time.Second, // zero would wait for the lock for ever
+		// The free list after a drained outage is half a megabyte, and would
+		// be written with every commit.
+		NoFreelistSync: true,
+		FreelistType:   bolt.FreelistMapType,
+	}
+}
+
+// openFile opens the file, or makes a new one: aside and renamed, because a
+// power cut during bbolt's first writes leaves a file that cannot be opened.
+func openFile(path string) (*bolt.DB, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = createFile(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	db, err := bolt.Open(path, 0o600, boltOptions())
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, ErrLocked
+	}
+	return db, err
+}
+
+func createFile(path string) error {
+	aside := path + ".new"
+	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(aside, 0o600, boltOptions())
+	if err != nil {
+		return err
+	}
+	random, err := newRandom()
+	if err == nil {
+		err = db.Update(func(tx *bolt.Tx) error {
+			for _, name := range [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState} {
+				if _, err := tx.CreateBucket(name); err != nil {
+					return err
+				}
+			}
+			meta := tx.Bucket(bucketMeta)
+			return errors.Join(
+				meta.Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
+				meta.Put(metaRandom, []byte(random)),
+				meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, 0)))
+		})
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// load starts a new run and takes stock of what the runs before left.
+func (o *Outbox) load() error {
+	return o.db.Update(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return errors.New("it is not an outbox")
+		}
+		if v := number32(meta.Get(metaVersion)); v > schemaVersion {
+			return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, v, schemaVersion)
+		} else if v == 0 {
+			return errors.New("it has no version")
+		}
+		if err := o.startRun(tx, meta); err != nil {
+			return err
+		}
+		if err := o.loadLog(tx); err != nil {
+			return err
+		}
+		tx.Bucket(bucketState).ForEach(func(k, v []byte) error {
+			o.states[devices.ID(k)] = stateRow{value: append([]byte(nil), v...)}
+			return nil
+		})
+		return o.notes.load(tx.Bucket(bucketNotes))
+	})
+}
+
+// startRun raises the run, which is on disk before it is used because load is
+// one transaction.
+func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
+	random := string(meta.Get(metaRandom))
+	if machine := string(meta.Get(metaMachine)); machine != o.options.Machine {
+		if machine != "" {
+			// A copied card: its original may go on counting under the old
+			// name.
+			var err error
+			if random, err = newRandom(); err != nil {
+				return err
+			}
+			if err := meta.Put(metaRandom, []byte(random)); err != nil {
+				return err
+			}
+		}
+		if err := meta.Put(metaMachine, []byte(o.options.Machine)); err != nil {
+			return err
+		}
+	}
+	run := number32(meta.Get(metaRun))
+	if run >= maxRun {
+		return errors.New("it has no runs left")
+	}
+	o.run = run + 1
+	o.store = fmt.Sprintf("%s.%d", random, o.run)
+	key := binary.BigEndian.AppendUint32(nil, o.run)
+	if err := meta.Put(metaRun, key); err != nil {
+		return err
+	}
+	return tx.Bucket(bucketRuns).Put(key, []byte(o.store))
+}
+
+// loadLog makes the queues of what is on disk.
+func (o *Outbox) loadLog(tx *bolt.Tx) error {
+	runs := tx.Bucket(bucketRuns)
+	cursors := tx.Bucket(bucketCursor)
+	used := map[uint32]bool{o.run: true}
+	err := tx.Bucket(bucketLog).ForEach(func(k, v []byte) error {
+		device, run, first, ok := parseRowKey(k)
+		if !ok {
+			return nil
+		}
+		last := first + uint64(rowCount(v)) - 1
+		if p, ok := parsePlace(cursors.Get([]byte(device))); ok && run == p.run && first <= p.seq {
+			first = p.seq + 1
+		}
+		if first > last {
+			return nil
+		}
+		used[run] = true
+		q := o.queue(device)
+		q.extend(run, first, last)
+		o.enqueue(q)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var unused [][]byte
+	err = runs.ForEach(func(k, v []byte) error {
+		if run := number32(k); used[run] {
+			o.runs[run] = string(v)
+		} else {
+			unused = append(unused, k)
+		}
+		return nil
+	})
+	for _, k := range unused {
+		err = errors.Join(err, runs.Delete(k))
+	}
+	return err
+}
+
+func number32(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
+func (p place) bytes() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, p.run), p.seq)
+}
+
+func parsePlace(b []byte) (place, bool) {
+	if len(b) != 12 {
+		return place{}, false
+	}
+	return place{binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[4:])}, true
+}
+
+// A frozen boundary is the value of a key of the packs bucket, whose key is
+// its place: the last sequence number and the time, in microseconds.
+func (b boundary) bytes() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, b.last), uint64(b.frozen.UnixMicro()))
+}
+
+func parseBoundary(run uint32, first uint64, v []byte) (boundary, bool) {
+	if len(v) != 16 {
+		return boundary{}, false
+	}
+	b := boundary{run, first, binary.BigEndian.Uint64(v), time.UnixMicro(int64(binary.BigEndian.Uint64(v[8:])))}
+	return b, b.last >= first
+}

@@ -1,0 +1,302 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// encodeText is an Encode whose payload a test can read: five readings a pack,
+// "<value>@<time>" each, with '!' where the origin is there.
+func encodeText(device devices.ID, frozen time.Time, rs []devices.Record) ([]byte, int) {
+	rs = rs[:min(len(rs), 5)]
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %d", device, frozen.UnixMicro())
+	for _, r := range rs {
+		fmt.Fprintf(&b, " %d:%s@%d", r.Seq, r.Fields[0].Value, r.Time.UnixMicro())
+		if r.Origin != (devices.Origin{}) {
+			b.WriteByte('!')
+		}
+	}
+	return []byte(b.String()), len(rs)
+}
+
+func testOptions() Options { return Options{Encode: encodeText, Machine: "m"} }
+
+func message(device devices.ID, values ...int) devices.Message {
+	m := devices.Message{Origin: devices.NewOrigin([]byte(device), fmt.Append(nil, values))}
+	for _, v := range values {
+		m.Readings = append(m.Readings, devices.Reading{
+			Device: device, Time: time.Now(),
+			Fields: []devices.Field{{Name: "n", Value: devices.Number(float64(v)), Unit: "W"}},
+		})
+	}
+	return m
+}
+
+// A model drives an outbox as a forwarder and a service would, and remembers
+// what each side was told.
+type model struct {
+	t       *testing.T
+	rand    *rand.Rand
+	options Options
+	path    string
+	o       *Outbox
+	made    int // stores so far
+	next    map[devices.ID]int
+	unacked []sent
+	acked   map[string]bool   // "device value"
+	items   map[string]string // device and item -> payload, as the service has it
+	order   map[devices.ID][]int
+	tooBig  int // packs of more readings than this are refused; 0 is none
+}
+
+type sent struct {
+	key     []string
+	receipt devices.Receipt
+}
+
+var modelDevices = []devices.ID{"a", "a-b", "b"}
+
+func newModel(t *testing.T, seed uint64, options Options) *model {
+	m := &model{
+		t: t, rand: rand.New(rand.NewPCG(seed, 1)), options: options,
+		path: filepath.Join(t.TempDir(), "outbox.db"), next: map[devices.ID]int{},
+		acked: map[string]bool{}, items: map[string]string{}, order: map[devices.ID][]int{},
+	}
+	m.open()
+	return m
+}
+
+func (m *model) open() {
+	o, err := Open(m.path, m.options)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.o = o
+}
+
+func (m *model) append() {
+	device := modelDevices[m.rand.IntN(len(modelDevices))]
+	var values []int
+	var s sent
+	for range 1 + m.rand.IntN(4) {
+		m.next[device]++
+		values = append(values, m.next[device])
+		s.key = append(s.key, fmt.Sprintf("%s %d", device, m.next[device]))
+	}
+	msg := message(device, values...)
+	r, err := m.o.Append(msg)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	s.receipt = r
+	m.unacked = append(m.unacked, s)
+	if m.rand.IntN(5) == 0 {
+		msg.Redelivered = true
+		if again, err := m.o.Append(msg); err != nil || again != r {
+			m.t.Fatalf("a redelivered message was taken again (%v)", err)
+		}
+	}
+	m.collect()
+}
+
+// collect notes what was acknowledged.
+func (m *model) collect() {
+	kept := m.unacked[:0]
+	for _, s := range m.unacked {
+		select {
+		case <-s.receipt.Done():
+			if s.receipt.Err() == nil {
+				for _, k := range s.key {
+					m.acked[k] = true
+				}
+			}
+		default:
+			kept = append(kept, s)
+		}
+	}
+	m.unacked = kept
+}
+
+// forward sends one pack. Half of the unanswered ones did arrive.
+func (m *model) forward(answered bool) bool {
+	p := m.o.Next()
+	if p == nil {
+		return false
+	}
+	if _, arrived := m.items[string(p.Device)+" "+p.Item()]; !arrived && m.tooBig > 0 && p.Count() > m.tooBig {
+		if !m.o.Split(p) {
+			m.t.Fatal("a pack of one reading was to be split")
+		}
+		return true
+	}
+	if answered || m.rand.IntN(2) == 0 {
+		m.arrive(p)
+	}
+	if answered {
+		m.o.Settle(p)
+	} else {
+		m.o.Release(p, 0)
+	}
+	m.collect()
+	return true
+}
+
+func (m *model) arrive(p *Pack) {
+	item := string(p.Device) + " " + p.Item()
+	if old, again := m.items[item]; again {
+		if old != string(p.Payload) {
+			m.t.Fatalf("item %s came again with other bytes:\n%s\n%s", p.Item(), old, p.Payload)
+		}
+		return
+	}
+	m.items[item] = string(p.Payload)
+	for i, word := range strings.Fields(string(p.Payload))[2:] {
+		var seq uint64
+		var value int
+		if _, err := fmt.Sscanf(word, "%d:%d@", &seq, &value); err != nil || seq != p.First+uint64(i) {
+			m.t.Fatalf("item %s holds %q (%v)", p.Item(), p.Payload, err)
+		}
+		m.order[p.Device] = append(m.order[p.Device], value)
+	}
+}
+
+// crash goes on with what the disk holds at this moment.
+func (m *model) crash() {
+	m.collect()
+	m.made++
+	path := filepath.Join(filepath.Dir(m.path), fmt.Sprintf("outbox-%d.db", m.made))
+	if err := m.o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(path, 0o600) }); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := m.o.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.path, m.unacked = path, nil
+	m.open()
+}
+
+func (m *model) restart() {
+	if err := m.o.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.collect()
+	if len(m.unacked) > 0 {
+		m.t.Fatalf("%d messages are without an answer after a clean stop", len(m.unacked))
+	}
+	m.open()
+}
+
+func (m *model) drain() {
+	m.tooBig = 0
+	for idle := 0; idle < 3; {
+		if m.forward(true) {
+			idle = 0
+			continue
+		}
+		idle++
+		time.Sleep(2 * m.options.CommitAfter) // virtual
+	}
+}
+
+func (m *model) check() {
+	for device, values := range m.order {
+		seen := map[int]bool{}
+		last := 0
+		for _, v := range values {
+			if seen[v] {
+				m.t.Errorf("%s: reading %d is in two items", device, v)
+			}
+			if v < last {
+				m.t.Errorf("%s: reading %d came after %d", device, v, last)
+			}
+			seen[v], last = true, v
+		}
+		for key := range m.acked {
+			var d devices.ID
+			var v int
+			fmt.Sscan(key, &d, &v)
+			if d == device && !seen[v] {
+				m.t.Errorf("%s: reading %d was acknowledged and is lost", device, v)
+			}
+		}
+	}
+	if s := m.o.Stats(); s.Memory != 0 || s.Disk != 0 {
+		m.t.Errorf("after the drain %d readings are in memory and %d on disk", s.Memory, s.Disk)
+	}
+	if err := m.o.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	checkFile(m.t, m.path)
+}
+
+// checkFile has bbolt check its own structure.
+func checkFile(t *testing.T, path string) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.View(func(tx *bolt.Tx) error {
+		var all []error
+		for err := range tx.Check() {
+			all = append(all, err)
+		}
+		return errors.Join(all...)
+	})
+	if err != nil {
+		t.Errorf("the file is damaged: %v", err)
+	}
+}
+
+// TestModel lets messages, answers, silence, refusals, crashes and restarts
+// come in any order, and checks at the end that each acknowledged reading
+// arrived, in order, in exactly one item.
+func TestModel(t *testing.T) {
+	for _, ack := range []Ack{AckServer, AckDisk} {
+		for seed := range uint64(40) {
+			t.Run(fmt.Sprintf("%s/%d", ack, seed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					options := testOptions()
+					options.Ack, options.CommitAfter = ack, time.Second
+					m := newModel(t, seed, options)
+					defer func() { m.o.Close() }()
+					for range 300 {
+						switch n := m.rand.IntN(100); {
+						case n < 40:
+							m.append()
+						case n < 65:
+							m.forward(true)
+						case n < 78:
+							m.forward(false)
+						case n < 82:
+							m.tooBig = m.rand.IntN(4)
+						case n < 95:
+							time.Sleep(time.Duration(m.rand.IntN(1500)) * time.Millisecond) // virtual
+						case n < 97:
+							time.Sleep(2 * keepSettled) // virtual
+						case n < 99:
+							m.crash()
+						default:
+							m.restart()
+						}
+						synctest.Wait()
+					}
+					m.drain()
+					m.check()
+				})
+			})
+		}
+	}
+}

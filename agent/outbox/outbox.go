@@ -1,0 +1,402 @@
+package outbox
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// Ack says when a device may be acknowledged.
+type Ack string
+
+// The ways to acknowledge.
+const (
+	AckServer Ack = "server" // accepted by the server or committed, whichever comes first
+	AckDisk   Ack = "disk"   // committed
+)
+
+// Options are what an Outbox needs besides its file.
+type Options struct {
+	MaxBytes    int64         // the size of the file that is not exceeded by much; 0 is 256 MiB
+	CommitAfter time.Duration // the longest that an unaccepted reading stays unwritten; 0 is 1 s
+	Ack         Ack           // "" is AckServer
+	Machine     string        // names this machine: a store of another one does not go on under its name
+
+	// Encode makes the payload of one item of the oldest n of rs, as many as
+	// fit; n is at least 1. The same arguments must always give the same
+	// bytes. It is called with the outbox locked or in a transaction, and
+	// must not call back.
+	Encode func(device devices.ID, frozen time.Time, rs []devices.Record) (payload []byte, n int)
+
+	// LossNote makes the note that tells people of a loss. It must not call
+	// back. It may be nil.
+	LossNote func(Loss) []byte
+
+	Log *slog.Logger // nil is silence
+}
+
+const (
+	defaultMaxBytes    = 256 << 20
+	defaultCommitAfter = time.Second
+
+	// commitBytes of unwritten readings are a reason to commit at once.
+	commitBytes = 128 << 10
+	// maxMemory bounds the unwritten readings: it is reached only where the
+	// disk does not take what it should.
+	maxMemory = 16 << 20
+	// minCommitGap is the shortest time between two commits, so that no
+	// device can wear the card by its rate.
+	minCommitGap = 50 * time.Millisecond
+	// tidyAfter is how long what was settled may stay on disk where nothing
+	// else is to be written.
+	tidyAfter = 10 * time.Second
+	// keepSettled is for how long AckDisk keeps what the server accepted: a
+	// server on this machine loses in a power cut what its system had not
+	// written yet.
+	keepSettled = time.Minute
+	// rememberOrigins is how many messages are remembered for recognising a
+	// redelivery within one run.
+	rememberOrigins = 8192
+	// packLimit bounds the readings that are offered to Encode for one pack.
+	packLimit = 2000
+)
+
+// ErrLocked says that another process has the store.
+var ErrLocked = errors.New("another process uses it")
+
+// ErrNewer says that a newer version of the program wrote the store.
+var ErrNewer = errors.New("a newer version of this program wrote it")
+
+// errClosed says that the outbox was closed.
+var errClosed = errors.New("the outbox is closed")
+
+// An Outbox is one open store. See the package comment.
+type Outbox struct {
+	db      *bolt.DB
+	options Options
+	log     *slog.Logger
+	run     uint32
+	store   string
+
+	mu      sync.Mutex
+	queues  map[devices.ID]*queue
+	turn    []*queue // those that may have something to send, in the order of their turns
+	runs    map[uint32]string
+	notes   notes
+	states  map[devices.ID]stateRow
+	origins origins
+	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
+	memory  int                 // estimated bytes of unwritten readings
+	urgent  bool                // an ack window is half full, or a queue wants to be frozen
+	failed  error               // why nothing can be written any more
+	closed  bool
+	stats   Stats
+	tidy    []settled // what the disk may forget, oldest first
+
+	ready chan struct{} // has a token when Next may have something
+	kick  chan struct{} // has a token when the committer should look again
+	done  chan struct{} // is closed when the committer ended
+}
+
+type stateRow struct {
+	value []byte
+	dirty bool
+}
+
+// settled is a place up to which a device's readings may be deleted.
+type settled struct {
+	queue *queue
+	place place
+	at    time.Time
+}
+
+// Stats counts what went through since Open, and what is here now.
+type Stats struct {
+	Store     string `json:"store"`
+	Taken     uint64 `json:"taken"`     // readings
+	Settled   uint64 `json:"settled"`   // readings that the server accepted
+	Lost      uint64 `json:"lost"`      // readings, each in a Loss
+	Repeated  uint64 `json:"repeated"`  // messages that came again and were recognised
+	Commits   uint64 `json:"commits"`   //
+	Memory    int    `json:"memory"`    // readings here that are not on disk
+	Disk      int    `json:"disk"`      // readings here that are on disk
+	UsedBytes int64  `json:"usedBytes"` // of the file, at the last commit
+	Fault     string `json:"fault,omitempty"`
+}
+
+// A Loss is readings that will not reach the server.
+type Loss struct {
+	Device      devices.ID
+	Store       string
+	First, Last uint64
+	Reason      string
+	Time        time.Time
+}
+
+// Open opens the store at path, makes it where there is none, and starts a new
+// run. The caller closes it.
+func Open(path string, options Options) (*Outbox, error) {
+	if options.MaxBytes == 0 {
+		options.MaxBytes = defaultMaxBytes
+	}
+	if options.CommitAfter == 0 {
+		options.CommitAfter = defaultCommitAfter
+	}
+	if options.Ack == "" {
+		options.Ack = AckServer
+	}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	db, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
+	}
+	o := &Outbox{
+		db:      db,
+		options: options,
+		log:     options.Log,
+		queues:  make(map[devices.ID]*queue),
+		runs:    make(map[uint32]string),
+		states:  make(map[devices.ID]stateRow),
+		waiting: make(map[*queue]struct{}),
+		origins: origins{receipts: make(map[devices.Origin]*receipt)},
+		ready:   make(chan struct{}, 1),
+		kick:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+	}
+	if err := o.load(); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
+	}
+	o.stats.Store = o.store
+	go o.commitLoop()
+	return o, nil
+}
+
+// Close writes what is not settled, stops the committer and closes the file.
+func (o *Outbox) Close() error {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		<-o.done
+		return nil
+	}
+	o.closed = true
+	o.mu.Unlock()
+	o.wakeCommitter()
+	<-o.done
+	err := o.db.Close()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for q := range o.waiting {
+		for _, e := range q.memory {
+			e.receipt.add(-1, errClosed)
+		}
+		q.memory = nil
+	}
+	if o.failed != nil {
+		return o.failed
+	}
+	if err != nil {
+		return fmt.Errorf("cannot close the outbox: %w", err)
+	}
+	return nil
+}
+
+// Store names this opening of the outbox, as item ids do.
+func (o *Outbox) Store() string { return o.store }
+
+// Ready has a token whenever Next may have something that it had not before.
+func (o *Outbox) Ready() <-chan struct{} { return o.ready }
+
+// Append takes the readings of one message and gives each its sequence
+// number. Their times must be set. The receipt is done when all of them are
+// safe. A message that the transport says was sent before, and that was taken
+// in this run, is not taken again: its receipt is given.
+//
+// The error is [devices.ErrFull] where the disk does not take what it should,
+// and then nothing was taken.
+func (o *Outbox) Append(m devices.Message) (devices.Receipt, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil, errClosed
+	}
+	if m.Redelivered {
+		if r := o.origins.receipts[m.Origin]; r != nil {
+			o.stats.Repeated++
+			return r, nil
+		}
+	}
+	if o.memory >= maxMemory || o.failed != nil && o.options.Ack == AckDisk {
+		return nil, devices.ErrFull
+	}
+	now := time.Now()
+	idle := o.memory == 0
+	r := newReceipt(len(m.Readings))
+	for _, reading := range m.Readings {
+		q := o.queue(reading.Device)
+		e := entry{receipt: r, came: now, size: 32}
+		e.Seq, e.Reading, e.Origin = q.next, reading, m.Origin
+		e.Time = q.spread(reading.Time)
+		for _, f := range reading.Fields {
+			e.size += 16 + len(f.Name) + len(f.Unit) + len(f.Value.String())
+		}
+		q.next++
+		q.memory = append(q.memory, e)
+		o.memory += e.size
+		o.waiting[q] = struct{}{}
+		o.enqueue(q)
+		o.stats.Taken++
+	}
+	if m.Window > 0 && len(m.Readings) > 0 {
+		q := o.queue(m.Readings[0].Device)
+		q.unacked++
+		r.queue = q
+		if q.unacked >= m.Window/2 {
+			o.urgent = true
+		}
+	}
+	if m.Origin != (devices.Origin{}) {
+		o.origins.remember(m.Origin, r)
+	}
+	if idle || o.urgent || o.memory >= commitBytes {
+		o.wakeCommitter()
+	}
+	return r, nil
+}
+
+func (o *Outbox) queue(device devices.ID) *queue {
+	q := o.queues[device]
+	if q == nil {
+		q = &queue{device: device, next: 1}
+		o.queues[device] = q
+	}
+	return q
+}
+
+// Stats tells what went through and what is here.
+func (o *Outbox) Stats() Stats {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.stats
+	for _, q := range o.queues {
+		s.Memory += q.unsent()
+		s.Disk += q.onDisk()
+	}
+	if o.failed != nil {
+		s.Fault = o.failed.Error()
+	}
+	return s
+}
+
+// State gives what SetState kept for a device, in this run or one before.
+func (o *Outbox) State(device devices.ID) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.states[device].value
+}
+
+// SetState keeps a small value for a device. It reaches the disk with the next
+// commit that has another reason, at the latest with Close: losing it costs
+// nothing but comfort.
+func (o *Outbox) SetState(device devices.ID, value []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.states[device] = stateRow{value, true}
+}
+
+func (o *Outbox) wakeCommitter() { signal(o.kick) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// A receipt is done when each of its readings is.
+type receipt struct {
+	mu    sync.Mutex
+	left  int
+	err   error
+	done  chan struct{}
+	queue *queue // whose ack window the message is in; nil if none
+}
+
+func newReceipt(readings int) *receipt {
+	r := &receipt{left: readings, done: make(chan struct{})}
+	if readings == 0 {
+		close(r.done)
+	}
+	return r
+}
+
+// add is called with the outbox locked.
+func (r *receipt) add(n int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left <= 0 {
+		return
+	}
+	if err != nil {
+		r.err = err
+	}
+	r.left += n
+	if r.left <= 0 {
+		close(r.done)
+		if r.queue != nil {
+			r.queue.unacked--
+		}
+	}
+}
+
+// Done implements [devices.Receipt].
+func (r *receipt) Done() <-chan struct{} { return r.done }
+
+// Err implements [devices.Receipt].
+func (r *receipt) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// origins remembers the newest messages and their receipts.
+type origins struct {
+	receipts map[devices.Origin]*receipt
+	order    []devices.Origin
+	oldest   int
+}
+
+func (o *origins) remember(origin devices.Origin, r *receipt) {
+	if _, known := o.receipts[origin]; !known {
+		if len(o.order) < rememberOrigins {
+			o.order = append(o.order, origin)
+		} else {
+			delete(o.receipts, o.order[o.oldest])
+			o.order[o.oldest] = origin
+			o.oldest = (o.oldest + 1) % rememberOrigins
+		}
+	}
+	o.receipts[origin] = r
+}
+
+func newRandom() (string, error) {
+	var b [5]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(b[:]), nil
+}
+
+const maxRun = math.MaxUint32 - 1

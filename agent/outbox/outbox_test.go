@@ -1,0 +1,461 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+func open(t *testing.T, path string, options Options) *Outbox {
+	t.Helper()
+	o, err := Open(path, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	return o
+}
+
+func take(t *testing.T, o *Outbox, m devices.Message) devices.Receipt {
+	t.Helper()
+	r, err := o.Append(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func isDone(r devices.Receipt) bool {
+	select {
+	case <-r.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// TestPromptServer is the ordinary day: what the server accepts in time never
+// reaches the disk.
+func TestPromptServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+		for i := range 1000 {
+			r := take(t, o, message("kitchen", i))
+			time.Sleep(100 * time.Millisecond)
+			p := o.Next()
+			if p == nil || isDone(r) {
+				t.Fatalf("reading %d: pack %v, acknowledged %v", i, p, isDone(r))
+			}
+			o.Settle(p)
+			if !isDone(r) || r.Err() != nil {
+				t.Fatalf("reading %d is not acknowledged (%v)", i, r.Err())
+			}
+		}
+		if s := o.Stats(); s.Commits != 0 || s.Settled != 1000 {
+			t.Errorf("%+v: want no commits", s)
+		}
+	})
+}
+
+// TestSilentServer has no answers: readings are safe on disk after CommitAfter
+// and not before.
+func TestSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+		r := take(t, o, message("kitchen", 1))
+		time.Sleep(defaultCommitAfter - time.Millisecond)
+		synctest.Wait()
+		if isDone(r) {
+			t.Error("acknowledged before it was safe")
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if !isDone(r) || r.Err() != nil {
+			t.Errorf("not acknowledged once committed (%v)", r.Err())
+		}
+	})
+}
+
+func TestAckDiskWaitsForDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := testOptions()
+		options.Ack = AckDisk
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), options)
+		r := take(t, o, message("kitchen", 1))
+		o.Settle(o.Next())
+		synctest.Wait()
+		if isDone(r) {
+			t.Error("acknowledged before it was on disk")
+		}
+		time.Sleep(defaultCommitAfter)
+		synctest.Wait()
+		if !isDone(r) {
+			t.Error("not acknowledged once on disk")
+		}
+	})
+}
+
+// TestHalfWindow commits at once where a source would soon have to wait.
+func TestHalfWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+		var last devices.Receipt
+		for i := range 10 {
+			m := message("kitchen", i)
+			m.Window = 20
+			last = take(t, o, m)
+		}
+		time.Sleep(2 * minCommitGap)
+		synctest.Wait()
+		if !isDone(last) {
+			t.Error("half of the window waits, and nothing was committed")
+		}
+	})
+}
+
+// TestTurns has a busy device and a quiet one.
+func TestTurns(t *testing.T) {
+	o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+	for i := range 20 {
+		take(t, o, message("busy", i))
+	}
+	take(t, o, message("quiet", 1))
+	first, second := o.Next(), o.Next()
+	if first.Device != "busy" || second == nil || second.Device != "quiet" {
+		t.Fatalf("first %v, second %v", first, second)
+	}
+	if third := o.Next(); third != nil {
+		t.Errorf("%s has two packs under way", third.Device)
+	}
+	o.Settle(first)
+	if third := o.Next(); third == nil || third.Device != "busy" {
+		t.Errorf("third %v", third)
+	}
+}
+
+func TestEqualTimesAreSpread(t *testing.T) {
+	o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+	at := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	m := message("kitchen", 1, 2, 3, 4)
+	for i := range m.Readings {
+		m.Readings[i].Time = at
+	}
+	m.Readings[3].Time = at.Add(2 * time.Microsecond) // where the third was put
+	take(t, o, m)
+	p := o.Next()
+	for i, want := range []int{0, 1, 2, 3} {
+		if s := fmt.Sprintf("%d:%d@%d!", i+1, i+1, at.UnixMicro()+int64(want)); !strings.Contains(string(p.Payload), s) {
+			t.Errorf("no %s in %s", s, p.Payload)
+		}
+	}
+}
+
+// TestFull fills a small store: the file stays bounded, and sent = delivered +
+// counted as lost, number by number.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "o.db")
+		lost := map[string]bool{}
+		options := testOptions()
+		options.MaxBytes = 1 << 20
+		options.LossNote = func(l Loss) []byte {
+			b, _ := json.Marshal(l)
+			return b
+		}
+		o := open(t, path, options)
+		const n = 40_000
+		for i := range n {
+			device := devices.ID([]string{"a", "b"}[i%2])
+			take(t, o, message(device, i/2+1))
+			if i%400 == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		info, err := os.Stat(path)
+		if err != nil || info.Size() > options.MaxBytes*5/4 {
+			t.Errorf("the file has %d bytes (%v), at most %d were allowed", info.Size(), err, options.MaxBytes)
+		}
+		for note := o.NextNote(); note != nil; note = o.NextNote() {
+			var l Loss
+			if err := json.Unmarshal(note.Body, &l); err != nil {
+				t.Fatal(err)
+			}
+			for seq := l.First; seq <= l.Last; seq++ {
+				lost[fmt.Sprint(l.Device, seq)] = true
+			}
+			o.SettleNote()
+		}
+		if len(lost) == 0 {
+			t.Error("nothing was lost: the store was not full")
+		}
+		delivered := 0
+		for idle := 0; idle < 3; {
+			p := o.Next()
+			if p == nil {
+				idle++
+				time.Sleep(time.Second)
+				continue
+			}
+			idle = 0
+			for seq := p.First; seq <= p.Last; seq++ {
+				if lost[fmt.Sprint(p.Device, seq)] {
+					t.Fatalf("%s %d was told as lost and delivered", p.Device, seq)
+				}
+				delivered++
+			}
+			o.Settle(p)
+		}
+		if s := o.Stats(); delivered+len(lost) != n || int(s.Lost) != len(lost) || int(s.Settled) != delivered {
+			t.Errorf("%d sent, %d delivered, %d lost; stats %+v", n, delivered, len(lost), s)
+		}
+	})
+}
+
+func TestRefusedIsTold(t *testing.T) {
+	options := testOptions()
+	options.LossNote = func(l Loss) []byte { return fmt.Appendf(nil, "%s %d-%d %s", l.Device, l.First, l.Last, l.Reason) }
+	o := open(t, filepath.Join(t.TempDir(), "o.db"), options)
+	r := take(t, o, message("kitchen", 1, 2))
+	o.Refuse(o.Next(), "bad-request")
+	if !isDone(r) || r.Err() != nil {
+		t.Error("a refused reading would be sent again for ever")
+	}
+	if note := o.NextNote(); note == nil || string(note.Body) != "kitchen 1-2 bad-request" {
+		t.Errorf("note %v", note)
+	}
+}
+
+func TestNotesSurvive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, testOptions())
+	for i := range 3 {
+		o.AddNote(fmt.Append(nil, i))
+	}
+	o.NextNote()
+	o.SettleNote()
+	o.NextNote() // no answer
+	o.SetState("kitchen", []byte("warm"))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o = open(t, path, testOptions())
+	var got []string
+	for note := o.NextNote(); note != nil; note = o.NextNote() {
+		got = append(got, string(note.Body))
+		o.SettleNote()
+	}
+	if want := []string{"1", "2"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("notes %v, want %v", got, want)
+	}
+	if s := string(o.State("kitchen")); s != "warm" {
+		t.Errorf("state %q", s)
+	}
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o = open(t, path, testOptions())
+	if note := o.NextNote(); note != nil {
+		t.Errorf("note %s came again", note.Body)
+	}
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	open(t, path, testOptions())
+	if _, err := Open(path, testOptions()); !errors.Is(err, ErrLocked) {
+		t.Errorf("%v, want ErrLocked", err)
+	}
+}
+
+func TestNewerStoreIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, testOptions())
+	err := o.db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion+1))
+	})
+	if err := errors.Join(err, o.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, testOptions()); !errors.Is(err, ErrNewer) {
+		t.Errorf("%v, want ErrNewer", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error("the newer store is gone")
+	}
+}
+
+// TestCopiedCard opens a store on another machine: what it holds keeps its
+// ids, what comes has others.
+func TestCopiedCard(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, testOptions())
+	old := o.Store()
+	take(t, o, message("kitchen", 1))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	options := testOptions()
+	options.Machine = "another"
+	o = open(t, path, options)
+	if a, b := strings.Split(old, ".")[0], strings.Split(o.Store(), ".")[0]; a == b {
+		t.Errorf("the random %s went on on another machine", a)
+	}
+	take(t, o, message("kitchen", 2))
+	if s := nextWithin(t, o).Store; s != old {
+		t.Errorf("a stored reading has store %s, it had %s", s, old)
+	}
+}
+
+func nextWithin(t *testing.T, o *Outbox) *Pack {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		if p := o.Next(); p != nil {
+			return p
+		}
+		select {
+		case <-o.Ready():
+		case <-deadline:
+			t.Fatal("no pack")
+		}
+	}
+}
+
+// TestDamagedRow loses what was damaged, names it, and delivers the rest.
+func TestDamagedRow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	options := testOptions()
+	options.LossNote = func(l Loss) []byte { return fmt.Appendf(nil, "%s %d-%d", l.Device, l.First, l.Last) }
+	o := open(t, path, options)
+	values := make([]int, 300)
+	for i := range values {
+		values[i] = i + 1
+	}
+	take(t, o, message("kitchen", values...))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(path, 0o600, boltOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second uint64
+	err = db.Update(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog).Cursor()
+		c.First()
+		k, v := c.Next()
+		damaged := append([]byte(nil), v...)
+		damaged[len(damaged)/2] ^= 1
+		_, _, first, _ = parseRowKey(k)
+		next, _ := c.Next()
+		_, _, second, _ = parseRowKey(next)
+		return tx.Bucket(bucketLog).Put(append([]byte(nil), k...), damaged)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	o = open(t, path, options)
+	got := uint64(0)
+	for got < uint64(len(values))-(second-first) {
+		p := nextWithin(t, o)
+		if p.First < second && p.Last >= first {
+			t.Errorf("pack %d-%d, but %d-%d were damaged", p.First, p.Last, first, second-1)
+		}
+		got += uint64(p.Count())
+		o.Settle(p)
+	}
+	if note := o.NextNote(); note == nil || string(note.Body) != fmt.Sprintf("kitchen %d-%d", first, second-1) {
+		t.Errorf("note %v", note)
+	}
+}
+
+// TestDiskFails takes the file away: the server still gets what comes, memory
+// stays bounded, and who waits for the disk is not acknowledged.
+func TestDiskFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+		o.db.Close()
+		first := take(t, o, message("kitchen", 1))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if isDone(first) {
+			t.Error("acknowledged though neither disk nor server has it")
+		}
+		o.Settle(o.Next())
+		if !isDone(first) {
+			t.Error("not acknowledged though the server has it")
+		}
+		if o.Stats().Fault == "" {
+			t.Error("the fault is not told")
+		}
+		big := message("kitchen", 2)
+		big.Readings[0].Fields[0].Value = devices.Text(strings.Repeat("x", 1<<20))
+		var err error
+		for range 2 * maxMemory >> 20 {
+			if _, err = o.Append(big); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, devices.ErrFull) {
+			t.Errorf("memory is not bounded: %v", err)
+		}
+	})
+}
+
+func FuzzDecodeRow(f *testing.F) {
+	m := message("a", 1, 2)
+	var rs []devices.Record
+	for i, r := range m.Readings {
+		rs = append(rs, devices.Record{Seq: uint64(i) + 1, Reading: r, Origin: m.Origin})
+	}
+	f.Add(appendRow(nil, rs))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, row []byte) {
+		got, err := decodeRow("a", 1, row)
+		if err != nil {
+			return
+		}
+		again, err := decodeRow("a", 1, appendRow(nil, got))
+		if err != nil || !reflect.DeepEqual(got, again) {
+			t.Errorf("%v: %v is not %v", err, got, again)
+		}
+	})
+}
+
+func BenchmarkBacklog(b *testing.B) {
+	o, err := Open(filepath.Join(b.TempDir(), "o.db"), Options{Encode: func(_ devices.ID, _ time.Time, rs []devices.Record) ([]byte, int) {
+		return []byte("x"), min(len(rs), 250)
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer o.Close()
+	for i := range b.N {
+		if _, err := o.Append(message(devices.ID(fmt.Sprint("d", i%20)), i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for settled := 0; settled < b.N; {
+		p := o.Next()
+		if p == nil {
+			<-o.Ready()
+			continue
+		}
+		settled += p.Count()
+		o.Settle(p)
+	}
+}

@@ -1,0 +1,151 @@
+package outbox
+
+import (
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// A place is a reading's: the run that numbered it, and its number there.
+type place struct {
+	run uint32
+	seq uint64
+}
+
+func (p place) before(q place) bool {
+	return p.run < q.run || p.run == q.run && p.seq < q.seq
+}
+
+// A span is readings on disk without a gap.
+type span struct {
+	run         uint32
+	first, last uint64
+}
+
+func (s span) count() int { return int(s.last - s.first + 1) }
+
+// An entry is a reading that is not yet on disk.
+type entry struct {
+	devices.Record
+	receipt *receipt
+	came    time.Time
+	size    int // estimated bytes
+}
+
+// A queue is what waits of one device. Its fields are guarded by the outbox's
+// lock.
+type queue struct {
+	device devices.ID
+	next   uint64 // sequence number of the next reading
+
+	lastTime time.Time // of the newest reading, as it was stored
+	told     time.Time // of the newest reading, as it was told
+
+	disk       []span // not settled, oldest first
+	memory     []entry
+	accepted   int // how many of memory are settled, but stay until they are on disk
+	committing int // how many of memory are being written
+
+	sending  *Pack   // handed out by Next, or to be handed out again
+	out      bool    // sending is with the caller
+	prepared []*Pack // frozen from disk, to be sent after sending
+	// inMemory are the boundaries frozen from memory whose readings are not
+	// on disk, the pack under way included: they are written with them.
+	inMemory []boundary
+	wants    bool // waits for the committer to freeze more from disk
+	unfreeze bool // the boundaries on disk are not to be used
+	limit    int  // of readings in a pack; 0 where none is known
+	listed   bool // is in the outbox's turn
+	notUntil time.Time
+	unacked  int // messages whose source waits, in its window
+}
+
+// A boundary freezes readings of one device and run into a pack.
+type boundary struct {
+	run         uint32
+	first, last uint64
+	frozen      time.Time
+}
+
+// spread gives a reading's time to the microsecond, and different from that of
+// the reading before: consumers tell readings apart by it.
+func (q *queue) spread(t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Microsecond)
+	if t.Equal(q.told) {
+		q.lastTime = q.lastTime.Add(time.Microsecond)
+	} else {
+		q.told = t
+		if t.Equal(q.lastTime) {
+			t = t.Add(time.Microsecond)
+		}
+		q.lastTime = t
+	}
+	return q.lastTime
+}
+
+// onDisk counts the readings on disk that are not settled.
+func (q *queue) onDisk() int {
+	n := 0
+	for _, s := range q.disk {
+		n += s.count()
+	}
+	return n
+}
+
+// unsent counts the readings in memory that are not settled.
+func (q *queue) unsent() int { return len(q.memory) - q.accepted }
+
+// forget drops the oldest n readings from memory.
+func (q *queue) forget(n int) {
+	clear(q.memory[:n])
+	q.memory = q.memory[n:]
+	q.accepted = max(0, q.accepted-n)
+	if len(q.memory) == 0 {
+		q.memory = nil
+	}
+}
+
+// sendable reports whether Next could give something of the queue, apart from
+// its turn and its pause.
+func (q *queue) sendable() bool {
+	switch {
+	case q.out:
+		return false
+	case q.sending != nil || len(q.prepared) > 0:
+		return true
+	case len(q.disk) > 0:
+		return !q.wants
+	}
+	return q.committing == 0 && q.unsent() > 0
+}
+
+// remove takes readings out of the spans, and gives how many were there.
+func (q *queue) remove(run uint32, first, last uint64) int {
+	n := 0
+	var out []span
+	for _, s := range q.disk {
+		if s.run != run || s.last < first || s.first > last {
+			out = append(out, s)
+			continue
+		}
+		from, to := max(s.first, first), min(s.last, last)
+		n += int(to - from + 1)
+		if s.first < from {
+			out = append(out, span{run, s.first, from - 1})
+		}
+		if to < s.last {
+			out = append(out, span{run, to + 1, s.last})
+		}
+	}
+	q.disk = out
+	return n
+}
+
+// extend adds readings that are on disk now, newer than all before.
+func (q *queue) extend(run uint32, first, last uint64) {
+	if n := len(q.disk); n > 0 && q.disk[n-1].run == run && q.disk[n-1].last+1 == first {
+		q.disk[n-1].last = last
+		return
+	}
+	q.disk = append(q.disk, span{run, first, last})
+}
