@@ -1,0 +1,176 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/strictyaml"
+)
+
+// LoadOptions is what the checks need to know from other packages.
+type LoadOptions struct {
+	// Profiles are the firmware profiles by id, and the transport that each
+	// speaks: mqtt, serial or coap; several with commas between them; "" for
+	// any. If it is nil, profiles are not checked.
+	Profiles map[string]string
+	// CheckJID says what is wrong with an address (RFC 7622). If it is nil,
+	// only the shape of addresses is checked.
+	CheckJID func(string) error
+}
+
+// Load reads the file at path, the files of devices that belong to it, and the
+// secrets that it names. If anything is wrong, it returns no Config and all
+// that is wrong, in the order of the files.
+//
+// A relative path in the file means a file in $CREDENTIALS_DIRECTORY, if the
+// service manager gave one and the file is there, else one beside the file at
+// path.
+func Load(path string, o LoadOptions) (*Config, strictyaml.Faults) {
+	data, t := readFile(path)
+	if t != nil {
+		return nil, strictyaml.Faults{{File: path, Line: 1, Column: 1, Problem: t.problem, Allowed: t.allowed, Mend: t.mend}}
+	}
+	c := Default()
+	k := &checker{c: c, o: o, dir: filepath.Dir(path), credentials: os.Getenv("CREDENTIALS_DIRECTORY"), decoded: map[place]bool{}}
+	c.doc = k.decode(path, data, c)
+	if !c.doc.Has("") {
+		return nil, k.faults
+	}
+	for i := range c.Devices {
+		c.sources = append(c.sources, source{c.doc, fmt.Sprintf("devices[%d]", i)})
+	}
+	k.file(source{c.doc, "gateway"}, "data_dir", &c.Gateway.DataDir)
+	k.devicesDir(filepath.Join(c.Gateway.DataDir, "devices.d"))
+	k.defaults()
+	k.check()
+	if len(k.faults) > 0 {
+		// The main file, then the others by name.
+		rank := func(f strictyaml.Fault) string { return strings.TrimPrefix(f.File, path) }
+		slices.SortStableFunc(k.faults, func(a, b strictyaml.Fault) int { return strings.Compare(rank(a), rank(b)) })
+		k.faults.Sort()
+		return nil, k.faults
+	}
+	return c, nil
+}
+
+func (k *checker) decode(path string, data []byte, into any) *strictyaml.Document {
+	doc, faults := strictyaml.Decode(path, data, into)
+	k.faults = append(k.faults, faults...)
+	for _, f := range faults {
+		k.decoded[place{f.File, f.Key}] = true
+	}
+	return doc
+}
+
+// devicesDir reads the files of one device each. It is fine if there are none.
+func (k *checker) devicesDir(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			k.add(source{k.c.doc, "gateway"}, "data_dir", *unreadable(dir, err))
+		}
+		return
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".yaml" || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		data, t := readFile(path)
+		if t != nil {
+			k.faults = append(k.faults, strictyaml.Fault{File: path, Line: 1, Column: 1, Problem: t.problem, Allowed: t.allowed, Mend: t.mend})
+			continue
+		}
+		var d Device
+		if doc := k.decode(path, data, &d); doc.Has("") {
+			k.c.Devices = append(k.c.Devices, d)
+			k.c.sources = append(k.c.sources, source{doc, ""})
+		}
+	}
+}
+
+// readFile reads a file that may be longer than what is allowed, but not much
+// of it.
+func readFile(path string) ([]byte, *trouble) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, unreadable(path, err)
+	} else if !info.Mode().IsRegular() {
+		return nil, &trouble{path + " is not a file", "a YAML file", "name the file"}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxBytes+1))
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	return data, nil
+}
+
+// defaults fills in what depends on the machine and on other values.
+func (k *checker) defaults() {
+	c := k.c
+	if c.Gateway.ID == "" && !c.doc.Has("gateway.id") {
+		c.Gateway.ID = thisGatewayID()
+	}
+	for i := range c.Operators {
+		// Addresses are compared in the form that servers give them (RFC 7622
+		// sections 3.2 and 3.3), which has no capital letters.
+		c.Operators[i].JID = strings.ToLower(c.Operators[i].JID)
+	}
+	for i := range c.XMPP.Rooms {
+		if r := &c.XMPP.Rooms[i]; r.Nick == "" {
+			r.Nick = c.Gateway.ID
+		}
+	}
+	if c.MQTT != nil {
+		for i := range c.MQTT.Brokers {
+			if b := &c.MQTT.Brokers[i]; b.ClientID == "" {
+				b.ClientID = "porchlight-" + c.Gateway.ID
+			}
+		}
+	}
+	for i := range c.Devices {
+		if d := &c.Devices[i]; d.Name == "" {
+			d.Name = string(d.ID)
+		}
+	}
+}
+
+func thisGatewayID() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	machine, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		machine = nil
+	}
+	return gatewayID(host, string(machine))
+}
+
+// gatewayID tells two gateways of one name apart by a part of the machine id
+// that is too short to give the machine away (machine-id(5)).
+func gatewayID(host, machine string) string {
+	host, _, _ = strings.Cut(host, ".")
+	id := string(devices.Slug(host))
+	if id == "" {
+		id = "porchlight"
+	}
+	machine = strings.TrimSpace(machine)
+	if len(machine) < 4 {
+		return id
+	}
+	const most = 40 - len("-0000")
+	id = strings.TrimSuffix(id[:min(len(id), most)], "-")
+	return id + "-" + string(devices.Slug(machine[:4]))
+}
