@@ -37,20 +37,24 @@ var errNotANumber = errors.New("not a finite decimal number")
 // a leading '+', leading zeros and a bare leading or trailing point, which
 // firmwares send too, are mended. Infinite and not-a-number words are refused.
 func ParseNumber(literal string) (Value, error) {
-	s := strings.TrimPrefix(strings.TrimSpace(literal), "+")
+	s := strings.TrimSpace(literal)
 	if s == "" || len(s) > maxNumberLength {
 		return Value{}, errNotANumber
 	}
 	sign := ""
-	if s[0] == '-' {
+	switch s[0] {
+	case '-':
 		sign, s = "-", s[1:]
+	case '+':
+		s = s[1:]
 	}
 	mantissa, exponent := s, ""
 	if i := strings.IndexAny(s, "eE"); i >= 0 {
 		mantissa, exponent = s[:i], s[i:]
 	}
 	whole, fraction, point := strings.Cut(mantissa, ".")
-	if whole == "" && fraction == "" || !digits(whole) || !digits(fraction) {
+	// Only digits: ParseFloat below takes some forms with '_' too, as 0E0_0.
+	if whole == "" && fraction == "" || !digits(whole) || !digits(fraction) || !digits(strings.TrimLeft(exponent, "eE+-")) {
 		return Value{}, errNotANumber
 	}
 	whole = strings.TrimLeft(whole, "0")
@@ -63,7 +67,7 @@ func ParseNumber(literal string) (Value, error) {
 	}
 	out += exponent
 	f, err := strconv.ParseFloat(out, 64)
-	if err != nil || math.IsInf(f, 0) {
+	if err != nil || math.IsInf(f, 0) || len(out) > maxNumberLength {
 		return Value{}, errNotANumber
 	}
 	return Value{NumberValue, out}, nil

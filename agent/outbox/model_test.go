@@ -95,7 +95,7 @@ func (m *model) append() {
 		s.key = append(s.key, fmt.Sprintf("%s %d", device, m.next[device]))
 	}
 	msg := message(device, values...)
-	r, err := m.o.Append(msg)
+	r, _, err := m.o.Append(msg)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func (m *model) append() {
 	m.unacked = append(m.unacked, s)
 	if m.rand.IntN(5) == 0 {
 		msg.Redelivered = true
-		if again, err := m.o.Append(msg); err != nil || again != r {
+		if again, _, err := m.o.Append(msg); err != nil || again != r {
 			m.t.Fatalf("a redelivered message was taken again (%v)", err)
 		}
 	}

@@ -219,28 +219,29 @@ func (o *Outbox) Store() string { return o.store }
 // Ready has a token whenever Next may have something that it had not before.
 func (o *Outbox) Ready() <-chan struct{} { return o.ready }
 
-// Append takes the readings of one message and gives each its sequence
-// number. Their times must be set. The receipt is done when all of them are
+// Append takes the readings of one message and gives each its place in its
+// device's log. Their times must be set. The receipt is done when all of them are
 // safe. A message that the transport says was sent before, and that was taken
-// in this run, is not taken again: its receipt is given.
+// in this run, is not taken again: its receipt is given, and no records.
 //
 // The error is [devices.ErrFull] where the disk does not take what it should,
 // and then nothing was taken.
-func (o *Outbox) Append(m devices.Message) (devices.Receipt, error) {
+func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		return nil, errClosed
+		return nil, nil, errClosed
 	}
 	if m.Redelivered {
 		if r := o.origins.receipts[m.Origin]; r != nil {
 			o.stats.Repeated++
-			return r, nil
+			return r, nil, nil
 		}
 	}
 	if o.memory >= maxMemory || o.failed != nil && o.options.Ack == AckDisk {
-		return nil, devices.ErrFull
+		return nil, nil, devices.ErrFull
 	}
+	records := make([]devices.Record, 0, len(m.Readings))
 	now := time.Now()
 	idle := o.memory == 0
 	r := newReceipt(len(m.Readings))
@@ -258,6 +259,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, error) {
 		o.waiting[q] = struct{}{}
 		o.enqueue(q)
 		o.stats.Taken++
+		records = append(records, e.Record)
 	}
 	if m.Window > 0 && len(m.Readings) > 0 {
 		q := o.queue(m.Readings[0].Device)
@@ -273,7 +275,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, error) {
 	if idle || o.urgent || o.memory >= commitBytes {
 		o.wakeCommitter()
 	}
-	return r, nil
+	return r, records, nil
 }
 
 func (o *Outbox) queue(device devices.ID) *queue {

@@ -30,7 +30,7 @@ func open(t *testing.T, path string, options Options) *Outbox {
 
 func take(t *testing.T, o *Outbox, m devices.Message) devices.Receipt {
 	t.Helper()
-	r, err := o.Append(m)
+	r, _, err := o.Append(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func TestDiskFails(t *testing.T) {
 		big.Readings[0].Fields[0].Value = devices.Text(strings.Repeat("x", 1<<20))
 		var err error
 		for range 2 * maxMemory >> 20 {
-			if _, err = o.Append(big); err != nil {
+			if _, _, err = o.Append(big); err != nil {
 				break
 			}
 		}
@@ -445,7 +445,7 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 	defer o.Close()
 	for i := range b.N {
-		if _, err := o.Append(message(devices.ID(fmt.Sprint("d", i%20)), i)); err != nil {
+		if _, _, err := o.Append(message(devices.ID(fmt.Sprint("d", i%20)), i)); err != nil {
 			b.Fatal(err)
 		}
 	}
