@@ -1,0 +1,78 @@
+package profile
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// time finds the reading's own time.
+func (p *Profile) time(doc *node, at Place, m Message) time.Time {
+	for _, rule := range p.file.Time {
+		if n, _ := rule.Path.find(doc); n != nil && n.kind == valueNode {
+			if t, ok := rule.parse(n.value, at.Location); ok && believable(t, m.Received) {
+				return t
+			}
+		}
+	}
+	return time.Time{}
+}
+
+// isTime reports whether a member is where a time is looked for, and is one.
+// It is then no field, whether the time can be believed or not.
+func (p *Profile) isTime(members []string, v devices.Value) bool {
+	return slices.ContainsFunc(p.file.Time, func(rule timeRule) bool {
+		if !slices.Equal(rule.Path, members) {
+			return false
+		}
+		_, ok := rule.parse(v, time.UTC)
+		return ok
+	})
+}
+
+func (rule timeRule) parse(v devices.Value, zone *time.Location) (time.Time, bool) {
+	if rule.Format == "s" || rule.Format == "ms" {
+		if v.Kind() != devices.NumberValue {
+			return time.Time{}, false
+		}
+		seconds := v.Float()
+		if rule.Format == "ms" {
+			seconds /= 1000
+		}
+		return fromSeconds(seconds)
+	}
+	if v.Kind() != devices.TextValue {
+		return time.Time{}, false
+	}
+	switch {
+	case rule.Zone == "utc":
+		zone = time.UTC
+	case zone == nil:
+		zone = time.Local
+	}
+	for _, layout := range []string{
+		"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05",
+		"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05",
+	} {
+		if t, err := time.ParseInLocation(layout, v.String(), zone); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// fromSeconds takes seconds since 1970, to the microsecond.
+func fromSeconds(s float64) (time.Time, bool) {
+	if !(s >= 0 && s <= 1e11) { // written so that NaN is refused too
+		return time.Time{}, false
+	}
+	return time.UnixMicro(int64(math.Round(s * 1e6))), true
+}
+
+// believable bounds a device's own time: a clock that was never set counts
+// from 1970 or 2000, and one that is ahead would hide all that comes after.
+func believable(t, received time.Time) bool {
+	return t.Year() >= 2020 && !t.After(received.Add(5*time.Minute))
+}

@@ -1,0 +1,12 @@
+// Package profiles holds the firmware profiles that come with the program. Each
+// is a file <id>.yaml, in the language that package devices/profile reads, with
+// samples in testdata/<id>.json: messages of real devices, where they were seen,
+// and the readings that they hold, which the tests of devices/profile compare.
+package profiles
+
+import "embed"
+
+// FS has one file a profile.
+//
+//go:embed *.yaml
+var FS embed.FS
