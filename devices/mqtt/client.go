@@ -1,0 +1,442 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+	"golang.org/x/sys/unix"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// ClientConfig says how to reach a broker.
+type ClientConfig struct {
+	Name     string // in logs
+	URL      string // mqtt://host:port, mqtts://host:port, ws://host/path, wss://host/path
+	ClientID string // which the broker remembers between connections
+	Username string
+	Password string
+	TLS      *tls.Config // for mqtts and wss; nil is the system's
+	Share    string      // name of a shared subscription; "" is none
+}
+
+const (
+	connectTime = 20 * time.Second // for TCP, TLS and CONNACK together
+	answerTime  = 20 * time.Second // for a SUBACK
+	writeTime   = 10 * time.Second
+	stopTime    = time.Second // to send what may still be acknowledged
+	keepAlive   = 30 * time.Second
+	// unansweredFor is how long sent data may stay unacknowledged by TCP.
+	unansweredFor = 20 * time.Second
+
+	// maxQueued and maxQueuedBytes bound what waits to be decoded, and what
+	// waits for its receipt. Of the bytes, QoS 0 may take a quarter.
+	maxQueued      = 4096
+	maxQueuedBytes = 16 << 20
+	messageCosts   = 256 // bytes beside topic and payload
+
+	// filtersAtOnce keeps a SUBSCRIBE packet below the limits of brokers.
+	filtersAtOnce = 100
+
+	// A session that is lost so soon and so often is taken over by another
+	// client of the same id, again and again (MQTT-3.1.4-2).
+	soon  = 5 * time.Second
+	often = 3
+)
+
+// A Client is a [devices.Driver] for one broker elsewhere. Its session there
+// outlives the connection, so that what was not acknowledged comes again.
+type Client struct {
+	config    ClientConfig
+	directory *directory
+	log       *slog.Logger
+	lost      int // times in a row that the connection was lost soon; of Run alone
+}
+
+// NewClient makes a client. Of the devices those count that are on this broker
+// or on any.
+func NewClient(config ClientConfig, ds []Device, log *slog.Logger) *Client {
+	var mine []Device
+	for _, d := range ds {
+		if d.Broker == "" || d.Broker == config.Name {
+			mine = append(mine, d)
+		}
+	}
+	return &Client{config: config, directory: newDirectory(mine), log: log}
+}
+
+// Name implements [devices.Driver].
+func (c *Client) Name() string { return "mqtt " + c.config.Name }
+
+// where is the broker, for people. It has no password.
+func (c *Client) where() string {
+	u, err := url.Parse(c.config.URL)
+	if err != nil {
+		return c.config.Name
+	}
+	return u.Redacted()
+}
+
+// Run implements [devices.Driver].
+func (c *Client) Run(ctx context.Context, sink devices.Sink) error {
+	l := &link{
+		client: c, sink: sink,
+		heard: make(chan paho.Message, maxQueued), acks: make(chan heldAck, maxQueued),
+		failed: make(chan error, 1), stopping: make(chan struct{}),
+	}
+	err := l.run(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// A link is one connection to a broker.
+type link struct {
+	client *Client
+	sink   devices.Sink
+	conn   *framedConn // nil until it is open
+
+	heard    chan paho.Message // not yet decoded
+	acks     chan heldAck      // not yet acknowledged
+	queued   atomic.Int64      // bytes in both
+	failed   chan error        // has the first reason why the link is of no more use
+	stopping chan struct{}     // closed when nothing more is to be taken
+}
+
+// A heldAck is an acknowledgement that waits for its turn and for its receipt.
+type heldAck struct {
+	message paho.Message
+	receipt devices.Receipt // nil where there is nothing to wait for
+}
+
+// errLost wraps what ended the connection.
+type errLost struct{ error }
+
+func (l *link) run(ctx context.Context) error {
+	began := time.Now()
+	broker, err := l.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot connect to the broker %s: %w", l.client.where(), err)
+	}
+	working, cancel := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	workers.Go(func() { l.take(working) })
+	workers.Go(l.acknowledge)
+
+	err = l.subscribe(ctx, broker)
+	if err == nil {
+		l.sink.Up(l.client.Name())
+		select {
+		case <-ctx.Done():
+		case err = <-l.failed:
+		}
+	}
+
+	// What is safe is acknowledged before the connection is closed, but a
+	// peer that does not read holds up nobody.
+	impatient := time.AfterFunc(stopTime, func() { l.conn.Close() })
+	defer impatient.Stop()
+	cancel()
+	close(l.stopping)
+	workers.Wait()
+	broker.Disconnect(uint(stopTime.Milliseconds()))
+	l.conn.Close()
+	// The library gives up waiting for itself after a time. It is asked again
+	// until it is done, now that nothing can hold it up.
+	broker.Disconnect(uint(connectTime.Milliseconds()))
+	return l.client.explain(err, time.Since(began))
+}
+
+// explain says what an error means for the connection, and what it means that
+// it is lost again and again.
+func (c *Client) explain(err error, lasted time.Duration) error {
+	var lost errLost
+	if !errors.As(err, &lost) || lasted > soon {
+		c.lost = 0
+	} else {
+		c.lost++
+	}
+	switch {
+	case err == nil:
+		return nil
+	case c.lost >= often:
+		return fmt.Errorf("lost the broker %s at once, %d times in a row; probably another client has the id %q too: %w", c.where(), c.lost, c.config.ClientID, err)
+	case errors.As(err, &lost):
+		return fmt.Errorf("lost the broker %s: %w", c.where(), err)
+	}
+	return err
+}
+
+// fail ends the link.
+func (l *link) fail(err error) {
+	select {
+	case l.failed <- err:
+	default:
+	}
+}
+
+// refusals are the answers to CONNECT (MQTT 3.1.1 section 3.2.2.3) that will
+// be the same the next time.
+var refusals = []error{
+	packets.ErrorRefusedBadUsernameOrPassword, packets.ErrorRefusedNotAuthorised,
+	packets.ErrorRefusedIDRejected, packets.ErrorRefusedBadProtocolVersion,
+}
+
+func (l *link) connect(ctx context.Context) (paho.Client, error) {
+	c := l.client.config
+	where, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	for name, s := range map[string]string{"client id": c.ClientID, "user name": c.Username, "password": c.Password} {
+		if len(s) > 65535 { // the library would cut it off
+			return nil, fmt.Errorf("the %s has more than 65535 bytes: %w", name, devices.ErrRefused)
+		}
+	}
+	o := paho.NewClientOptions()
+	o.AddBroker(c.URL)
+	o.SetClientID(c.ClientID)
+	o.SetUsername(c.Username)
+	o.SetPassword(c.Password)
+	o.SetProtocolVersion(4)
+	o.SetCleanSession(false)
+	o.SetAutoReconnect(false) // the supervisor's business
+	o.SetConnectRetry(false)
+	o.SetOrderMatters(true)
+	o.SetAutoAckDisabled(true)
+	o.SetKeepAlive(keepAlive)
+	o.SetConnectTimeout(connectTime)
+	o.SetWriteTimeout(writeTime)
+	// The library's file store never syncs, and panics on a full disk.
+	o.SetStore(paho.NewOrderedMemoryStore())
+	o.SetDefaultPublishHandler(l.hear)
+	o.SetConnectionLostHandler(func(_ paho.Client, err error) { l.fail(errLost{err}) })
+	stopWatching := func() bool { return true }
+	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+		conn, err := dial(ctx, where, c.TLS)
+		if err != nil {
+			return nil, err
+		}
+		l.conn = newFramedConn(conn)
+		stopWatching = context.AfterFunc(ctx, func() { conn.Close() })
+		return l.conn, nil
+	})
+	broker := paho.NewClient(o)
+	token := broker.Connect()
+	<-token.Done() // ctx ends it too, by way of dial or of the connection
+	stopWatching()
+	err = token.Error()
+	if err == nil {
+		return broker, nil
+	}
+	for _, refusal := range refusals {
+		if errors.Is(err, refusal) {
+			return nil, fmt.Errorf("user %q, client id %q: %v: %w", c.Username, c.ClientID, err, devices.ErrRefused)
+		}
+	}
+	return nil, err
+}
+
+// dial opens a connection with what one needs that may be cut without a word.
+func dial(ctx context.Context, to *url.URL, settings *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	if settings == nil {
+		settings = &tls.Config{MinVersion: tls.VersionTLS12}
+	} else {
+		settings = settings.Clone()
+	}
+	if settings.ServerName == "" {
+		settings.ServerName = to.Hostname()
+	}
+	switch to.Scheme {
+	case "ws", "wss":
+		return paho.NewWebsocket(to.String(), settings, connectTime, nil, nil)
+	}
+	encrypted := to.Scheme == "mqtts" || to.Scheme == "ssl" || to.Scheme == "tls"
+	port := to.Port()
+	switch {
+	case port != "":
+	case encrypted:
+		port = "8883"
+	default:
+		port = "1883"
+	}
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		outer := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unansweredFor.Milliseconds()))
+		})
+		return errors.Join(outer, err)
+	}}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+	if err != nil || !encrypted {
+		return conn, err
+	}
+	secure := tls.Client(conn, settings)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+func (l *link) subscribe(ctx context.Context, broker paho.Client) error {
+	for some := range slices.Chunk(l.client.directory.filters(), filtersAtOnce) {
+		if err := l.subscribeTo(ctx, broker, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *link) subscribeTo(ctx context.Context, broker paho.Client, filters []string) error {
+	wanted := make(map[string]byte, len(filters))
+	for _, f := range filters {
+		if share := l.client.config.Share; share != "" {
+			f = "$share/" + share + "/" + f
+		}
+		wanted[f] = 1
+	}
+	l.conn.framer.filters.Store(int32(len(wanted)))
+	defer l.conn.framer.filters.Store(0)
+	token := broker.SubscribeMultiple(wanted, nil)
+	answered, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	select {
+	case <-token.Done():
+	case err := <-l.failed:
+		return err
+	case <-answered.Done():
+		return errors.New("cannot subscribe: the broker does not answer")
+	}
+	if err := token.Error(); err != nil {
+		select {
+		case err = <-l.failed: // which says more
+		case <-answered.Done():
+		case <-time.After(stopTime):
+		}
+		return fmt.Errorf("cannot subscribe: %w", err)
+	}
+	// The library calls a refused filter no error (MQTT 3.1.1 section 3.9.3).
+	codes := token.(*paho.SubscribeToken).Result()
+	var refused []string
+	for filter := range wanted {
+		if code, ok := codes[filter]; !ok || code > 2 {
+			refused = append(refused, filter)
+		}
+	}
+	if len(refused) > 0 {
+		slices.Sort(refused)
+		return fmt.Errorf("cannot subscribe to %s as user %q: the broker does not allow it: %w", strings.Join(refused, ", "), l.client.config.Username, devices.ErrRefused)
+	}
+	return nil
+}
+
+func cost(m paho.Message) int64 { return int64(len(m.Topic()) + len(m.Payload()) + messageCosts) }
+
+// hear is called by the library for each message, in order. It must not block,
+// or no answer to a ping would be read either.
+func (l *link) hear(_ paho.Client, m paho.Message) {
+	limit := int64(maxQueuedBytes)
+	if m.Qos() == 0 {
+		limit /= 4
+	}
+	if l.queued.Add(cost(m)) <= limit {
+		select {
+		case l.heard <- m:
+			return
+		default:
+		}
+	}
+	l.queued.Add(-cost(m))
+	if m.Qos() == 0 {
+		l.sink.Reject(l.client.Name(), errors.New("messages of QoS 0 come faster than they can be taken; dropped"))
+		return
+	}
+	// Not acknowledged, it comes again with the next connection.
+	l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
+}
+
+// take decodes what was heard.
+func (l *link) take(ctx context.Context) {
+	c := l.client
+	for {
+		var m paho.Message
+		select {
+		case <-l.stopping:
+			return
+		case m = <-l.heard:
+		}
+		receipt, err := c.directory.hear(ctx, publication{
+			source: c.Name(), session: c.config.Name, topic: m.Topic(), payload: m.Payload(),
+			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
+		}, l.sink)
+		switch {
+		case m.Qos() == 0:
+			l.queued.Add(-cost(m))
+			if err != nil {
+				l.sink.Reject(c.Name(), fmt.Errorf("topic %q: %w", m.Topic(), err))
+			}
+			continue
+		case err != nil:
+			l.fail(fmt.Errorf("cannot take a message on %q, and let the broker send it again: %w", m.Topic(), err))
+			return
+		}
+		select {
+		case l.acks <- heldAck{m, receipt}:
+		case <-l.stopping:
+			return
+		}
+	}
+}
+
+// acknowledge acknowledges in the order in which messages came
+// (MQTT-4.6.0-2). A message that is not safe is never acknowledged, and a
+// broker sends it again only to a new connection, so it ends this one. When
+// the link stops, what is safe already is acknowledged still.
+func (l *link) acknowledge() {
+	for {
+		var a heldAck
+		select {
+		case a = <-l.acks:
+		case <-l.stopping:
+			select {
+			case a = <-l.acks:
+			default:
+				return
+			}
+		}
+		if a.receipt != nil {
+			select {
+			case <-a.receipt.Done():
+			case <-l.stopping:
+				select {
+				case <-a.receipt.Done():
+				default:
+					return
+				}
+			}
+			if err := a.receipt.Err(); err != nil {
+				l.fail(fmt.Errorf("a reading on %q is not safe, and the broker has to send it again: %w", a.message.Topic(), err))
+				return
+			}
+		}
+		a.message.Ack()
+		l.queued.Add(-cost(a.message))
+	}
+}
