@@ -1,0 +1,19 @@
+// Package coap hears devices that post their readings over CoAP (RFC 7252):
+//
+//	POST or PUT coap://gateway/d/<device>[/<field>]
+//
+// with SenML as JSON or CBOR, JSON, or a plain number as the payload. The
+// answer 2.04 Changed means that the readings are safe; every other answer,
+// and none, means that the device should send them again.
+//
+// A datagram's way: [Server.Run] reads it; exchange.go finds out whether it is
+// new, a repetition or an answer to us (RFC 7252 section 4); block.go puts
+// large bodies together (RFC 7959); request.go hands the body to the device's
+// profile and the readings to the sink; exchange.go sends the answer when the
+// receipt is done.
+//
+// The message layer is our own, on go-coap's codec and socket. go-coap's
+// server reads all peers in one loop that waits for the slowest, puts no bound
+// on block-wise bodies, passes a lone block on as if it were the whole body,
+// and forgets what it answered as soon as a peer sends one malformed datagram.
+package coap

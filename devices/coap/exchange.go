@@ -1,0 +1,357 @@
+package coap
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	coapnet "github.com/plgd-dev/go-coap/v3/net"
+	"github.com/plgd-dev/go-coap/v3/udp/coder"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// Transmission parameters of RFC 7252 section 4.8.
+const (
+	ackTimeout       = 2 * time.Second
+	maxRetransmit    = 4
+	maxTransmitSpan  = 45 * time.Second
+	maxTransmitWait  = 93 * time.Second
+	exchangeLifetime = 247 * time.Second
+)
+
+const (
+	// piggyback is how long an answer may take to travel inside the
+	// acknowledgement: the device repeats its request after ackTimeout.
+	piggyback = 1500 * time.Millisecond
+
+	maxDatagram = 64 << 10 // what UDP can carry
+	maxMessage  = 8 << 10  // what is taken, as one datagram or as one body
+	maxOptions  = 32
+	workers     = 4
+	maxOpen     = 2048 // exchanges under way, of all peers
+	maxPeerOpen = 16   // and of one
+)
+
+// A session is one run of the server: its peers and their exchanges.
+type session struct {
+	*Server
+	ctx     context.Context
+	sink    devices.Sink
+	conn    *coapnet.UDPConn
+	began   time.Time
+	resumed bool
+	wg      sync.WaitGroup // all goroutines of the session
+
+	// ready holds the peers that have requests to serve, each once, so that
+	// peers take turns and a peer's own requests keep their order.
+	ready chan *peer
+
+	mu        sync.Mutex
+	peers     map[netip.AddrPort]*peer
+	open      int // exchanges under way
+	answered  int // exchanges that are remembered
+	mid       uint16
+	swept     time.Time
+	complaint bucket // about peers that found no place
+}
+
+// An exchange is one request and what became of it.
+type exchange struct {
+	peer        *peer
+	confirmable bool
+	mid         int32
+	sum         [sha256.Size]byte // of the datagram
+	came        time.Time
+
+	// request is the whole of it until it is served, then only the token is
+	// left. Its slices point into a copy of the datagram.
+	request message.Message
+
+	// reply is what a repetition of the request gets; nil while nothing was
+	// sent. Guarded by the session's lock.
+	reply []byte
+}
+
+func newSession(ctx context.Context, s *Server, sink devices.Sink, conn *coapnet.UDPConn) *session {
+	return &session{
+		Server: s, ctx: ctx, sink: sink, conn: conn, began: time.Now(),
+		ready:     make(chan *peer, maxPeers),
+		peers:     make(map[netip.AddrPort]*peer),
+		mid:       uint16(rand.Uint32()),
+		complaint: bucket{rate: 1, burst: 1},
+	}
+}
+
+// datagram takes one datagram; b is valid until it returns. It is called from
+// the read loop only and waits for nothing.
+func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
+	now := time.Now()
+	p := s.admit(from, cm, now)
+	if p == nil {
+		return
+	}
+	m := message.Message{Options: make(message.Options, 0, maxOptions)}
+	if _, err := coder.DefaultCoder.Decode(b, &m); err != nil {
+		s.sink.Reject(p.name, fmt.Errorf("cannot read the datagram as CoAP: %w", err))
+		// RFC 7252 section 4.2: a confirmable message that cannot be read is
+		// reset, everything else is ignored.
+		if len(b) >= 4 && b[0]>>4 == 1<<2|byte(message.Confirmable) {
+			s.send(p, []byte{1<<6 | byte(message.Reset)<<4, 0, b[2], b[3]})
+		}
+		return
+	}
+	switch class := m.Code >> 5; {
+	case m.Type == message.Acknowledgement || m.Type == message.Reset:
+		s.acknowledged(p, m.MessageID)
+	case m.Code == codes.Empty: // a ping (section 4.3)
+		s.reset(p, m)
+	case class != 0: // an answer that nobody waits for, or a reserved code
+		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d: only requests are expected", class, m.Code&31))
+		s.reset(p, m)
+	case len(b) > maxMessage:
+		s.sink.Reject(p.name, fmt.Errorf("cannot take a message of %d bytes: at most %d", len(b), maxMessage))
+		s.answerAtOnce(p, m, tooLarge())
+	default:
+		r, refused := critical(m)
+		switch {
+		case !refused:
+			s.take(p, m, b, now)
+		case m.Type == message.Confirmable:
+			s.answerAtOnce(p, m, r)
+		default: // section 5.4.1: rejected, not answered
+			s.send(p, encode(message.Message{Type: message.Reset, MessageID: m.MessageID}))
+		}
+		if refused {
+			s.sink.Reject(p.name, fmt.Errorf("cannot serve a request: %s", r.payload))
+		}
+	}
+}
+
+// reset tells the sender of a confirmable message that it was not wanted.
+func (s *session) reset(p *peer, m message.Message) {
+	if m.Type == message.Confirmable {
+		s.send(p, encode(message.Message{Type: message.Reset, MessageID: m.MessageID}))
+	}
+}
+
+// take starts an exchange, or treats a repetition as the first was treated
+// (RFC 7252 section 4.5).
+func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
+	sum := sha256.Sum256(b)
+	s.mu.Lock()
+	// The whole datagram is compared, not the message ID alone: small devices
+	// begin with the same ID after each reset, and repetitions are identical.
+	if old := p.exchanges[m.MessageID]; old != nil && old.sum == sum && now.Sub(old.came) < exchangeLifetime {
+		reply := old.reply
+		s.mu.Unlock()
+		if reply != nil && old.confirmable {
+			s.send(p, reply)
+		}
+		return
+	}
+	if p.open >= maxPeerOpen || s.open >= maxOpen {
+		s.mu.Unlock()
+		s.answerAtOnce(p, m, unavailable("too many requests are under way", retryWhenBusy))
+		return
+	}
+	ex := &exchange{
+		peer: p, confirmable: m.Type == message.Confirmable, mid: m.MessageID, sum: sum, came: now,
+		request: message.Message{Options: make(message.Options, 0, maxOptions)},
+	}
+	// Decoding the copy cannot fail, as decoding the original did not.
+	_, _ = coder.DefaultCoder.Decode(append([]byte(nil), b...), &ex.request)
+	p.exchanges[ex.mid] = ex
+	p.queue = append(p.queue, ex)
+	p.open++
+	s.open++
+	schedule := !p.scheduled
+	p.scheduled = true
+	s.mu.Unlock()
+	if schedule {
+		s.ready <- p // has room for every peer
+	}
+}
+
+func (s *session) startWorkers() {
+	for range workers {
+		s.wg.Go(func() {
+			for {
+				select {
+				case <-s.ctx.Done():
+					return
+				case p := <-s.ready:
+					s.serveNext(p)
+				}
+			}
+		})
+	}
+}
+
+// serveNext serves one request of the peer and puts the peer at the end of the
+// line if it has more.
+func (s *session) serveNext(p *peer) {
+	s.mu.Lock()
+	ex := p.queue[0]
+	p.queue = p.queue[1:]
+	s.mu.Unlock()
+
+	r, receipt := s.serve(ex)
+	ex.request = message.Message{Token: slices.Clone(ex.request.Token)} // lets go of the datagram
+	if receipt == nil {
+		s.answer(ex, r)
+	} else {
+		s.wg.Go(func() { s.await(ex, r, receipt) })
+	}
+
+	s.mu.Lock()
+	p.trusted = p.trusted || receipt != nil
+	p.scheduled = len(p.queue) > 0
+	again := p.scheduled
+	s.mu.Unlock()
+	if again {
+		s.ready <- p
+	}
+}
+
+// await answers when the receipt is done. A confirmable request that has to
+// wait is acknowledged with an empty message, and the answer follows in a
+// message of its own (RFC 7252 section 5.2.2).
+func (s *session) await(ex *exchange, r response, receipt devices.Receipt) {
+	timer := time.NewTimer(s.piggyback)
+	defer timer.Stop()
+	select {
+	case <-receipt.Done():
+	case <-s.ctx.Done():
+		return
+	case <-timer.C:
+		if ex.confirmable {
+			ack := encode(message.Message{Type: message.Acknowledgement, MessageID: ex.mid})
+			s.mu.Lock()
+			ex.reply = ack
+			s.mu.Unlock()
+			s.send(ex.peer, ack)
+		}
+		timer.Reset(maxTransmitWait - s.piggyback)
+		select {
+		case <-receipt.Done():
+		case <-s.ctx.Done():
+			return
+		case <-timer.C: // section 4.8.2: the device has given up by now
+			s.answer(ex, unavailable("the reading is not safe yet", retryWhenBusy))
+			return
+		}
+	}
+	if receipt.Err() != nil {
+		r = unavailable("the reading could not be kept", retryWhenBusy)
+	}
+	s.answer(ex, r)
+}
+
+// answer sends the response to a request and ends the exchange: inside the
+// acknowledgement, or, where that was already sent, in a confirmable message
+// that is repeated until the device acknowledges it.
+func (s *session) answer(ex *exchange, r response) {
+	m := message.Message{Code: r.code, Token: ex.request.Token, Options: r.options, Payload: r.payload}
+	p := ex.peer
+
+	s.mu.Lock()
+	switch {
+	case !ex.confirmable:
+		m.Type, m.MessageID = message.NonConfirmable, s.nextMID()
+	case ex.reply == nil:
+		m.Type, m.MessageID = message.Acknowledgement, ex.mid
+	default:
+		m.Type, m.MessageID = message.Confirmable, s.nextMID()
+	}
+	b := encode(m)
+	if m.Type != message.Confirmable {
+		ex.reply = b
+		s.remember(ex)
+		s.mu.Unlock()
+		s.send(p, b)
+		return
+	}
+	acknowledged := make(chan struct{})
+	p.separate[m.MessageID] = acknowledged
+	s.mu.Unlock()
+
+	s.send(p, b)
+	// Until then the exchange counts as open, so that a peer which
+	// acknowledges nothing holds maxPeerOpen goroutines and not more.
+	s.repeat(p, b, acknowledged)
+
+	s.mu.Lock()
+	delete(p.separate, m.MessageID)
+	s.remember(ex)
+	s.mu.Unlock()
+}
+
+// repeat sends a confirmable message again until it is acknowledged or the
+// peer may be taken to be gone (RFC 7252 section 4.2).
+func (s *session) repeat(p *peer, b []byte, acknowledged <-chan struct{}) {
+	timeout := ackTimeout + rand.N(ackTimeout/2)
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-acknowledged:
+			return
+		case <-s.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if n == maxRetransmit {
+			s.log.Debug("CoAP: no acknowledgement of a response", "peer", p.name)
+			return
+		}
+		s.send(p, b)
+		timeout *= 2
+		timer.Reset(timeout)
+	}
+}
+
+// acknowledged ends the repetition of a message of ours. A reset ends it too:
+// the device no longer knows what it asked.
+func (s *session) acknowledged(p *peer, mid int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if done := p.separate[mid]; done != nil {
+		close(done)
+		delete(p.separate, mid)
+	}
+}
+
+// answerAtOnce answers without an exchange. A repetition is a new request.
+func (s *session) answerAtOnce(p *peer, request message.Message, r response) {
+	m := message.Message{Code: r.code, Token: request.Token, Options: r.options, Payload: r.payload}
+	m.Type, m.MessageID = message.Acknowledgement, request.MessageID
+	if request.Type == message.NonConfirmable {
+		s.mu.Lock()
+		m.Type, m.MessageID = message.NonConfirmable, s.nextMID()
+		s.mu.Unlock()
+	}
+	s.send(p, encode(m))
+}
+
+func (s *session) send(p *peer, b []byte) {
+	err := s.conn.WriteWithOptions(b, coapnet.WithRemoteAddr(p.udp), coapnet.WithControlMessage(p.local))
+	if err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		s.log.Debug("CoAP: cannot answer", "peer", p.name, "error", err)
+	}
+}
+
+// nextMID gives the message ID of a message of ours. The lock is held.
+func (s *session) nextMID() int32 {
+	s.mid++
+	return int32(s.mid)
+}

@@ -1,0 +1,218 @@
+package coap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	"github.com/plgd-dev/go-coap/v3/udp/coder"
+
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
+)
+
+// Content formats (RFC 7252 section 12.3, RFC 8428 section 12.3).
+const (
+	NoFormat  = -1 // the message does not say
+	TextPlain = 0
+	linkList  = 40
+	JSON      = 50
+	SenMLJSON = 110
+	SenMLCBOR = 112
+)
+
+const (
+	retryWhenBusy = 10 // seconds, as Max-Age of 5.03
+	retryWhenFull = 30
+
+	maxDiagnostic = 200 // bytes of text in an answer
+)
+
+// links is what a device finds that looks around (RFC 6690). It names no
+// devices: anybody can ask.
+const links = `</d>;title="POST or PUT readings to /d/<device>";ct="0 50 110 112"`
+
+// serve does what a request asks. Where readings were taken it returns their
+// receipt, and the response is valid only when that is done without an error.
+func (s *session) serve(ex *exchange) (response, devices.Receipt) {
+	m := ex.request
+	path := pathOf(m)
+	switch {
+	case len(path) == 2 && path[0] == ".well-known" && path[1] == "core":
+		if m.Code != codes.GET {
+			return methodNotAllowed(), nil
+		}
+		r := response{code: codes.Content, payload: []byte(links)}
+		r.addUint(message.ContentFormat, linkList)
+		return r, nil
+	case len(path) < 2 || path[0] != "d":
+		return notFound("nothing is here, post to /d/<device>"), nil
+	}
+	device, ok := s.devices[devices.ID(path[1])]
+	if !ok {
+		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
+		return notFound("no such device is configured"), nil
+	}
+	if m.Code != codes.POST && m.Code != codes.PUT {
+		return methodNotAllowed(), nil
+	}
+
+	payload := m.Payload
+	option, err := m.Options.GetUint32(message.Block1)
+	inBlocks := err == nil
+	if inBlocks {
+		bl, err := parseBlock(option)
+		if err != nil {
+			return *badRequest("%v", err), nil
+		}
+		var answer *response
+		if payload, answer = ex.peer.body.join(m, bl); answer != nil {
+			if answer.code != codes.Continue {
+				s.sink.Reject(string(device.ID), fmt.Errorf("cannot take a body in blocks: %s", answer.payload))
+			}
+			return *answer, nil
+		}
+	}
+	r, receipt := s.post(ex, device, strings.Join(path[2:], "/"), payload)
+	if inBlocks {
+		r.addUint(message.Block1, option)
+	}
+	return r, receipt
+}
+
+// post hands the payload to the device's profile and the readings to the sink.
+func (s *session) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
+	format := NoFormat
+	if f, err := ex.request.Options.GetUint32(message.ContentFormat); err == nil {
+		format = int(f)
+	}
+	switch format {
+	case NoFormat, TextPlain, JSON, SenMLJSON, SenMLCBOR:
+	default:
+		s.sink.Reject(string(device.ID), fmt.Errorf("cannot read content format %d", format))
+		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50 or 0", format)}, nil
+	}
+	out, err := device.Profile.Decode(device.Place, profile.Message{
+		Topic: field, Payload: payload, ContentFormat: format, Received: ex.came,
+	})
+	if err != nil {
+		s.sink.Reject(string(device.ID), err)
+		return *badRequest("%v", err), nil
+	}
+	if out.Availability != devices.AvailabilityUnknown {
+		s.sink.Availability(device.ID, out.Availability)
+	}
+	if len(out.Readings) == 0 {
+		if out.Availability != devices.AvailabilityUnknown {
+			return response{code: codes.Changed}, nil
+		}
+		err := errors.New("the payload has no reading")
+		s.sink.Reject(string(device.ID), err)
+		return *badRequest("%v", err), nil
+	}
+	receipt, err := s.sink.Report(s.ctx, devices.Message{
+		Readings: out.Readings,
+		Origin: devices.NewOrigin([]byte("coap"), []byte(ex.peer.name),
+			binary.BigEndian.AppendUint16(nil, uint16(ex.mid)), ex.request.Token, payload),
+		Redelivered: s.resumed && ex.confirmable && ex.came.Sub(s.began) < maxTransmitSpan,
+	})
+	switch {
+	case errors.Is(err, devices.ErrFull):
+		return unavailable("the gateway is full", retryWhenFull), nil
+	case err != nil:
+		return unavailable("the gateway cannot take the reading", retryWhenBusy), nil
+	}
+	return response{code: codes.Changed}, receipt
+}
+
+// critical looks for options that must be understood and are not (RFC 7252
+// section 5.4.1), and gives the answer to a confirmable request that has one.
+func critical(m message.Message) (response, bool) {
+	for _, o := range m.Options {
+		switch o.ID {
+		case message.URIHost, message.URIPort, message.URIPath, message.URIQuery,
+			message.Accept, message.Block1, message.Block2:
+		case message.ProxyURI, message.ProxyScheme:
+			return response{code: codes.ProxyingNotSupported, payload: []byte("this is not a proxy")}, true
+		default:
+			if o.ID&1 == 1 {
+				return response{code: codes.BadOption, payload: fmt.Appendf(nil, "option %d is not supported", o.ID)}, true
+			}
+		}
+	}
+	return response{}, false
+}
+
+// pathOf gives the segments of the path, without empty ones at its end.
+func pathOf(m message.Message) []string {
+	var path []string
+	for _, o := range m.Options {
+		if o.ID == message.URIPath {
+			path = append(path, string(o.Value))
+		}
+	}
+	for len(path) > 0 && path[len(path)-1] == "" {
+		path = path[:len(path)-1]
+	}
+	return path
+}
+
+// A response is an answer, without what ties it to a request.
+type response struct {
+	code    codes.Code
+	options message.Options
+	payload []byte // of an error: text for people (RFC 7252 section 5.5.2)
+}
+
+func (r *response) addUint(id message.OptionID, v uint32) {
+	value := make([]byte, 4)
+	n, _ := message.EncodeUint32(value, v)
+	r.options = r.options.Add(message.Option{ID: id, Value: value[:n]})
+}
+
+func badRequest(format string, a ...any) *response {
+	return &response{code: codes.BadRequest, payload: fmt.Appendf(nil, format, a...)}
+}
+
+func notFound(why string) response {
+	return response{code: codes.NotFound, payload: []byte(why)}
+}
+
+func methodNotAllowed() response {
+	return response{code: codes.MethodNotAllowed, payload: []byte("use POST or PUT")}
+}
+
+// tooLarge says how much can be taken (RFC 7959 section 2.9.3).
+func tooLarge() response {
+	r := response{code: codes.RequestEntityTooLarge, payload: fmt.Appendf(nil, "at most %d bytes are taken", maxMessage)}
+	r.addUint(message.Size1, maxMessage)
+	return r
+}
+
+// unavailable asks the device to try again in so many seconds (RFC 7252
+// section 5.9.3.4).
+func unavailable(why string, seconds uint32) response {
+	r := response{code: codes.ServiceUnavailable, payload: []byte(why)}
+	r.addUint(message.MaxAge, seconds)
+	return r
+}
+
+// encode writes a message of ours, with text in it cut to a size that cannot
+// be used to amplify a flood.
+func encode(m message.Message) []byte {
+	if m.Code >= codes.BadRequest && len(m.Payload) > maxDiagnostic {
+		text := strings.ToValidUTF8(string(m.Payload[:maxDiagnostic]), "")
+		m.Payload = []byte(text)
+	}
+	size, err := coder.DefaultCoder.Size(m)
+	if err == nil {
+		b := make([]byte, size)
+		if _, err = coder.DefaultCoder.Encode(m, b); err == nil {
+			return b
+		}
+	}
+	panic(fmt.Sprintf("coap: cannot encode an answer: %v", err)) // all its parts are ours
+}
