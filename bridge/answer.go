@@ -1,0 +1,278 @@
+package bridge
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"mellium.im/xmpp/jid"
+	"mellium.im/xmpp/stanza"
+
+	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+const (
+	// maxRequests is how many requests wait for an answer.
+	maxRequests = 256
+	// An operator may send so many requests at once, and so many a second.
+	requestBurst = 100
+	requestRate  = 10
+
+	answerTimeout = 15 * time.Second
+)
+
+// A request is one that will be answered.
+type request struct {
+	session *stream.Session
+	stanza  stream.Stanza
+	to      target
+}
+
+// hear is called on the goroutine that reads the stream. What is not for us,
+// or from one who may not see what he asks of, is not taken: the stream then
+// answers as for anything that nobody serves, so that a stranger cannot tell
+// what is from what is not.
+func (b *Bridge) hear(s *stream.Session, st stream.Stanza) bool {
+	who := st.From.Bare()
+	to, ok := b.aim(st.To)
+	if !ok || !b.maySee(who, to) {
+		return false
+	}
+	switch {
+	case st.Name == "iq" && (st.Type == "get" || st.Type == "set"):
+		if !b.limits.allow(who.String(), time.Now()) {
+			return false
+		}
+		select {
+		case b.requests <- request{s, st, to}:
+			return true
+		default:
+			return false
+		}
+	case st.Name == "presence" && !to.domain:
+		switch st.Type {
+		case "subscribe", "unsubscribe", "probe":
+			b.mu.Lock()
+			b.contacts.ask(to.device, who, st.Type)
+			b.mu.Unlock()
+			wake(b.wakePresence)
+			return true
+		}
+	}
+	return false
+}
+
+// aim says what a stanza was sent to. All that an account gets is for the
+// gateway.
+func (b *Bridge) aim(to jid.JID) (target, bool) {
+	if !b.component {
+		return target{device: devices.Gateway}, true
+	}
+	return targetOf(b.domain, to)
+}
+
+// maySee reports whether who, a bare JID, may know that the target exists, and
+// it does.
+func (b *Bridge) maySee(who jid.JID, to target) bool {
+	if to.domain {
+		return b.mayBrowse(who)
+	}
+	_, there := b.device(to.device)
+	return there && b.auth.MaySee(who, to.device)
+}
+
+// answer serves requests until ctx ends.
+func (b *Bridge) answer(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-b.requests:
+			b.serve(ctx, r)
+		}
+	}
+}
+
+// iqElement is an answer.
+type iqElement struct {
+	XMLName xml.Name `xml:"iq"`
+	Type    string   `xml:"type,attr"`
+	ID      string   `xml:"id,attr"`
+	From    string   `xml:"from,attr,omitempty"`
+	To      string   `xml:"to,attr,omitempty"`
+	Payload any
+}
+
+// errorElement is a stanza error (RFC 6120 section 8.3).
+type errorElement struct {
+	XMLName   xml.Name `xml:"error"`
+	Type      string   `xml:"type,attr"`
+	Condition struct {
+		XMLName xml.Name
+	}
+}
+
+// errNotServed has a request answered as if nobody served it.
+var errNotServed = errors.New("not served")
+
+func (b *Bridge) serve(ctx context.Context, r request) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	st := r.stanza
+	answer := iqElement{Type: "result", ID: st.ID, To: st.From.String()}
+	if b.component {
+		answer.From = st.To.String()
+	}
+	payload, err := b.reply(r)
+	if err != nil {
+		e := errorElement{Type: "cancel"}
+		e.Condition.XMLName = xml.Name{Space: stanza.NSError, Local: string(stanza.ServiceUnavailable)}
+		answer.Type, payload = "error", e
+	}
+	answer.Payload = payload
+	if err := r.session.Send(ctx, answer); err != nil {
+		b.log.Debug("a request was not answered", "from", st.From.String(), "error", err)
+	}
+}
+
+// reply makes the payload of the answer.
+func (b *Bridge) reply(r request) (any, error) {
+	if r.stanza.Type != "get" {
+		return nil, errNotServed
+	}
+	who := r.stanza.From.Bare()
+	switch r.stanza.Child.Space {
+	case nsInfo:
+		var ask struct {
+			Query infoQuery `xml:"http://jabber.org/protocol/disco#info query"`
+		}
+		if err := r.stanza.Unmarshal(&ask); err != nil {
+			return nil, err
+		}
+		info, ok := discoInfo(r.to, ask.Query.Node)
+		if !ok {
+			return nil, errNotServed
+		}
+		return info, nil
+	case nsItems:
+		var ask struct {
+			Query itemsQuery `xml:"http://jabber.org/protocol/disco#items query"`
+		}
+		if err := r.stanza.Unmarshal(&ask); err != nil {
+			return nil, err
+		}
+		if ask.Query.Node != "" {
+			return nil, errNotServed
+		}
+		return b.items(who, r.to, ask.Query.Page)
+	case nsPing:
+		return nil, nil
+	case nsVersion:
+		return b.version(r.to), nil
+	}
+	if r.to.domain {
+		return nil, errNotServed
+	}
+	switch r.stanza.Child.Space {
+	case nsLast:
+		return b.last(r.to.device, time.Now())
+	case nsTime:
+		return entityTime(time.Now()), nil
+	}
+	return nil, errNotServed
+}
+
+// items answers disco#items.
+func (b *Bridge) items(who jid.JID, to target, ask *page) (any, error) {
+	if to.domain {
+		return paged(b.domainItems(who), ask), nil
+	}
+	l := b.link.Load()
+	if l == nil {
+		return nil, errNotServed // the service of the nodes is not known yet
+	}
+	return paged(b.deviceItems(who, to.device, l.service), ask), nil
+}
+
+// versionQuery is XEP-0092.
+type versionQuery struct {
+	XMLName xml.Name `xml:"jabber:iq:version query"`
+	Name    string   `xml:"name"`
+	Version string   `xml:"version"`
+}
+
+// version tells the gateway's software; of a device, the model, where it is
+// known.
+func (b *Bridge) version(to target) versionQuery {
+	v := versionQuery{Name: "Porchlight", Version: "unknown"}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		v.Version = info.Main.Version
+	}
+	if d, ok := b.device(to.device); ok && !to.domain && d.ID != devices.Gateway && d.Model != "" {
+		v.Name, v.Version = d.Model, "through Porchlight "+v.Version
+	}
+	return v
+}
+
+// lastQuery is XEP-0012.
+type lastQuery struct {
+	XMLName xml.Name `xml:"jabber:iq:last query"`
+	Seconds int64    `xml:"seconds,attr"`
+}
+
+// last tells the seconds since a device's last reading.
+func (b *Bridge) last(id devices.ID, now time.Time) (any, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.contacts.devices[id]
+	if c == nil || c.presence.Since.IsZero() {
+		return nil, errNotServed
+	}
+	return lastQuery{Seconds: max(0, int64(now.Sub(c.presence.Since)/time.Second))}, nil
+}
+
+// timeQuery is XEP-0202.
+type timeQuery struct {
+	XMLName xml.Name `xml:"urn:xmpp:time time"`
+	Zone    string   `xml:"tzo"`
+	UTC     string   `xml:"utc"`
+}
+
+func entityTime(now time.Time) timeQuery {
+	zone := now.Format("-07:00")
+	return timeQuery{Zone: zone, UTC: now.UTC().Format("2006-01-02T15:04:05Z")}
+}
+
+// limits keeps a token bucket an operator. Strangers never come this far, so
+// the map holds no more than were ever operators in this run.
+type limits struct {
+	mu      sync.Mutex
+	buckets map[string]*bucket
+}
+
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// allow takes a token of who's.
+func (l *limits) allow(who string, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.buckets[who]
+	if k == nil {
+		k = &bucket{requestBurst, now}
+		l.buckets[who] = k
+	}
+	k.tokens = min(requestBurst, k.tokens+max(0, now.Sub(k.at).Seconds())*requestRate)
+	k.at = now
+	if k.tokens < 1 {
+		return false
+	}
+	k.tokens--
+	return true
+}

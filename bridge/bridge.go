@@ -1,0 +1,332 @@
+package bridge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mellium.im/xmpp/jid"
+
+	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// ServicePEP as [Config.PubSub] stands for the account's own nodes (XEP-0163).
+const ServicePEP = "pep"
+
+// Config is what a Bridge is made of.
+type Config struct {
+	Stream  stream.Config // without Handler and Log, which New sets
+	PubSub  string        // JID of the PubSub service; empty: ask the account's server; or ServicePEP
+	Gateway string        // id of the gateway, the first part of node names
+	Payload string        // of log nodes: PayloadSenML, also if empty, or PayloadFields
+}
+
+// An Authorizer is what the bridge needs to know of rights. It is asked with
+// bare JIDs, from many goroutines, also from the one that reads the stream, so
+// that it must not block. Its answers may change at any time; [Bridge.Regrant]
+// says that they did. It is never asked while the bridge holds a lock.
+type Authorizer interface {
+	Operators() []JID // everybody who is granted anything now
+	MaySee(who JID, device devices.ID) bool
+	MaySeeEvents(who JID) bool
+}
+
+// A Device is what the bridge tells of a device.
+type Device struct {
+	ID    devices.ID
+	Name  string // what people call it
+	Model string
+}
+
+// Options are what a Bridge is given by its owner.
+type Options struct {
+	Auth Authorizer
+	Log  *slog.Logger
+	// OnSession is called from Run's goroutine when publishing becomes
+	// possible and when it no longer is. It must not block. It may be nil.
+	OnSession func(up bool)
+}
+
+// A Bridge puts devices on XMPP: it keeps one session, publishes to PubSub
+// nodes, shows each device as a contact and answers for it. All methods may be
+// called from any goroutine, also before Run and while there is no session.
+type Bridge struct {
+	cfg       Config
+	auth      Authorizer
+	log       *slog.Logger
+	onSession func(bool)
+	packs     packCodec
+	component bool
+	domain    jid.JID // of the component; zero for an account
+	account   jid.JID // bare; zero for a component
+	host      string  // the domain that names and URIs are made under
+
+	link     atomic.Pointer[link] // nil while there is no session
+	strikes  strikes
+	requests chan request
+	limits   limits
+
+	wakePresence chan struct{}
+	wakeShare    chan struct{}
+
+	// What tests make faster.
+	pingEvery, pingTimeout time.Duration
+	wait                   func(c stream.Class, lasted time.Duration) time.Duration
+
+	mu       sync.Mutex
+	devices  map[devices.ID]Device
+	nodes    map[string]*node
+	contacts *contacts
+}
+
+// New makes a Bridge. It does not connect; [Bridge.Run] does.
+func New(cfg Config, o Options) (*Bridge, error) {
+	if cfg.Payload == "" {
+		cfg.Payload = PayloadSenML
+	}
+	b := &Bridge{
+		cfg:          cfg,
+		auth:         o.Auth,
+		log:          o.Log,
+		onSession:    o.OnSession,
+		requests:     make(chan request, maxRequests),
+		wakePresence: make(chan struct{}, 1),
+		wakeShare:    make(chan struct{}, 1),
+		devices:      make(map[devices.ID]Device),
+		nodes:        make(map[string]*node),
+		contacts:     newContacts(presenceInterval),
+		pingEvery:    pingEvery,
+		pingTimeout:  pingTimeout,
+		wait:         new(backoff).next,
+	}
+	b.strikes.counts = make(map[sent]int)
+	b.limits.buckets = make(map[string]*bucket)
+	if b.onSession == nil {
+		b.onSession = func(bool) {}
+	}
+	var err error
+	if b.packs, err = newPackCodec(); err != nil {
+		return nil, err
+	}
+	switch {
+	case o.Auth == nil || o.Log == nil:
+		return nil, errors.New("cannot make a bridge without authorizer and log")
+	case cfg.Payload != PayloadSenML && cfg.Payload != PayloadFields:
+		return nil, fmt.Errorf("cannot make a bridge: payload %q is not %s or %s", cfg.Payload, PayloadSenML, PayloadFields)
+	case cfg.Gateway == "":
+		return nil, errors.New("cannot make a bridge: the gateway has no id")
+	case (cfg.Stream.Component == nil) == (cfg.Stream.Account == nil):
+		return nil, errors.New("cannot make a bridge: want a component or an account")
+	}
+	if c := cfg.Stream.Component; c != nil {
+		b.component = true
+		if b.domain, err = jid.Parse(c.Domain); err != nil || b.domain.Localpart() != "" || b.domain.Resourcepart() != "" {
+			return nil, fmt.Errorf("cannot make a bridge: %q is no domain", c.Domain)
+		}
+		b.host = b.domain.Domainpart()
+		if cfg.PubSub == "" || cfg.PubSub == ServicePEP {
+			return nil, errors.New("cannot make a bridge: a component needs the JID of a PubSub service")
+		}
+	} else {
+		b.account = cfg.Stream.Account.JID.Bare()
+		b.host = b.account.Domainpart()
+	}
+	if cfg.PubSub != "" && cfg.PubSub != ServicePEP {
+		if err := ValidJID(cfg.PubSub); err != nil {
+			return nil, err
+		}
+	}
+	b.cfg.Stream.Handler = b.hear
+	b.cfg.Stream.Log = o.Log
+	return b, nil
+}
+
+// SetDevices says which devices there are, the gateway among them.
+func (b *Bridge) SetDevices(all []Device) {
+	b.mu.Lock()
+	clear(b.devices)
+	for _, d := range all {
+		b.devices[d.ID] = d
+	}
+	for name, n := range b.nodes {
+		if _, there := b.devices[n.device]; !there && n.lane != laneEvents {
+			delete(b.nodes, name)
+		}
+	}
+	ids := slices.Collect(maps.Keys(b.devices))
+	if !b.component {
+		ids = []devices.ID{devices.Gateway}
+	}
+	b.contacts.keep(ids)
+	b.mu.Unlock()
+	b.Regrant()
+}
+
+// SetPresence says how a device is doing. It is told on change, and at most
+// once a minute unless the state changes. It never blocks.
+func (b *Bridge) SetPresence(id devices.ID, p Presence) {
+	if !b.component && id != devices.Gateway {
+		return
+	}
+	b.mu.Lock()
+	p.Fields = slices.Clone(p.Fields)
+	b.contacts.set(id, p)
+	b.mu.Unlock()
+	wake(b.wakePresence)
+}
+
+// Regrant says that the Authorizer's answers changed: nodes get their members
+// and operators their presences anew.
+func (b *Bridge) Regrant() {
+	b.mu.Lock()
+	b.contacts.review()
+	b.mu.Unlock()
+	b.unshare()
+	wake(b.wakeShare)
+	wake(b.wakePresence)
+}
+
+// wake tells the one who waits on c, once however often it is called.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (b *Bridge) sortedDevices() []Device {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.SortedFunc(maps.Values(b.devices), func(a, b Device) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+func (b *Bridge) device(id devices.ID) (Device, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d, ok := b.devices[id]
+	return d, ok
+}
+
+// deviceAddress is what names a device to people: its JID, or for an account,
+// whose devices have none, the account's.
+func (b *Bridge) deviceAddress(id devices.ID) string {
+	if !b.component {
+		return b.account.String()
+	}
+	return string(id) + "@" + b.host
+}
+
+// deviceNode gives the node of a device.
+func (b *Bridge) deviceNode(id devices.ID, l lane) *node {
+	return b.node(b.cfg.Gateway+"/"+string(id)+"/"+string(l), id, l)
+}
+
+// eventsNode gives the node of all devices' events.
+func (b *Bridge) eventsNode() *node {
+	return b.node(b.cfg.Gateway+"/"+string(laneEvents), "", laneEvents)
+}
+
+func (b *Bridge) node(name string, id devices.ID, l lane) *node {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.nodes[name]
+	if n == nil {
+		n = newNode(name, id, l)
+		b.nodes[name] = n
+	}
+	return n
+}
+
+// viewers are the bare JIDs of those who may see a node.
+func (b *Bridge) viewers(n *node) map[string]bool {
+	viewers := make(map[string]bool)
+	for _, who := range b.auth.Operators() {
+		may := b.auth.MaySeeEvents
+		if n.lane != laneEvents {
+			may = func(who jid.JID) bool { return b.auth.MaySee(who, n.device) }
+		}
+		if who = who.Bare(); may(who) {
+			viewers[who.String()] = true
+		}
+	}
+	return viewers
+}
+
+// mayBrowse reports whether who is granted anything.
+func (b *Bridge) mayBrowse(who jid.JID) bool {
+	return slices.ContainsFunc(b.auth.Operators(), func(o jid.JID) bool { return o.Bare().Equal(who) })
+}
+
+// Run connects, and connects again whenever the session ends, until ctx does.
+// Then every device goes unavailable and Run returns nil. It runs once at a
+// time.
+func (b *Bridge) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { b.answer(ctx) })
+
+	for {
+		began := time.Now()
+		err := b.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		wait := b.wait(stream.Delay(err), time.Since(began))
+		b.log.Warn("no XMPP session", "error", err, "again_in", wait.Round(time.Second))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// once has one session, from its beginning to its end.
+func (b *Bridge) once(ctx context.Context) error {
+	session, err := stream.Dial(ctx, b.cfg.Stream)
+	if err != nil {
+		return err
+	}
+	l, err := b.establish(ctx, session)
+	if err != nil {
+		return errors.Join(err, session.Close())
+	}
+	if err := l.run(ctx); err != nil {
+		return err
+	}
+	return errors.New("the server ended the session")
+}
+
+// A backoff says how long to wait before the next try.
+type backoff struct{ last time.Duration }
+
+// healthy is how long a session lasts that was none of a series of failures.
+const healthy = 2 * time.Minute
+
+// next gives the wait after a session that lasted so long.
+func (b *backoff) next(c stream.Class, lasted time.Duration) time.Duration {
+	least, most := time.Second, time.Minute
+	switch c {
+	case stream.Conflict:
+		least, most = time.Minute, 5*time.Minute
+	case stream.Refused:
+		least, most = 5*time.Minute, 30*time.Minute
+	}
+	if lasted > healthy {
+		b.last = 0
+	}
+	b.last = min(max(2*b.last, least), most)
+	// Up to half as much again, so that gateways do not come all at once.
+	return b.last + rand.N(b.last/2)
+}
