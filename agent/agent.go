@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
+)
+
+const (
+	// The publications under way: a component is limited by the server's
+	// speed alone, an account by a shaper as well, before which nothing
+	// should pile up.
+	componentSlots = 64
+	accountSlots   = 8
+
+	tickEvery = 5 * time.Second
+	saveEvery = time.Minute
+
+	// stopBudget is for what is under way when the gateway is stopped.
+	stopBudget = 3 * time.Second
+)
+
+// An Agent is one gateway. Make it with New and run it once.
+type Agent struct {
+	log      *slog.Logger
+	outbox   *outbox.Outbox
+	bridge   *bridge.Bridge
+	house    *house
+	forward  *forwarder
+	intake   *intake
+	profiles *profile.Set
+	access   authorizer
+	started  time.Time
+
+	mu      sync.Mutex
+	config  *config.Config
+	drivers *crew // nil while Run is not at work
+}
+
+// New makes a gateway of a checked config and opens its outbox. Run must
+// follow, which closes it.
+func New(c *config.Config, log *slog.Logger) (*Agent, error) {
+	profiles, err := profile.Builtin()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
+	}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now()}
+	a.access.set(grants(c))
+	xmpp, err := bridgeConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Gateway.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the data directory: %w", err)
+	}
+	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, "outbox.db"), outbox.Options{
+		MaxBytes:    int64(c.Outbox.MaxBytes),
+		CommitAfter: c.Outbox.CommitAfter,
+		Ack:         ack(c),
+		Machine:     machine(),
+		Encode:      a.bridge.EncodeLog,
+		LossNote:    lossNote,
+		Log:         log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	slots := accountSlots
+	if c.XMPP.Component != nil {
+		slots = componentSlots
+	}
+	a.house = newHouse(a.changed)
+	a.forward = newForwarder(a.outbox, a.house, a.bridge, slots, log)
+	a.intake = &intake{outbox: a.outbox, house: a.house, log: log}
+	a.furnish(c)
+	return a, nil
+}
+
+// Run runs the gateway until ctx ends. It returns an error where the outbox
+// could not be closed in order.
+func (a *Agent) Run(ctx context.Context) error {
+	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
+	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBridge()
+	defer stopForward()
+	var bridging, forwarding sync.WaitGroup
+	bridging.Go(func() {
+		if err := a.bridge.Run(bridgeCtx); err != nil && bridgeCtx.Err() == nil {
+			a.log.Error("XMPP ended", "error", err)
+		}
+	})
+	forwarding.Go(func() { a.forward.run(forwardCtx) })
+	a.mu.Lock()
+	a.hire(ctx)
+	a.mu.Unlock()
+
+	a.tick(ctx)
+
+	a.mu.Lock()
+	a.drivers.dismiss()
+	a.drivers = nil
+	a.mu.Unlock()
+	a.flush()
+	stopForward()
+	forwarding.Wait()
+	stopBridge()
+	bridging.Wait()
+	a.house.save(a.outbox.SetState)
+	return a.outbox.Close()
+}
+
+// tick judges silence and keeps state until ctx ends.
+func (a *Agent) tick(ctx context.Context) {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	saved := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			a.house.tick(now)
+			if now.Sub(saved) >= saveEvery {
+				a.house.save(a.outbox.SetState)
+				saved = now
+			}
+		}
+	}
+}
+
+// flush gives the server a moment to take what is left.
+func (a *Agent) flush() {
+	deadline := time.After(stopBudget)
+	for a.forward.isOnline() && a.Stats().Waiting > 0 {
+		select {
+		case <-deadline:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Reload takes over devices, operators and profiles of a newly read config.
+// The outbox and the XMPP session go on, so that no reading is lost; drivers
+// are started anew.
+func (a *Agent) Reload(ctx context.Context, c *config.Config) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.drivers == nil {
+		return
+	}
+	a.drivers.dismiss()
+	a.config = c
+	a.access.set(grants(c))
+	a.furnish(c)
+	a.hire(ctx)
+	a.log.Info("config reloaded", "devices", len(c.Devices), "operators", len(c.Operators))
+}
+
+// furnish tells house and bridge which devices there are.
+func (a *Agent) furnish(c *config.Config) {
+	ds := []devices.Device{{ID: devices.Gateway, Name: "Gateway " + c.Gateway.ID, Location: time.Local}}
+	for _, d := range c.Devices {
+		device := d.Device()
+		if device.Name == "" {
+			device.Name = string(device.ID)
+		}
+		ds = append(ds, device)
+	}
+	a.house.furnish(ds, a.outbox.State)
+	contacts := make([]bridge.Device, len(ds))
+	for i, d := range ds {
+		contacts[i] = bridge.Device{ID: d.ID, Name: d.Name, Model: d.Profile}
+	}
+	a.bridge.SetDevices(contacts)
+	for _, d := range ds {
+		a.present(d.ID)
+	}
+}
+
+// hire starts the drivers. It is called with a.mu held.
+func (a *Agent) hire(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	a.drivers = &crew{cancel: cancel}
+	own := &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum}
+	list, err := drivers(a.config, a.profiles, a.log)
+	if err != nil {
+		a.log.Error("a part of the config cannot be used", "error", err)
+	}
+	for _, d := range append(list, own) {
+		a.drivers.done.Go(func() { supervise(ctx, d, a.intake, a.log) })
+	}
+}
+
+// A crew is the drivers at work.
+type crew struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+func (c *crew) dismiss() {
+	c.cancel()
+	c.done.Wait()
+}
+
+// changed is called when a device's picture changed.
+func (a *Agent) changed(device devices.ID) {
+	a.forward.touch(device)
+	a.present(device)
+}
+
+func (a *Agent) present(device devices.ID) {
+	picture, ok := a.house.picture(device)
+	if !ok {
+		return
+	}
+	fields := make([]devices.Field, len(picture.values))
+	for i, v := range picture.values {
+		fields[i] = v.Field
+	}
+	a.bridge.SetPresence(device, bridge.Presence{State: picture.state, Fields: fields, Since: picture.since})
+}
+
+// Stats is what the gateway can say of itself.
+type Stats struct {
+	Outbox   outbox.Stats
+	Waiting  int    // readings that the server has not accepted
+	Online   bool   // whether there is an XMPP session
+	Rejected uint64 // inputs that could not be used
+}
+
+// Stats may be called from any goroutine.
+func (a *Agent) Stats() Stats {
+	s := a.outbox.Stats()
+	return Stats{Outbox: s, Waiting: s.Memory + s.Disk, Online: a.forward.isOnline(), Rejected: a.intake.reject.sum()}
+}
+
+// lossNote tells of lost readings as an event.
+func lossNote(l outbox.Loss) []byte {
+	e := bridge.Event{
+		ID:       fmt.Sprintf("loss-%s-%s-%d-%d", l.Device, l.Store, l.First, l.Last),
+		Time:     l.Time,
+		Category: "loss",
+		Device:   l.Device,
+		Title:    fmt.Sprintf("%s: %d readings lost", l.Device, l.Last-l.First+1),
+		Summary:  l.Reason,
+		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // the type has nothing that cannot be marshalled
+	}
+	return b
+}
+
+// An authorizer answers the bridge by the newest grants.
+type authorizer struct {
+	mu     sync.Mutex
+	grants access.Grants
+}
+
+func (a *authorizer) set(g access.Grants) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.grants = g
+}
+
+func (a *authorizer) get() access.Grants {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.grants
+}
+
+// Operators implements [bridge.Authorizer].
+func (a *authorizer) Operators() []bridge.JID {
+	var jids []bridge.JID
+	for _, person := range a.get().People(time.Now()) {
+		if j, err := bridge.ParseJID(person); err == nil { // the config was checked
+			jids = append(jids, j)
+		}
+	}
+	return jids
+}
+
+// MaySee implements [bridge.Authorizer].
+func (a *authorizer) MaySee(who bridge.JID, device devices.ID) bool {
+	return a.get().Allows(who.Bare().String(), access.Viewer, device, time.Now())
+}
+
+// MaySeeEvents implements [bridge.Authorizer].
+func (a *authorizer) MaySeeEvents(who bridge.JID) bool {
+	return a.get().Plays(who.Bare().String(), access.Installer, time.Now())
+}
+
+// errNoServer says that a config has neither component nor account, which
+// reading it rules out.
+var errNoServer = errors.New("cannot reach XMPP: neither component nor account is configured")

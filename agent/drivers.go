@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/coap"
+	"github.com/porchlight-iot/porchlight/devices/mqtt"
+	"github.com/porchlight-iot/porchlight/devices/profile"
+	"github.com/porchlight-iot/porchlight/devices/serial"
+)
+
+// drivers is the one list of all drivers that a config asks for. The error
+// tells of those that cannot be made; the others are there all the same.
+func drivers(c *config.Config, profiles *profile.Set, log *slog.Logger) (list []devices.Driver, err error) {
+	var onMQTT []mqtt.Device
+	var onCoAP []coap.Device
+	for _, d := range c.Devices {
+		device, p := d.Device(), profiles.Get(d.Profile)
+		place := profile.Place{Device: d.ID, Location: device.Location}
+		switch {
+		case d.MQTT != nil:
+			place.Topic = d.MQTT.Topic
+			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker})
+		case d.CoAP != nil:
+			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
+		case d.Serial != nil:
+			list = append(list, serial.New(serial.Config{Port: d.Serial.Port, Baud: d.Serial.Baud, Device: device, Profile: p, Place: place}, log))
+		}
+	}
+	if c.MQTT != nil {
+		if c.MQTT.Listen != "" {
+			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen}
+			for _, u := range c.MQTT.Users {
+				own.Users = append(own.Users, mqtt.User{Name: u.Name, Password: u.Password.Reveal()})
+			}
+			list = append(list, mqtt.NewBroker(own, onMQTT, log))
+		}
+		for _, b := range c.MQTT.Brokers {
+			client := mqtt.ClientConfig{
+				Name: b.Name, URL: b.URL, ClientID: b.ClientID,
+				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share,
+			}
+			if b.TLS != nil {
+				settings, fault := b.TLS.ClientConfig()
+				if fault != nil {
+					err = errors.Join(err, fmt.Errorf("cannot use the broker %s: %w", b.Name, fault))
+					continue
+				}
+				client.TLS = settings
+			}
+			list = append(list, mqtt.NewClient(client, onMQTT, log))
+		}
+	}
+	if c.CoAP != nil && c.CoAP.Listen != "" {
+		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen}, onCoAP, log))
+	}
+	return list, err
+}
+
+func grants(c *config.Config) access.Grants {
+	var all access.Grants
+	for _, o := range c.Operators {
+		role, _ := access.ParseRole(o.Role) // the config was checked
+		g := access.Grant{JID: o.JID, Role: role, Devices: o.Devices, Until: o.Expires()}
+		if !o.Hours.IsZero() {
+			g.Hours = o.Hours.Contains
+		}
+		all = append(all, g)
+	}
+	return all
+}
+
+// bridgeConfig translates the XMPP part of the config.
+func bridgeConfig(c *config.Config) (bridge.Config, error) {
+	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
+	switch {
+	case c.XMPP.Component != nil:
+		own := c.XMPP.Component
+		b.Stream.Component = &stream.Component{Domain: own.Domain, Server: own.Server, Secret: own.Secret.Reveal()}
+		if own.TLS != nil && own.TLS.Mode != config.Off {
+			settings, err := own.TLS.ClientConfig()
+			if err != nil {
+				return b, err
+			}
+			b.Stream.Component.TLS = settings
+		}
+	case c.XMPP.Account != nil:
+		own := c.XMPP.Account
+		j, err := bridge.ParseJID(own.JID)
+		if err != nil {
+			return b, fmt.Errorf("cannot use the account %s: %w", own.JID, err)
+		}
+		settings, err := own.TLS.ClientConfig()
+		if err != nil {
+			return b, err
+		}
+		mode := map[string]stream.TLSMode{config.StartTLS: stream.StartTLS, config.Direct: stream.Direct, config.Off: stream.Off}[own.TLS.Mode]
+		b.Stream.Account = &stream.Account{JID: j, Password: own.Password.Reveal(), Server: own.Server, Mode: mode, TLS: settings}
+	default:
+		return b, errNoServer
+	}
+	return b, nil
+}
+
+// ack resolves `auto`: a server on this machine loses in a power cut what it
+// accepted a moment before, so there the disk decides.
+func ack(c *config.Config) outbox.Ack {
+	if c.Outbox.Ack != "auto" {
+		return outbox.Ack(c.Outbox.Ack)
+	}
+	server := ""
+	if c.XMPP.Component != nil {
+		server = c.XMPP.Component.Server
+	} else if server = c.XMPP.Account.Server; server == "" {
+		_, server, _ = strings.Cut(c.XMPP.Account.JID, "@")
+	}
+	if onThisMachine(server) {
+		return outbox.AckDisk
+	}
+	return outbox.AckServer
+}
+
+// onThisMachine reports whether host:port, or host, is an address of this
+// machine. A name that cannot be resolved now is not.
+func onThisMachine(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	name, _ := os.Hostname()
+	if host == name {
+		return true
+	}
+	ip := net.ParseIP(host)
+	if ip == nil {
+		return false
+	}
+	if ip.IsLoopback() {
+		return true
+	}
+	own, _ := net.InterfaceAddrs()
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// machine names this machine without giving its id away (machine-id(5)).
+func machine() string {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(append([]byte("porchlight "), id...))
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// service is a publisher that a test can make fail.
+type service struct {
+	mu    sync.Mutex
+	fail  func(node string) error
+	log   []string // items that it accepted, in order
+	nows  map[devices.ID][]time.Time
+	under map[devices.ID]int
+	worst int // most publications under way in one node
+}
+
+func (s *service) PublishLog(ctx context.Context, device devices.ID, item string, payload []byte) error {
+	s.mu.Lock()
+	s.under[device]++
+	s.worst = max(s.worst, s.under[device])
+	s.mu.Unlock()
+	time.Sleep(100 * time.Millisecond) // virtual: the way to the server and back
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.under[device]--
+	if s.fail != nil {
+		if err := s.fail("log"); err != nil {
+			return err
+		}
+	}
+	s.log = append(s.log, fmt.Sprintf("%s %s", device, payload))
+	return nil
+}
+
+func (s *service) PublishNow(ctx context.Context, device devices.ID, values []bridge.NowValue) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		if err := s.fail("now"); err != nil {
+			return err
+		}
+	}
+	s.nows[device] = append(s.nows[device], time.Now())
+	return nil
+}
+
+func (s *service) PublishEvent(ctx context.Context, e bridge.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, "event "+e.Title)
+	return nil
+}
+
+func (s *service) accepted() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.log...)
+}
+
+type forwarding struct {
+	*service
+	house   *house
+	intake  *intake
+	forward *forwarder
+	outbox  *outbox.Outbox
+}
+
+// startForwarding puts an outbox, a house and a forwarder together, inside a
+// synctest bubble.
+func startForwarding(t *testing.T) *forwarding {
+	t.Helper()
+	o, err := outbox.Open(filepath.Join(t.TempDir(), "o.db"), outbox.Options{
+		LossNote: lossNote,
+		Encode: func(_ devices.ID, _ time.Time, rs []devices.Record) ([]byte, int) {
+			return fmt.Appendf(nil, "%d-%d", rs[0].Seq, rs[len(rs)-1].Seq), len(rs)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	f := &forwarding{service: &service{nows: map[devices.ID][]time.Time{}, under: map[devices.ID]int{}}, outbox: o}
+	f.house = newHouse(func(d devices.ID) { f.forward.touch(d) })
+	f.house.furnish([]devices.Device{{ID: "a"}, {ID: "b"}}, o.State)
+	f.forward = newForwarder(o, f.house, f.service, 4, log)
+	f.intake = &intake{outbox: o, house: f.house, log: log}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.forward.run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *forwarding) report(t *testing.T, device devices.ID) devices.Receipt {
+	t.Helper()
+	r, err := f.intake.Report(t.Context(), devices.Message{Readings: []devices.Reading{
+		{Device: device, Fields: []devices.Field{{Name: "n", Value: devices.Number(1)}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestPacksGrowByThemselves sends what gathered while the last publication was
+// under way as one item, and never two at a time into one node.
+func TestPacksGrowByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startForwarding(t)
+		f.forward.online(true)
+		for range 50 {
+			f.report(t, "a")
+			time.Sleep(10 * time.Millisecond) // virtual
+		}
+		time.Sleep(time.Second)
+		items := f.accepted()
+		if len(items) < 4 || len(items) > 12 || items[0] != "a 1-1" {
+			t.Errorf("50 readings in half a second, 100 ms an answer, went out as %v", items)
+		}
+		if f.worst != 1 {
+			t.Errorf("%d publications were under way in one node", f.worst)
+		}
+		if n := len(f.nows["a"]); n < 1 || n > 3 {
+			t.Errorf("`now` was written %d times in 1.5 s", n)
+		}
+	})
+}
+
+// TestOutage keeps everything while there is no session, and sends it in order
+// and `now` once when there is one again.
+func TestOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startForwarding(t)
+		var last devices.Receipt
+		for range 100 {
+			last = f.report(t, "a")
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		select {
+		case <-last.Done():
+		default:
+			t.Error("not acknowledged, though the disk has it")
+		}
+		if len(f.accepted()) != 0 {
+			t.Error("sent without a session")
+		}
+		f.forward.online(true)
+		time.Sleep(time.Minute)
+		next := 1
+		for _, item := range f.accepted() {
+			var first, end int
+			if _, err := fmt.Sscanf(item, "a %d-%d", &first, &end); err != nil || first != next {
+				t.Fatalf("item %q comes where %d was to come", item, next)
+			}
+			next = end + 1
+		}
+		if next != 101 {
+			t.Errorf("%d readings of 100 arrived", next-1)
+		}
+		if len(f.nows["a"]) != 1 {
+			t.Errorf("`now` was written %d times after the outage", len(f.nows["a"]))
+		}
+	})
+}
+
+// TestTransientFaultIsRetried gets the same bytes through in the end.
+func TestTransientFaultIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startForwarding(t)
+		left := 3
+		f.fail = func(string) error {
+			if left--; left >= 0 {
+				return errors.New("the server is tired")
+			}
+			return nil
+		}
+		f.forward.online(true)
+		f.report(t, "a")
+		time.Sleep(5 * time.Minute)
+		if items := f.accepted(); len(items) != 1 || items[0] != "a 1-1" {
+			t.Errorf("arrived: %v", items)
+		}
+	})
+}
+
+func TestUnknownDeviceIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startForwarding(t)
+		_, err := f.intake.Report(t.Context(), devices.Message{Readings: []devices.Reading{{Device: "stranger"}}})
+		if !errors.Is(err, errUnknownDevice) {
+			t.Errorf("%v", err)
+		}
+	})
+}

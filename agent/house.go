@@ -1,0 +1,356 @@
+package agent
+
+import (
+	"encoding/json"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// How silence is judged. A device is late after lateFactor of its usual
+// interval, and lost after lostFactor; the least times keep a device that
+// reports every second from flapping.
+const (
+	lateFactor = 3
+	lostFactor = 20
+	leastLate  = time.Minute
+	leastLost  = 15 * time.Minute
+	// learnFrom is how many intervals must have been seen before silence
+	// means anything.
+	learnFrom = 3
+)
+
+// A house is what is known of each device now: its newest values, and how it
+// is doing. It is what the `now` lane and presence show.
+type house struct {
+	changed func(devices.ID) // called, unlocked, when the device's picture changed
+
+	mu      sync.Mutex
+	started time.Time
+	rooms   map[devices.ID]*room
+}
+
+// A room is one device in the house.
+type room struct {
+	device    devices.Device
+	values    []bridge.NowValue // in the order in which they first came
+	heard     time.Time         // when the newest message came; zero if none came since the start
+	newest    time.Time         // the newest reading's own time
+	logged    time.Time         // the newest reading's time that went to the log
+	usual     time.Duration     // learnt interval; 0 if unknown
+	intervals int               // seen, up to learnFrom
+	told      devices.Availability
+	state     devices.State
+	dirty     bool // for the store
+}
+
+func newHouse(changed func(devices.ID)) *house {
+	return &house{changed: changed, started: time.Now(), rooms: make(map[devices.ID]*room)}
+}
+
+// furnish sets which devices there are. Those that stay keep what is known of
+// them; stored gives what was kept of one before the start.
+func (h *house) furnish(ds []devices.Device, stored func(devices.ID) []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.rooms
+	h.rooms = make(map[devices.ID]*room, len(ds))
+	for _, d := range ds {
+		r := old[d.ID]
+		if r == nil {
+			r = &room{}
+			r.restore(stored(d.ID))
+		}
+		r.device = d
+		h.rooms[d.ID] = r
+	}
+}
+
+func (h *house) has(device devices.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rooms[device] != nil
+}
+
+// take hands a message to the outbox, and remembers the newest values. Both
+// are done under one lock, so that the order of the values is that of the
+// sequence numbers.
+func (h *house) take(m devices.Message, now time.Time, add func(devices.Message) (devices.Receipt, []devices.Record, error)) (devices.Receipt, error) {
+	h.mu.Lock()
+	receipt, records, err := add(m)
+	if err != nil {
+		h.mu.Unlock()
+		return nil, err
+	}
+	var touched []devices.ID
+	for i := range records {
+		r := h.rooms[records[i].Device]
+		if r == nil {
+			continue // it was removed a moment ago
+		}
+		late := now.Sub(records[i].Time) > lateReading
+		for _, f := range records[i].Fields {
+			r.set(bridge.NowValue{Field: f, Time: records[i].Time, Seq: records[i].Seq, Late: late})
+		}
+		if records[i].Time.After(r.logged) {
+			r.logged = records[i].Time
+		}
+		r.hear(now, records[i].Time)
+		touched = append(touched, records[i].Device)
+	}
+	h.mu.Unlock()
+	h.touch(touched)
+	return receipt, nil
+}
+
+// lateReading is the age from which a reading is history and not the present.
+const lateReading = time.Minute
+
+// retained gives those readings of a retained message that are news: a broker
+// repeats such a message at every subscription, however old it is. The others
+// fill what is not known yet, marked.
+func (h *house) retained(rs []devices.Reading, now time.Time) []devices.Reading {
+	h.mu.Lock()
+	var fresh []devices.Reading
+	var touched []devices.ID
+	for _, reading := range rs {
+		r := h.rooms[reading.Device]
+		if !reading.Time.IsZero() && reading.Time.After(r.logged) {
+			fresh = append(fresh, reading)
+			continue
+		}
+		for _, f := range reading.Fields {
+			if r.value(f.Name) == nil {
+				at := reading.Time
+				if at.IsZero() {
+					at = now
+				}
+				r.set(bridge.NowValue{Field: f, Time: at.UTC().Truncate(time.Microsecond), Late: true, Uncertain: reading.Time.IsZero()})
+			}
+		}
+		touched = append(touched, reading.Device)
+	}
+	h.mu.Unlock()
+	h.touch(touched)
+	return fresh
+}
+
+// tell notes what a device, or its last will, says of itself.
+func (h *house) tell(device devices.ID, a devices.Availability, now time.Time) {
+	h.mu.Lock()
+	r := h.rooms[device]
+	if r == nil {
+		h.mu.Unlock()
+		return
+	}
+	r.told, r.dirty = a, true
+	if a == devices.Online {
+		r.heard = now
+	}
+	before := r.state
+	r.judge(now, h.started)
+	changed := r.state != before
+	h.mu.Unlock()
+	if changed {
+		h.changed(device)
+	}
+}
+
+func (h *house) touch(ds []devices.ID) {
+	for _, d := range ds {
+		h.changed(d)
+	}
+}
+
+// tick judges silence. It is called now and then.
+func (h *house) tick(now time.Time) {
+	h.mu.Lock()
+	var changed []devices.ID
+	for id, r := range h.rooms {
+		before := r.state
+		r.judge(now, h.started)
+		if r.state != before {
+			changed = append(changed, id)
+		}
+	}
+	h.mu.Unlock()
+	h.touch(changed)
+}
+
+// A picture is what people are shown of a device.
+type picture struct {
+	state  devices.State
+	values []bridge.NowValue
+	since  time.Time // of the newest reading; zero if there is none
+}
+
+func (h *house) picture(device devices.ID) (picture, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rooms[device]
+	if r == nil {
+		return picture{}, false
+	}
+	return picture{r.state, append([]bridge.NowValue(nil), r.values...), r.newest}, true
+}
+
+// all gives the devices in the order of their ids.
+func (h *house) all() []devices.Device {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ds := make([]devices.Device, 0, len(h.rooms))
+	for _, r := range h.rooms {
+		ds = append(ds, r.device)
+	}
+	sort.Slice(ds, func(i, j int) bool { return ds[i].ID < ds[j].ID })
+	return ds
+}
+
+// save hands out what is to be kept of the devices that changed since.
+func (h *house) save(keep func(devices.ID, []byte)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, r := range h.rooms {
+		if r.dirty {
+			r.dirty = false
+			if b, err := json.Marshal(r.stored()); err == nil {
+				keep(id, b)
+			}
+		}
+	}
+}
+
+// maxNowValues bounds what is shown of one device.
+const maxNowValues = 200
+
+func (r *room) value(name string) *bridge.NowValue {
+	for i := range r.values {
+		if r.values[i].Name == name {
+			return &r.values[i]
+		}
+	}
+	return nil
+}
+
+func (r *room) set(v bridge.NowValue) {
+	if old := r.value(v.Name); old != nil {
+		*old = v
+	} else if len(r.values) < maxNowValues {
+		r.values = append(r.values, v)
+	}
+	r.dirty = true
+}
+
+// hear learns from a message that came at now.
+func (r *room) hear(now, reading time.Time) {
+	if !r.heard.IsZero() {
+		if d := now.Sub(r.heard); d > 0 {
+			switch {
+			case r.usual == 0:
+				r.usual = d
+			case d > r.usual:
+				// A long gap counts more than a short one: a device that was
+				// late by our measure, and came, is not to be late again at
+				// its next gap of that length.
+				r.usual = (r.usual + d) / 2
+			default:
+				r.usual = (9*r.usual + d) / 10
+			}
+			r.intervals = min(r.intervals+1, learnFrom)
+		}
+	}
+	r.heard = now
+	if reading.After(r.newest) {
+		r.newest = reading
+	}
+	if r.told == devices.Offline {
+		r.told = devices.AvailabilityUnknown // it speaks
+	}
+	r.state, r.dirty = devices.StateFresh, true
+}
+
+// judge sets the state by what the device told and by its silence. Silence
+// before the start is not its fault.
+func (r *room) judge(now, started time.Time) {
+	switch r.told {
+	case devices.Offline:
+		r.state = devices.StateLost
+		return
+	case devices.Sleeping:
+		r.state = devices.StateAsleep
+		return
+	}
+	if r.state == devices.StateUnknown || r.state == devices.StateAsleep || r.state == devices.StateLost && !r.heard.IsZero() {
+		if r.heard.IsZero() {
+			return
+		}
+		r.state = devices.StateFresh
+	}
+	if r.intervals < learnFrom {
+		return
+	}
+	since := r.heard
+	if since.Before(started) {
+		since = started
+	}
+	silence := now.Sub(since)
+	switch {
+	case silence > max(lostFactor*r.usual, leastLost):
+		r.state = devices.StateLost
+	case silence > max(lateFactor*r.usual, leastLate):
+		r.state = devices.StateLate
+	}
+}
+
+// storedRoom is what a restart keeps of a device.
+type storedRoom struct {
+	Values    []storedValue        `json:"values,omitempty"`
+	Newest    time.Time            `json:"newest"`
+	Logged    time.Time            `json:"logged"`
+	Usual     time.Duration        `json:"usual,omitempty"`
+	Intervals int                  `json:"intervals,omitempty"`
+	Told      devices.Availability `json:"told,omitempty"`
+	State     devices.State        `json:"state"`
+}
+
+type storedValue struct {
+	Name  string            `json:"name"`
+	Kind  devices.FieldKind `json:"kind,omitempty"`
+	Unit  devices.Unit      `json:"unit,omitempty"`
+	Type  devices.ValueKind `json:"type"`
+	Value string            `json:"value"`
+	Time  time.Time         `json:"time"`
+}
+
+func (r *room) stored() storedRoom {
+	s := storedRoom{Newest: r.newest, Logged: r.logged, Usual: r.usual, Intervals: r.intervals, Told: r.told, State: r.state}
+	for _, v := range r.values {
+		s.Values = append(s.Values, storedValue{v.Name, v.Kind, v.Unit, v.Value.Kind(), v.Value.String(), v.Time})
+	}
+	return s
+}
+
+func (r *room) restore(b []byte) {
+	var s storedRoom
+	if json.Unmarshal(b, &s) != nil {
+		return // nothing was kept, or nothing that can be read
+	}
+	r.newest, r.logged, r.usual, r.intervals, r.told, r.state = s.Newest, s.Logged, s.Usual, s.Intervals, s.Told, s.State
+	for _, v := range s.Values {
+		value := devices.Text(v.Value)
+		switch v.Type {
+		case devices.NumberValue:
+			value, _ = devices.ParseNumber(v.Value)
+		case devices.BoolValue:
+			value = devices.Bool(v.Value == "true")
+		}
+		if value.IsValid() && len(r.values) < maxNowValues {
+			r.values = append(r.values, bridge.NowValue{
+				Field: devices.Field{Name: v.Name, Kind: v.Kind, Unit: v.Unit, Value: value}, Time: v.Time, Late: true,
+			})
+		}
+	}
+}

@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// houseOf makes a house with the device kitchen and a fake outbox, which
+// counts what it took.
+func houseOf(t *testing.T, started time.Time) (h *house, taken *[]devices.Record) {
+	t.Helper()
+	h = newHouse(func(devices.ID) {})
+	h.started = started
+	h.furnish([]devices.Device{{ID: "kitchen"}}, func(devices.ID) []byte { return nil })
+	return h, new([]devices.Record)
+}
+
+func (h *house) report(t *testing.T, taken *[]devices.Record, now time.Time, name, value string) {
+	t.Helper()
+	v, err := devices.ParseNumber(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := devices.Message{Readings: []devices.Reading{{Device: "kitchen", Time: now, Fields: []devices.Field{{Name: name, Value: v}}}}}
+	_, err = h.take(m, now, func(m devices.Message) (devices.Receipt, []devices.Record, error) {
+		var rs []devices.Record
+		for _, r := range m.Readings {
+			rs = append(rs, devices.Record{Seq: uint64(len(*taken)) + 1, Reading: r})
+			*taken = append(*taken, rs...)
+		}
+		return nil, rs, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *house) stateAt(now time.Time) devices.State {
+	h.tick(now)
+	p, _ := h.picture("kitchen")
+	return p.state
+}
+
+func TestSilenceBecomesState(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	if s := h.stateAt(start.Add(24 * time.Hour)); s != devices.StateUnknown {
+		t.Errorf("a device that was never heard is %s", s)
+	}
+	now := start
+	for range 5 {
+		now = now.Add(5 * time.Minute)
+		h.report(t, taken, now, "temperature", "21.4")
+	}
+	for _, c := range []struct {
+		silence time.Duration
+		want    devices.State
+	}{
+		{5 * time.Minute, devices.StateFresh},
+		{14 * time.Minute, devices.StateFresh},
+		{16 * time.Minute, devices.StateLate},
+		{99 * time.Minute, devices.StateLate},
+		{101 * time.Minute, devices.StateLost},
+	} {
+		if s := h.stateAt(now.Add(c.silence)); s != c.want {
+			t.Errorf("after %s of silence: %s, want %s", c.silence, s, c.want)
+		}
+	}
+	now = now.Add(102 * time.Minute)
+	h.report(t, taken, now, "temperature", "21.4")
+	if s := h.stateAt(now); s != devices.StateFresh {
+		t.Errorf("it speaks, and is %s", s)
+	}
+}
+
+// TestHysteresis has a device whose gaps grow: it is late once, not at each.
+func TestHysteresis(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	now := start
+	for range 5 {
+		now = now.Add(time.Minute)
+		h.report(t, taken, now, "temperature", "21")
+	}
+	late := 0
+	for range 6 {
+		if h.stateAt(now.Add(10*time.Minute)) == devices.StateLate {
+			late++
+		}
+		now = now.Add(10 * time.Minute)
+		h.report(t, taken, now, "temperature", "21")
+	}
+	if late != 1 {
+		t.Errorf("late %d times for one change of pace", late)
+	}
+}
+
+func TestLastWill(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	h.report(t, taken, start, "temperature", "21")
+	h.tell("kitchen", devices.Offline, start)
+	if s := h.stateAt(start); s != devices.StateLost {
+		t.Errorf("its will says offline, and it is %s", s)
+	}
+	h.tell("kitchen", devices.Online, start)
+	if s := h.stateAt(start); s != devices.StateFresh {
+		t.Errorf("it says online, and is %s", s)
+	}
+	h.tell("kitchen", devices.Sleeping, start)
+	if s := h.stateAt(start.Add(100 * time.Hour)); s != devices.StateAsleep {
+		t.Errorf("it sleeps by design, and is %s", s)
+	}
+}
+
+// TestRestart keeps what was known, and holds no silence before the start
+// against a device.
+func TestRestart(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	now := start
+	for range 5 {
+		now = now.Add(time.Minute)
+		h.report(t, taken, now, "temperature", "21.40")
+	}
+	kept := map[devices.ID][]byte{}
+	h.save(func(id devices.ID, b []byte) { kept[id] = b })
+	later := now.Add(10 * time.Hour)
+	h = newHouse(func(devices.ID) {})
+	h.started = later
+	h.furnish([]devices.Device{{ID: "kitchen"}}, func(id devices.ID) []byte { return kept[id] })
+	p, _ := h.picture("kitchen")
+	if p.state != devices.StateFresh || len(p.values) != 1 || p.values[0].Value.String() != "21.40" || !p.since.Equal(now) {
+		t.Errorf("after a restart: %+v", p)
+	}
+	if s := h.stateAt(later.Add(2 * time.Minute)); s != devices.StateFresh {
+		t.Errorf("two minutes after the start it is %s", s)
+	}
+	if s := h.stateAt(later.Add(4 * time.Minute)); s != devices.StateLate {
+		t.Errorf("four minutes after the start it is %s", s)
+	}
+}
+
+func TestRetainedIsNotFresh(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	value := func(v float64, at time.Time) []devices.Reading {
+		return []devices.Reading{{Device: "kitchen", Time: at, Fields: []devices.Field{{Name: "temperature", Value: devices.Number(v)}}}}
+	}
+	if fresh := h.retained(value(20, time.Time{}), start); len(fresh) != 0 {
+		t.Error("a retained value without a time is logged")
+	}
+	if p, _ := h.picture("kitchen"); len(p.values) != 1 || !p.values[0].Uncertain || !p.values[0].Late {
+		t.Errorf("it fills what is not known, marked: %+v", p.values)
+	}
+	h.report(t, taken, start, "temperature", "21")
+	if fresh := h.retained(value(20, start.Add(-time.Hour)), start); len(fresh) != 0 {
+		t.Error("a retained value older than the log is logged")
+	}
+	if p, _ := h.picture("kitchen"); p.values[0].Value.Float() != 21 {
+		t.Error("a retained value replaced a newer one")
+	}
+	if fresh := h.retained(value(22, start.Add(time.Second)), start); len(fresh) != 1 {
+		t.Error("a retained value that is newer than the log is not logged")
+	}
+}
