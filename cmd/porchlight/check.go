@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/porchlight-iot/porchlight/agent/config"
+)
+
+// runCheck says all that is wrong with the config, a line each, or that it is
+// good. With --online it also tries what the config names.
+func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("c", "", "the config `FILE` (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
+	online := flags.Bool("online", false, "also try servers, brokers, serial ports and the clock")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	file := config.Path(*path)
+	c, err := loadConfig(file, stdout)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(stdout, "%s: good\n", file); err != nil {
+		return fmt.Errorf("cannot write the outcome: %w", err)
+	}
+	if *online {
+		return checkOnline(ctx, c, stdout)
+	}
+	return nil
+}

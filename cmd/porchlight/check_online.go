@@ -1,0 +1,281 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/porchlight-iot/porchlight/agent/config"
+)
+
+// tryFor bounds each single try.
+const tryFor = 10 * time.Second
+
+// A finding is what came of one try.
+type finding struct {
+	what     string // what was tried
+	evidence string // what was seen
+	next     string // what to do about it; "" where it is good
+	harmless bool   // the gateway can work all the same
+}
+
+func (f finding) String() string {
+	switch {
+	case f.next == "":
+		return fmt.Sprintf("good    %s: %s", f.what, f.evidence)
+	case f.harmless:
+		return fmt.Sprintf("unsure  %s: %s; next: %s", f.what, f.evidence, f.next)
+	}
+	return fmt.Sprintf("broken  %s: %s; next: %s", f.what, f.evidence, f.next)
+}
+
+func good(what, evidence string) finding { return finding{what: what, evidence: evidence} }
+
+func broken(what, evidence, next string) finding {
+	return finding{what: what, evidence: evidence, next: next}
+}
+
+func (f finding) broken() bool { return f.next != "" && !f.harmless }
+
+// checkOnline tries what the config names, one thing after the other, and
+// prints a line for each. It returns errVerdict if anything is broken.
+func checkOnline(ctx context.Context, c *config.Config, w io.Writer) error {
+	anyBroken := false
+	report := func(f finding) {
+		anyBroken = anyBroken || f.broken()
+		fmt.Fprintln(w, f)
+	}
+	report(tryClock())
+	if own := c.XMPP.Component; own != nil {
+		tryServer(ctx, "xmpp.component", own.Server, componentTLS(own), report)
+	}
+	if own := c.XMPP.Account; own != nil {
+		tryAccount(ctx, own, report)
+	}
+	if c.MQTT != nil {
+		for _, b := range c.MQTT.Brokers {
+			address, settings := brokerAddress(b)
+			tryServer(ctx, "broker "+b.Name, address, settings, report)
+		}
+	}
+	for _, d := range c.Devices {
+		if d.Serial != nil {
+			report(trySerial(d.Serial.Port))
+		}
+	}
+	if anyBroken {
+		return errVerdict
+	}
+	return ctx.Err()
+}
+
+// tlsSettings makes the settings for a handshake; nil is none.
+type tlsSettings func() (*tls.Config, error)
+
+func componentTLS(c *config.Component) tlsSettings {
+	if c.TLS == nil || c.TLS.Mode == config.Off {
+		return nil
+	}
+	return c.TLS.ClientConfig
+}
+
+// brokerAddress gives host:port of a broker, by default the port of its scheme.
+func brokerAddress(b config.Broker) (string, tlsSettings) {
+	u, err := url.Parse(b.URL)
+	if err != nil {
+		return b.URL, nil // the config was checked
+	}
+	ports := map[string]string{"mqtt": "1883", "tcp": "1883", "mqtts": "8883", "ssl": "8883", "ws": "80", "wss": "443"}
+	address := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), ports[u.Scheme]))
+	switch u.Scheme {
+	case "mqtts", "ssl", "wss":
+		if b.TLS != nil {
+			return address, b.TLS.ClientConfig
+		}
+		return address, config.TLS{}.ClientConfig
+	}
+	return address, nil
+}
+
+// tryAccount finds the server of an account (RFC 6120 section 3.2, XEP-0368)
+// and tries it. The certificate is to name the account's domain, whatever the
+// server's own name.
+func tryAccount(ctx context.Context, a *config.Account, report func(finding)) {
+	_, domain, _ := strings.Cut(a.JID, "@")
+	var settings tlsSettings
+	service := "xmpp-client"
+	if a.TLS.Mode == config.Direct {
+		service = "xmpps-client"
+		settings = func() (*tls.Config, error) {
+			cfg, err := a.TLS.ClientConfig()
+			if err == nil {
+				cfg.ServerName = domain
+				cfg.NextProtos = []string{"xmpp-client"}
+			}
+			return cfg, err
+		}
+	}
+	if a.Server != "" {
+		tryServer(ctx, "xmpp.account", a.Server, settings, report)
+		return
+	}
+	what := fmt.Sprintf("SRV records _%s._tcp.%s", service, domain)
+	ctxTry, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	_, records, err := net.DefaultResolver.LookupSRV(ctxTry, service, "tcp", domain)
+	var notFound *net.DNSError
+	switch {
+	case err != nil && errors.As(err, &notFound) && notFound.IsNotFound:
+		if service == "xmpps-client" {
+			report(broken(what, "there are none", "write server: host:port, or tls: {mode: starttls}"))
+			return
+		}
+		report(good(what, "there are none, so it is "+domain+" itself"))
+		tryServer(ctx, "xmpp.account", net.JoinHostPort(domain, "5222"), nil, report)
+		return
+	case err != nil:
+		report(broken(what, err.Error(), "check the network and the name servers in /etc/resolv.conf, or write server: host:port"))
+		return
+	case len(records) == 1 && records[0].Target == ".":
+		report(broken(what, "the domain says that it has no such service", "ask the operator of "+domain+" how to connect"))
+		return
+	}
+	report(good(what, fmt.Sprintf("%d", len(records))))
+	for _, r := range records {
+		server := net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port)))
+		tryServer(ctx, "xmpp.account", server, settings, report)
+	}
+}
+
+// tryServer tries to find host:port, to connect, and TLS if that is asked for.
+// It stops at what is broken.
+func tryServer(ctx context.Context, name, address string, settings tlsSettings, report func(finding)) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		report(broken(name, err.Error(), "write host:port"))
+		return
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		f := tryDNS(ctx, name, host)
+		report(f)
+		if f.broken() {
+			return
+		}
+	}
+	what := fmt.Sprintf("TCP %s (%s)", address, name)
+	dialer := net.Dialer{Timeout: tryFor}
+	start := time.Now()
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		next := "check that the server runs and that no firewall stands between"
+		if errors.Is(err, unix.ECONNREFUSED) {
+			next = "start the server, or correct the port: nothing listens there"
+		}
+		report(broken(what, cause(err), next))
+		return
+	}
+	defer conn.Close()
+	report(good(what, fmt.Sprintf("connected to %s in %v", conn.RemoteAddr(), time.Since(start).Round(time.Millisecond))))
+	if settings != nil {
+		report(tryTLS(ctx, conn, host, fmt.Sprintf("TLS %s (%s)", address, name), settings))
+	}
+}
+
+func tryDNS(ctx context.Context, name, host string) finding {
+	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	what := fmt.Sprintf("DNS %s (%s)", host, name)
+	addresses, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return broken(what, err.Error(), "correct the name, or check the network and /etc/resolv.conf")
+	}
+	return good(what, strings.Join(addresses, ", "))
+}
+
+func tryTLS(ctx context.Context, conn net.Conn, host, what string, settings tlsSettings) finding {
+	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	cfg, err := settings()
+	if err != nil {
+		return broken(what, err.Error(), "correct the files of tls")
+	}
+	if cfg.ServerName == "" {
+		cfg.ServerName = host
+	}
+	secured := tls.Client(conn, cfg)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		next := "check that this port speaks TLS"
+		var untrusted *tls.CertificateVerificationError
+		if errors.As(err, &untrusted) {
+			next = "give the server a certificate for " + cfg.ServerName + ", or name its authority in ca_file"
+		}
+		return broken(what, err.Error(), next)
+	}
+	state := secured.ConnectionState()
+	until := state.PeerCertificates[0].NotAfter
+	return good(what, fmt.Sprintf("%s, certificate for %s until %s", tls.VersionName(state.Version), cfg.ServerName, until.Format(time.DateOnly)))
+}
+
+// trySerial looks at a port without opening it: that would pull the lines which
+// reset some boards.
+func trySerial(port string) finding {
+	what := "serial port " + port
+	info, err := os.Stat(port)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return broken(what, "is not there", "plug it in; 'ls /dev/serial/by-id' shows what is")
+	case err != nil:
+		return broken(what, cause(err), "correct the path")
+	case info.Mode()&fs.ModeCharDevice == 0:
+		return broken(what, "is not a device", "correct the path")
+	}
+	if err := unix.Access(port, unix.R_OK|unix.W_OK); err != nil {
+		return broken(what, fmt.Sprintf("%v for the user %d who runs this", err, os.Getuid()), "add the user who runs the gateway to the port's group, most often dialout")
+	}
+	return good(what, "is there and may be used")
+}
+
+// clockUnsynchronised is STA_UNSYNC of linux/timex.h.
+const clockUnsynchronised = 0x40
+
+// tryClock asks the kernel whether the clock is disciplined (adjtimex(2)). The
+// gateway can also take the time from the XMPP server, so it is never broken.
+func tryClock() finding {
+	var t unix.Timex
+	shows := "shows " + time.Now().UTC().Format(time.DateTime) + " UTC"
+	_, err := unix.Adjtimex(&t)
+	switch {
+	case err != nil:
+		return finding{"clock", fmt.Sprintf("%s; the kernel does not say whether that is right: %v", shows, err), "check it with timedatectl", true}
+	case t.Status&clockUnsynchronised != 0:
+		return finding{"clock", shows + ", synchronised with nothing", "switch a time service on, for example: timedatectl set-ntp true", true}
+	}
+	wrong := time.Duration(t.Maxerror) * time.Microsecond
+	return good("clock", fmt.Sprintf("%s, wrong by at most %v", shows, wrong.Round(time.Millisecond)))
+}
+
+// cause leaves away what a line about an address says already.
+func cause(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err.Error()
+	}
+	return err.Error()
+}

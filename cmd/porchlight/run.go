@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/config"
+)
+
+func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("c", "", "the config `FILE` (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
+	format := flags.String("log-format", "text", "text or json")
+	verbose := flags.Bool("v", false, "log what is of use to developers too")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	log, err := newLog(stderr, *format, *verbose)
+	if err != nil {
+		return err
+	}
+	c, err := loadConfig(config.Path(*path), stderr)
+	if err != nil {
+		return err
+	}
+	gateway, err := agent.New(c, log)
+	if err != nil {
+		return err
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	done := make(chan struct{})
+	reloading := make(chan struct{})
+	go func() {
+		defer close(reloading)
+		for {
+			select {
+			case <-done:
+				return
+			case <-hangup:
+				c, err := loadConfig(config.Path(*path), stderr)
+				if err != nil {
+					log.Error("config not reloaded, the gateway goes on as before", "error", err)
+					continue
+				}
+				gateway.Reload(ctx, c)
+			}
+		}
+	}()
+	log.Info("gateway starts", "id", c.Gateway.ID, "devices", len(c.Devices), "store", gateway.Stats().Outbox.Store)
+	err = gateway.Run(ctx)
+	close(done)
+	<-reloading
+	if err == nil {
+		log.Info("gateway stopped")
+	}
+	return err
+}
+
+func newLog(w io.Writer, format string, verbose bool) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{}
+	if verbose {
+		options.Level = slog.LevelDebug
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, usageError(fmt.Sprintf("there is no log format %q; there are text and json", format))
+}
