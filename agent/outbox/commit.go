@@ -260,8 +260,8 @@ func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
 // newestRow finds the row of a device and run that ends just before next.
 func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key, row []byte) {
 	c := log.Cursor()
-	k, v := c.Seek(rowKey(device, run, next))
-	if k == nil {
+	var k, v []byte
+	if after, _ := c.Seek(rowKey(device, run, next)); after == nil {
 		k, v = c.Last()
 	} else {
 		k, v = c.Prev()
