@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -462,3 +463,90 @@ func quantile(d []time.Duration, q int) time.Duration {
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// BenchmarkRest measures the program as a process: its memory with few and
+// with many devices, the time from its start until an operator has its first
+// reading, and its size.
+func BenchmarkRest(b *testing.B) {
+	program := filepath.Join(b.TempDir(), "porchlight")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../cmd/porchlight")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	info, err := os.Stat(program)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("size: %.1f MB, of the 20 MB that a package should have: ratio %.2f\n", float64(info.Size())/1e6, float64(info.Size())/20e6)
+
+	server := benchServer(b)
+	few, first := rest(b, server, program, 10)
+	many, _ := rest(b, server, program, 1000)
+	fmt.Printf("memory at rest: %.1f MB with 1,000 devices, %.1f MB with 10: ratio %.2f\n", many, few, many/few)
+	began := time.Now()
+	if err := exec.Command(program, "version").Run(); err != nil {
+		b.Fatal(err)
+	}
+	alone := time.Since(began)
+	fmt.Printf("start: %.0f ms to the operator's first reading, %.0f ms to tell the version: ratio %.1f\n", ms(first), ms(alone), float64(first)/float64(alone))
+}
+
+// rest runs the program with so many devices, until each has reported once,
+// and gives its resident memory in MB and how long the gateway's own first
+// reading took.
+func rest(b *testing.B, server *xmppserver.Server, program string, n int) (memory float64, first time.Duration) {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	broker := l.Addr().String()
+	l.Close()
+	path := writeBenchConfig(b, b.TempDir(), server, fmt.Sprintf("mqtt: {listen: %q}\n%s", broker, valueDevices(n)))
+	got := make(chan struct{}, 1)
+	watchBench(b, server, []string{"porch/gateway/log"}, func(watch.Reading) {
+		select {
+		case got <- struct{}{}:
+		default:
+		}
+	})
+	select { // what an earlier run left
+	case <-got:
+	case <-time.After(time.Second):
+	}
+	gateway := exec.Command(program, "run", "-c", path)
+	began := time.Now()
+	if err := gateway.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		gateway.Process.Signal(os.Interrupt)
+		gateway.Wait()
+	}()
+	select {
+	case <-got:
+		first = time.Since(began)
+	case <-time.After(time.Minute):
+		b.Fatal("the gateway does not publish")
+	}
+	p := mqtt.NewPublisher("mqtt://"+broker, "rest")
+	defer p.Close()
+	for i := range n {
+		if err := p.Publish(b.Context(), fmt.Sprintf("d%d", i), []byte("1")); err != nil {
+			b.Fatal(err)
+		}
+	}
+	time.Sleep(5 * time.Second) // to rest
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", gateway.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		var kB float64
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kB); err == nil {
+			memory = kB / 1000
+		}
+	}
+	return memory, first
+}

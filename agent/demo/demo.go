@@ -44,6 +44,11 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("%d sent, %d delivered, %d missing, %d doubled", v.Sent, v.Delivered, v.Missing, v.Doubled)
 }
 
+// soFar tells of readings that are under way, which are not missing yet.
+func (v Verdict) soFar() string {
+	return fmt.Sprintf("%d sent, %d delivered, %d doubled", v.Sent, v.Delivered, v.Doubled)
+}
+
 const (
 	component = "porch.localhost"
 	gatewayID = "porch"
@@ -308,12 +313,14 @@ func (s *stage) watch(ctx context.Context) (*task, error) {
 		return nil, err
 	}
 	counts := make(map[devices.ID]string)
+	var contacts []string
 	for _, d := range s.devices {
 		counts[d.ID] = d.CountField()
+		contacts = append(contacts, string(d.ID)+"@"+component)
 	}
 	w := watch.New(watch.Options{
 		JID: s.jid(), Password: s.password, Server: s.server.C2S(), CAs: pool.RootCAs,
-		PubSub: s.server.PubSub(), Log: s.Log,
+		PubSub: s.server.PubSub(), Contacts: contacts, Log: s.Log,
 	})
 	return start(ctx, func(ctx context.Context) error { return w.Run(ctx, &eyes{s.ledger, counts}) }), nil
 }
@@ -397,7 +404,7 @@ func (s *stage) show(ctx context.Context) {
 	for {
 		alive := sleep(ctx, interval)
 		if f := s.frame(); s.Plain && alive {
-			fmt.Fprintf(s.Out, "%s %s, %d waiting\n", s.now(), f.totals, f.buffered)
+			fmt.Fprintf(s.Out, "%s %s, %d wait in the outbox\n", s.now(), f.totals.soFar(), f.buffered)
 		} else if !s.Plain {
 			draw.draw(f)
 		}

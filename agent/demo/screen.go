@@ -30,8 +30,8 @@ type row struct {
 // A screen draws frames onto a terminal, each over the one before. It is used
 // by one goroutine.
 type screen struct {
-	out    io.Writer
-	height int // of the frame before
+	out   io.Writer
+	begun bool
 }
 
 const (
@@ -42,7 +42,11 @@ const (
 	green    = esc + "32m"
 	yellow   = esc + "33m"
 	plain    = esc + "0m"
-	clearEnd = esc + "K"
+	home     = esc + "H"
+	clearAll = esc + "2J"
+
+	clearEnd   = esc + "K"
+	clearBelow = esc + "J"
 )
 
 // presenceColours are by how urgently a person should look.
@@ -50,17 +54,15 @@ var presenceColours = map[string]string{"available": green, "away": yellow, "xa"
 
 func (s *screen) draw(f frame) {
 	var b strings.Builder
-	if s.height > 0 {
-		fmt.Fprintf(&b, esc+"%dA\r", s.height)
+	if !s.begun {
+		b.WriteString(clearAll)
+		s.begun = true
 	}
-	lines := f.lines()
-	for _, l := range lines {
+	b.WriteString(home)
+	for _, l := range f.lines() {
 		b.WriteString(l + clearEnd + "\n")
 	}
-	for range s.height - len(lines) {
-		b.WriteString(clearEnd + "\n")
-	}
-	s.height = max(s.height, len(lines))
+	b.WriteString(clearBelow)
 	io.WriteString(s.out, b.String())
 }
 
@@ -82,7 +84,7 @@ func (f frame) lines() []string {
 			presenceColours[r.presence]+column(r.presence, 13)+plain+
 			column(r.status, 34)+columnRight(fmt.Sprint(r.sent), 6)+columnRight(fmt.Sprint(r.delivered), 6))
 	}
-	out = append(out, "", f.totals.String(), "")
+	out = append(out, "", f.totals.soFar(), "")
 	return append(out, f.said...)
 }
 

@@ -76,6 +76,11 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.stream.Send(ctx, presenceElement{}); err != nil {
 		return err
 	}
+	for _, contact := range s.o.Contacts {
+		if err := s.stream.Send(ctx, presenceElement{To: contact, Type: "subscribe"}); err != nil {
+			return err
+		}
+	}
 	if s.service.Equal(jid.JID{}) {
 		var err error
 		if s.service, err = s.findService(ctx); err != nil {

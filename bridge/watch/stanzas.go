@@ -71,6 +71,7 @@ type messageElement struct {
 
 type presenceElement struct {
 	XMLName  xml.Name `xml:"presence"`
+	To       string   `xml:"to,attr,omitempty"`
 	Type     string   `xml:"type,attr,omitempty"`
 	Show     string   `xml:"show,omitempty"`
 	Status   string   `xml:"status,omitempty"`

@@ -35,7 +35,11 @@ type Options struct {
 	// Now is called as the methods of a Handler are, with what now nodes
 	// hold: for each distinct time a Reading without store. It may be nil.
 	Now func(Reading)
-	Log *slog.Logger
+	// Contacts are bare JIDs to add to the account's contacts. A device that
+	// is one tells its presence at every login; otherwise an operator gets
+	// what devices tell while he is there.
+	Contacts []string
+	Log      *slog.Logger
 }
 
 // A Reading is one that a device made, or, from a now node, its latest values

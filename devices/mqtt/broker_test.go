@@ -325,6 +325,7 @@ func TestBrokerPassesOn(t *testing.T) {
 	if codes := listener.subscribe("#", "$SYS/#"); string(codes) != "\x01\x80" {
 		t.Fatalf("subscription answered with %x", codes)
 	}
+	listener.wantPong() // what is retained is sent after the SUBACK; there is nothing yet
 	p := publisher(t, "mqtt://"+address, "kitchen")
 	for i, topic := range []string{"kitchen", "cmnd/kitchen/POWER"} {
 		background(p, Publication{Topic: topic, Payload: temperature("1"), QoS: 1, Retain: true})
@@ -332,6 +333,13 @@ func TestBrokerPassesOn(t *testing.T) {
 		if !ok || got.TopicName != topic || got.Qos != 1 || got.Dup || got.Retain {
 			t.Fatalf("message %d: got %v", i, got)
 		}
+	}
+	// The flag is of one delivery, and not of the message (MQTT-3.3.1-3).
+	again := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	again.MessageID, again.Qos, again.Dup, again.TopicName = 1, 1, true, "elsewhere"
+	rawConnect(t, address, "again", "", "").write(again)
+	if got, ok := listener.read().(*packets.PublishPacket); !ok || got.TopicName != "elsewhere" || got.Dup {
+		t.Fatalf("got %v", got)
 	}
 	late := rawConnect(t, address, "late", "", "")
 	p2 := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
