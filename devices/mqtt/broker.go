@@ -303,9 +303,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 	if pk.FixedHeader.Qos == 0 {
 		return pk, nil // and the library does the rest
 	}
-	relayed := pk
-	relayed.FixedHeader.Dup = false
-	if err := h.server.InjectPacket(h.relay, relayed); err != nil {
+	if err := h.server.InjectPacket(h.relay, pk); err != nil {
 		h.broker.log.Debug("message not passed on", "topic", pk.TopicName, "error", err)
 	}
 	h.owe(cl, pk, receipt)

@@ -283,6 +283,18 @@ func TestBrokerQoS2(t *testing.T) {
 		if rec, ok := c.read().(*packets.PubrecPacket); !ok || rec.MessageID != id+1 {
 			t.Fatalf("got %v, want PUBREC", rec)
 		}
+		if id == 0 {
+			// Sent again, it is answered again and not reported again.
+			again := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+			again.MessageID, again.Qos, again.Dup, again.TopicName, again.Payload = 1, 2, true, "kitchen", temperature("1")
+			c.write(again)
+			if rec, ok := c.read().(*packets.PubrecPacket); !ok || rec.MessageID != 1 {
+				t.Fatalf("got %v, want PUBREC", rec)
+			}
+			if n := len(sink.WaitMessages(t, 1)); n != 1 {
+				t.Fatalf("reported %d times", n)
+			}
+		}
 		rel := packets.NewControlPacket(packets.Pubrel).(*packets.PubrelPacket)
 		rel.MessageID = id + 1
 		c.write(rel)

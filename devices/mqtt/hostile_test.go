@@ -282,7 +282,7 @@ func TestStopWhileConnecting(t *testing.T) {
 	for name, does := range map[string]func(c *scripted, there chan<- struct{}){
 		"before CONNACK": func(c *scripted, there chan<- struct{}) { c.read(); there <- struct{}{}; c.drain() },
 		"before SUBACK":  func(c *scripted, there chan<- struct{}) { c.subscribed(); there <- struct{}{}; c.drain() },
-		"before TLS":     func(c *scripted, there chan<- struct{}) { there <- struct{}{}; c.drain() },
+		"before TLS":     func(c *scripted, there chan<- struct{}) { there <- struct{}{}; io.Copy(io.Discard, c) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			there := make(chan struct{}, 1)
@@ -368,14 +368,22 @@ func TestClientWebsocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
+	// Its listener opens its socket after Serve returned, so the driver is run
+	// again until it is there, as its supervisor would.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	sink := &devicetest.Sink{Auto: true}
-	_, stop := run(t, kitchenOn(t, "ws://"+address+"/mqtt"), sink)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for c := kitchenOn(t, "ws://"+address+"/mqtt"); ctx.Err() == nil; {
+			c.Run(ctx, sink)
+		}
+	}()
+	defer func() { cancel(); <-ended }()
 	sink.WaitUp(t, 1)
 	send(t, publisher(t, "ws://"+address, "kitchen"), Publication{Topic: "kitchen", Payload: temperature("1"), QoS: 1})
 	sink.WaitMessages(t, 1)
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestWhereHidesPasswords(t *testing.T) {
