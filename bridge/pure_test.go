@@ -289,7 +289,7 @@ func TestPacksAreBounded(t *testing.T) {
 		}})
 	}
 	huge := []devices.Record{{Seq: 1, Reading: devices.Reading{Time: noon, Fields: []devices.Field{{Name: "text", Value: devices.Text(strings.Repeat("x", 60000))}}}}}
-	for payload, limit := range map[string]int{PayloadSenML: 8 << 10, PayloadFields: 32 << 10} {
+	for payload, limit := range map[string]int{PayloadSenML: maxPack, PayloadFields: 32 << 10} {
 		b := testBridge(t, payload)
 		pack, n := b.EncodeLog("kitchen", noon, many)
 		if len(pack) > limit || len(pack) < limit*9/10 {

@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// maxPack bounds the CBOR of a pack of several readings.
-	maxPack = 8 << 10
+	// maxPack bounds the CBOR of a pack of several readings. Prosody's time for
+	// an item grows faster than the item: with twice this, a backlog drains a
+	// third slower.
+	maxPack = 4 << 10
 	// maxPackRead bounds what is decoded: a single reading may be longer than
 	// maxPack.
 	maxPackRead = 256 << 10
