@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -106,7 +105,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		contacts:     newContacts(presenceInterval),
 		pingEvery:    pingEvery,
 		pingTimeout:  pingTimeout,
-		wait:         new(backoff).next,
+		wait:         new(stream.Backoff).Next,
 	}
 	b.strikes.counts = make(map[sent]int)
 	b.limits.buckets = make(map[string]*bucket)
@@ -306,27 +305,4 @@ func (b *Bridge) once(ctx context.Context) error {
 		return err
 	}
 	return errors.New("the server ended the session")
-}
-
-// A backoff says how long to wait before the next try.
-type backoff struct{ last time.Duration }
-
-// healthy is how long a session lasts that was none of a series of failures.
-const healthy = 2 * time.Minute
-
-// next gives the wait after a session that lasted so long.
-func (b *backoff) next(c stream.Class, lasted time.Duration) time.Duration {
-	least, most := time.Second, time.Minute
-	switch c {
-	case stream.Conflict:
-		least, most = time.Minute, 5*time.Minute
-	case stream.Refused:
-		least, most = 5*time.Minute, 30*time.Minute
-	}
-	if lasted > healthy {
-		b.last = 0
-	}
-	b.last = min(max(2*b.last, least), most)
-	// Up to half as much again, so that gateways do not come all at once.
-	return b.last + rand.N(b.last/2)
 }

@@ -775,21 +775,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	var b backoff
-	for _, least := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-		if got := b.next(stream.Transient, 0); got < least*time.Second || got > least*time.Second*3/2 {
-			t.Errorf("waits %v, want about %d s", got, least)
-		}
-	}
-	if got := b.next(stream.Transient, time.Hour); got > 2*time.Second {
-		t.Errorf("after a good session it waits %v", got)
-	}
-	if got := b.next(stream.Refused, 0); got < 5*time.Minute {
-		t.Errorf("when refused it waits %v", got)
-	}
-}
-
 func FuzzDecodeLog(f *testing.F) {
 	for _, payload := range []string{PayloadSenML, PayloadFields} {
 		b := testBridge(f, payload)

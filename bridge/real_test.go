@@ -589,7 +589,14 @@ func testForbidden(t *testing.T, s *site, m mode) {
 	r.waitSession(true)
 	other := s.login(t, "other")
 	taken := "for-" + string(m) + "/taken/log"
-	if _, err := other.ask(stanza.SetIQ, s.service(m), `<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='`+taken+`'/></pubsub>`); err != nil {
+	// Under load ejabberd's database is not always ready at once.
+	var err error
+	for range 20 {
+		if _, err = other.ask(stanza.SetIQ, s.service(m), `<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='`+taken+`'/></pubsub>`); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	if m == asComponent {

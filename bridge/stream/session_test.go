@@ -15,7 +15,6 @@ import (
 
 	"mellium.im/xmpp/jid"
 	"mellium.im/xmpp/stanza"
-	xmppstream "mellium.im/xmpp/stream"
 
 	"github.com/porchlight-iot/porchlight/bridge/xmpptest"
 )
@@ -141,52 +140,17 @@ func TestConflict(t *testing.T) {
 }
 
 func TestBackoff(t *testing.T) {
-	conflict, wrong := fmt.Errorf("cannot: %w", xmppstream.Conflict), fmt.Errorf("cannot: %w", refused("the password is not accepted"))
-	for name, c := range map[string]struct {
-		errs []error
-		want []time.Duration // at least; at most half as much again
-	}{
-		"a server that restarts": {
-			[]error{io.EOF, io.EOF, io.EOF, io.EOF, io.EOF, io.EOF, io.EOF, io.EOF},
-			[]time.Duration{1, 2, 4, 8, 16, 32, 60, 60},
-		},
-		"a conflict":                {[]error{conflict, conflict, conflict, conflict}, []time.Duration{60, 120, 240, 300}},
-		"a wrong password":          {[]error{wrong, wrong, wrong, wrong}, []time.Duration{300, 600, 1200, 1800}},
-		"all was well in between":   {[]error{io.EOF, io.EOF, nil, io.EOF}, []time.Duration{1, 2, 0, 1}},
-		"the password is corrected": {[]error{wrong, wrong, io.EOF, nil, io.EOF}, []time.Duration{300, 600, 60, 0, 1}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var waited time.Duration
-			b := Backoff{after: func(d time.Duration) <-chan time.Time {
-				waited = d
-				passed := make(chan time.Time, 1)
-				passed <- time.Time{}
-				return passed
-			}}
-			for i, err := range c.errs {
-				waited = 0
-				if err := b.Wait(t.Context(), err); err != nil {
-					t.Fatal(err)
-				}
-				if least := c.want[i] * time.Second; waited < least || waited > least*3/2 {
-					t.Errorf("after failure %d it waits %v, want %v or a little more", i+1, waited, least)
-				}
-			}
-		})
+	var b Backoff
+	for _, least := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		if got := b.Next(Transient, 0); got < least*time.Second || got > least*time.Second*3/2 {
+			t.Errorf("waits %v, want about %d s", got, least)
+		}
 	}
-}
-
-func TestBackoffEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	b := Backoff{after: func(time.Duration) <-chan time.Time {
-		cancel()
-		return nil
-	}}
-	if err := b.Wait(ctx, io.EOF); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
+	if got := b.Next(Transient, time.Hour); got > 2*time.Second {
+		t.Errorf("after a good session it waits %v", got)
 	}
-	if err := b.Wait(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("after a good session: %v", err)
+	if got := b.Next(Refused, 0); got < 5*time.Minute {
+		t.Errorf("when refused it waits %v", got)
 	}
 }
 

@@ -1,14 +1,12 @@
 package watch
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -161,7 +159,7 @@ func (w *Watcher) Run(ctx context.Context, to Handler) error {
 			return fmt.Errorf("cannot watch node %q: want <gateway>/<device>/log, <gateway>/<device>/now or <gateway>/events", name)
 		}
 	}
-	var back backoff
+	var back stream.Backoff
 	for loggedIn := false; ; {
 		began := time.Now()
 		err := w.once(ctx, address, service, to, &loggedIn)
@@ -172,7 +170,7 @@ func (w *Watcher) Run(ctx context.Context, to Handler) error {
 		if class != stream.Transient && !loggedIn {
 			return fmt.Errorf("cannot log in as %s: %w", address.Bare(), err)
 		}
-		wait := back.next(class, time.Since(began))
+		wait := back.Next(class, time.Since(began))
 		w.o.Log.Warn("no XMPP session", "error", err, "again_in", wait.Round(time.Second/10))
 		select {
 		case <-ctx.Done():
@@ -201,25 +199,4 @@ func (w *Watcher) once(ctx context.Context, address, service jid.JID, to Handler
 	}
 	*loggedIn = true
 	return errors.Join(w.serve(ctx, s, service, in, to), s.Close())
-}
-
-// A backoff says how long to wait before the next login.
-type backoff struct{ last time.Duration }
-
-// healthy is how long a session lasts that was none of a series of failures.
-const healthy = time.Minute
-
-func (b *backoff) next(c stream.Class, lasted time.Duration) time.Duration {
-	least, most := time.Second, time.Minute
-	switch c {
-	case stream.Conflict:
-		least, most = time.Minute, 5*time.Minute
-	case stream.Refused:
-		least, most = 5*time.Minute, 30*time.Minute
-	}
-	if lasted > healthy {
-		b.last = 0
-	}
-	b.last = min(max(2*b.last, least), most)
-	return b.last + rand.N(cmp.Or(b.last/2, 1))
 }

@@ -273,7 +273,7 @@ func TestFullNode(t *testing.T) {
 	eachServer(t, func(t *testing.T, kind xmppserver.Kind) {
 		s := startServer(t, kind, xmppserver.Options{MaxItems: 2000, Storage: map[xmppserver.Kind]string{xmppserver.Prosody: "memory"}[kind]})
 		p := publish(t, s)
-		const packs, each = 400, 150
+		const packs, each = 800, 75
 		p.create(kitchen, 2000, anna)
 		for i := range uint64(packs) {
 			p.pack(kitchen, "a.1", 1+i*each, each+i*each)
