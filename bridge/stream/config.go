@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ type Config struct {
 
 	// What tests make faster; zero is the usual time.
 	writeTimeout, pingEvery, pingTimeout time.Duration
+	// What tests ask instead of the system's name servers.
+	resolver *net.Resolver
 }
 
 // A Component connects by XEP-0114.

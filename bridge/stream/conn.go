@@ -19,8 +19,9 @@ const (
 	// end.
 	maxUnread = 512 << 10
 	// writeTimeout is for one piece of a stanza: a server may be as slow as it
-	// likes, as long as it takes something.
-	writeTimeout = 15 * time.Second
+	// likes, as long as it takes something. ejabberd as it is shipped takes 3 kB
+	// a second from a client, in gulps, with up to 40 s of nothing between them.
+	writeTimeout = time.Minute
 	writePiece   = 4 << 10
 	// maxUnsent is how much may wait in the system's buffer that was not yet
 	// sent: what waits there cannot be overtaken, and is lost with the
@@ -118,6 +119,7 @@ func dialer() net.Dialer {
 // spoken on it from the first byte.
 func connect(ctx context.Context, cfg Config) (c net.Conn, direct bool, err error) {
 	d := dialer()
+	d.Resolver = cfg.resolver
 	if own := cfg.Component; own != nil {
 		c, err = d.DialContext(ctx, "tcp", own.Server)
 		if err != nil || own.TLS == nil {

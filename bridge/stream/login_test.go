@@ -1,16 +1,19 @@
 package stream
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"mellium.im/sasl"
 	"mellium.im/xmpp/jid"
 	"mellium.im/xmpp/stanza"
 
@@ -253,20 +256,23 @@ func TestInjectedBeforeTLS(t *testing.T) {
 	c.Expect("<starttls")
 	c.Expect(">")
 	c.Send("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><stream:features>" + offers("SCRAM-SHA-1") + "</stream:features>")
-	_ = c.TLS(&tls.Config{Certificates: []tls.Certificate{server.cert}}) // the client fails first
+	if c.TLS(&tls.Config{Certificates: []tls.Certificate{server.cert}}) == nil {
+		t.Error("what was injected was passed over")
+	}
 	c.Close()
 	if d := <-done; d.err == nil || strings.Contains(c.Seen(), "<auth") {
 		t.Errorf("%v, after %q", d.err, c.Seen())
 	}
 }
 
-// TestDirectTLS is XEP-0368: the name of the domain, whatever the host is
-// called (number 13), and the protocol's.
+// TestDirectTLS is XEP-0368: with the name of the domain, whatever the host is
+// called (number 13), the name of the protocol, and no TLS older than 1.2.
 func TestDirectTLS(t *testing.T) {
 	server := newSite(t)
 	account := server.account()
 	account.Mode = Direct
 	account.TLS.ServerName = "mallory.example" // is not for the caller to say
+	account.TLS.MinVersion = tls.VersionTLS10
 	done := dialling(t, Config{Account: account, Resource: "porch"})
 	c := server.Accept()
 	var hello tls.ClientHelloInfo
@@ -282,6 +288,9 @@ func TestDirectTLS(t *testing.T) {
 	}
 	if hello.ServerName != "example.org" || len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != "xmpp-client" {
 		t.Errorf("asked for %q, %q", hello.ServerName, hello.SupportedProtos)
+	}
+	if oldest := slices.Min(hello.SupportedVersions); oldest < tls.VersionTLS12 {
+		t.Errorf("would speak %s", tls.VersionName(oldest))
 	}
 	c.Header("example.org", offers("SCRAM-SHA-256"))
 	c.Authenticate("pass word")
@@ -378,4 +387,32 @@ func TestAnsweredOnce(t *testing.T) {
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
+}
+
+// FuzzChallenge: the library comes to an end of every challenge that it is
+// given.
+func FuzzChallenge(f *testing.F) {
+	for _, text := range []string{"", "x", "r=abc,s=QSXCR+Q6sek8bf92,i=4096", "r=abc,s=QQ==,i=4096,", "v=", "e=other-error", "m=x,r=y"} {
+		f.Add([]byte(text), false)
+		f.Add([]byte(text), true)
+	}
+	f.Fuzz(func(t *testing.T, challenge []byte, goOn bool) {
+		for _, m := range mechanisms() {
+			if isPlus(m.Name) {
+				continue
+			}
+			client := sasl.NewClient(m, sasl.Credentials(func() ([]byte, []byte, []byte) { return []byte("a"), []byte("b"), nil }))
+			_, first, err := client.Step(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if goOn { // as an answer to our own nonce
+				_, nonce, _ := bytes.Cut(first, []byte(",r="))
+				challenge = slices.Concat([]byte("r="), nonce, challenge)
+			}
+			if _, _, err := client.Step(challenge); err == nil {
+				_, _, _ = client.Step(challenge)
+			}
+		}
+	})
 }

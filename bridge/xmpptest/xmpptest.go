@@ -40,6 +40,9 @@ func Listen(t testing.TB) *Server {
 // Addr is where the server listens.
 func (s *Server) Addr() string { return s.l.Addr().String() }
 
+// Port is the port of Addr.
+func (s *Server) Port() uint16 { return s.l.Addr().(*net.TCPAddr).AddrPort().Port() }
+
 // Accept waits for the next connection.
 func (s *Server) Accept() *Conn {
 	s.t.Helper()
