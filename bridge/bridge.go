@@ -78,8 +78,7 @@ type Bridge struct {
 	wakeShare    chan struct{}
 
 	// What tests make faster.
-	pingEvery, pingTimeout time.Duration
-	wait                   func(c stream.Class, lasted time.Duration) time.Duration
+	wait func(c stream.Class, lasted time.Duration) time.Duration
 
 	mu       sync.Mutex
 	devices  map[devices.ID]Device
@@ -103,8 +102,6 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		devices:      make(map[devices.ID]Device),
 		nodes:        make(map[string]*node),
 		contacts:     newContacts(presenceInterval),
-		pingEvery:    pingEvery,
-		pingTimeout:  pingTimeout,
 		wait:         new(stream.Backoff).Next,
 	}
 	b.strikes.counts = make(map[sent]int)
@@ -132,12 +129,14 @@ func New(cfg Config, o Options) (*Bridge, error) {
 			return nil, fmt.Errorf("cannot make a bridge: %q is no domain", c.Domain)
 		}
 		b.host = b.domain.Domainpart()
+		b.cfg.Stream.PingTo = b.domain // a component does not learn its server's name
 		if cfg.PubSub == "" || cfg.PubSub == ServicePEP {
 			return nil, errors.New("cannot make a bridge: a component needs the JID of a PubSub service")
 		}
 	} else {
 		b.account = cfg.Stream.Account.JID.Bare()
 		b.host = b.account.Domainpart()
+		b.cfg.Stream.PingTo = b.account.Domain()
 	}
 	if cfg.PubSub != "" && cfg.PubSub != ServicePEP {
 		if err := ValidJID(cfg.PubSub); err != nil {

@@ -207,7 +207,9 @@ func TestASilentServerIsLeft(t *testing.T) {
 		}
 		obliging(p, name, s)
 	})
-	r := runScripted(t, server, func(b *Bridge) { b.pingEvery, b.pingTimeout = 10*time.Millisecond, 100*time.Millisecond })
+	r := runScripted(t, server, func(b *Bridge) {
+		b.cfg.Stream.PingEvery, b.cfg.Stream.PingTimeout = 10*time.Millisecond, 100*time.Millisecond
+	})
 	r.waitSession(true)
 	r.waitSession(false)
 	r.waitSession(true)
@@ -226,7 +228,7 @@ func TestAnErrorAnswersAPing(t *testing.T) {
 		}
 		obliging(p, name, s)
 	})
-	r := runScripted(t, server, func(b *Bridge) { b.pingEvery = 10 * time.Millisecond })
+	r := runScripted(t, server, func(b *Bridge) { b.cfg.Stream.PingEvery = 10 * time.Millisecond })
 	r.waitSession(true)
 	for range 5 {
 		<-pings

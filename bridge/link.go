@@ -17,9 +17,6 @@ import (
 )
 
 const (
-	pingEvery   = time.Minute
-	pingTimeout = 20 * time.Second
-
 	// shareEvery is how often the members are looked at though nothing
 	// changed: who may see what also depends on the time of day, and a
 	// service may have made a node anew.
@@ -139,19 +136,14 @@ func (l *link) run(ctx context.Context) error {
 	b := l.bridge
 	var wg sync.WaitGroup
 	// What runs beside ends before the farewell, so it must not end with ctx.
-	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	b.mu.Lock()
 	b.contacts.forget()
 	b.mu.Unlock()
 	b.Regrant()
 	wg.Go(func() { l.tellPresences(inner) })
 	wg.Go(func() { l.shareNodes(inner) })
-	wg.Go(func() {
-		if err := l.ping(inner); err != nil {
-			cancel(err)
-		}
-	})
 
 	b.link.Store(l)
 	b.onSession(true)
@@ -160,41 +152,15 @@ func (l *link) run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-l.session.Done():
 		err = l.session.Err()
-	case <-inner.Done():
-		err = context.Cause(inner)
 	}
 	b.link.Store(nil)
 	b.onSession(false)
-	cancel(nil)
+	cancel()
 	wg.Wait()
 	if ctx.Err() != nil {
 		l.farewell()
 	}
 	return errors.Join(err, l.session.Close())
-}
-
-// ping returns an error once the service no longer answers, whatever the
-// answer is: a connection that died silently shows in no other way.
-func (l *link) ping(ctx context.Context) error {
-	tick := time.NewTicker(l.bridge.pingEvery)
-	defer tick.Stop()
-	type ping struct {
-		XMLName xml.Name `xml:"urn:xmpp:ping ping"`
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		limited, cancel := context.WithTimeout(ctx, l.bridge.pingTimeout)
-		_, err := l.session.IQ(limited, stream.IQ{Type: stanza.GetIQ, From: l.publisher, To: l.session.Server(), Payload: ping{}})
-		cancel()
-		var refusal stanza.Error
-		if err != nil && ctx.Err() == nil && !errors.As(err, &refusal) {
-			return fmt.Errorf("cannot reach the server: %w", err)
-		}
-	}
 }
 
 // shareNodes makes every node, and keeps its members those who may see it.

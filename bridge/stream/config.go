@@ -24,13 +24,16 @@ type Config struct {
 	// Resource is asked for when an account binds; the server may give
 	// another.
 	Resource string
-	// PingTo is asked once a minute (XEP-0199). Any answer will do, an error
+	// PingTo is asked now and then (XEP-0199). Any answer will do, an error
 	// too; without one the session ends, because a connection that died
 	// silently shows in no other way. The zero JID: nobody is asked.
 	PingTo jid.JID
+	// How often PingTo is asked, and how long it may take to answer; zero is
+	// a minute, and 20 seconds.
+	PingEvery, PingTimeout time.Duration
 
 	// What tests make faster; zero is the usual time.
-	writeTimeout, pingEvery, pingTimeout time.Duration
+	writeTimeout time.Duration
 	// What tests ask instead of the system's name servers.
 	resolver *net.Resolver
 }

@@ -417,7 +417,7 @@ const (
 
 // ping is the session's pinging goroutine.
 func (s *Session) ping() {
-	tick := time.NewTicker(cmp.Or(s.cfg.pingEvery, pingEvery))
+	tick := time.NewTicker(cmp.Or(s.cfg.PingEvery, pingEvery))
 	defer tick.Stop()
 	type ping struct {
 		XMLName xml.Name `xml:"urn:xmpp:ping ping"`
@@ -432,7 +432,7 @@ func (s *Session) ping() {
 			return
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.cfg.pingTimeout, pingTimeout))
+		ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.cfg.PingTimeout, pingTimeout))
 		_, err := s.IQ(ctx, request)
 		cancel()
 		if err != nil && !errors.As(err, new(stanza.Error)) {

@@ -90,7 +90,7 @@ func TestPing(t *testing.T) {
 		return Config{
 			Component: &Component{Domain: testDomain, Server: server.Addr(), Secret: "x"},
 			PingTo:    jid.MustParse("pubsub.example.org"),
-			pingEvery: time.Millisecond,
+			PingEvery: time.Millisecond,
 		}
 	}
 	t.Run("answered", func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestPing(t *testing.T) {
 	t.Run("unanswered", func(t *testing.T) {
 		server := xmpptest.Listen(t)
 		config := cfg(server)
-		config.pingTimeout = time.Millisecond
+		config.PingTimeout = time.Millisecond
 		s, _ := admit(t, server, config)
 		select {
 		case <-s.Done():

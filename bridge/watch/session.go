@@ -21,8 +21,8 @@ const (
 	leastPoll = time.Second
 	mostPoll  = time.Minute
 
-	pingEvery   = time.Minute
-	pingTimeout = 20 * time.Second
+	// doubtEvery is how often missing readings are looked for again.
+	doubtEvery = time.Minute
 
 	listTimeout = 30 * time.Second
 	// infoTimeout is for those who are asked whether they are the service.
@@ -94,8 +94,8 @@ func (s *session) run(ctx context.Context) error {
 	defer s.to.Link(false)
 	look := time.NewTimer(0)
 	defer look.Stop()
-	ping := time.NewTicker(pingEvery)
-	defer ping.Stop()
+	doubt := time.NewTicker(doubtEvery)
+	defer doubt.Stop()
 	for {
 		var err error
 		look.Reset(time.Until(s.lookNext))
@@ -109,28 +109,14 @@ func (s *session) run(ctx context.Context) error {
 			err = s.fetchStale(ctx)
 		case <-look.C:
 			err = s.look(ctx)
-		case <-ping.C:
-			if err = s.ping(ctx); err == nil {
-				s.doubt()
-				err = s.fetchStale(ctx)
-			}
+		case <-doubt.C:
+			s.doubt()
+			err = s.fetchStale(ctx)
 		}
 		if err != nil {
 			return err
 		}
 	}
-}
-
-// ping returns an error once the server no longer answers, whatever the
-// answer is.
-func (s *session) ping(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	_, err := s.stream.IQ(limited, stream.IQ{Type: stanza.GetIQ, To: s.stream.Server(), Payload: pingElement{}})
-	if _, refused := refusal(err); err != nil && !refused {
-		return fmt.Errorf("cannot reach the server: %w", err)
-	}
-	return nil
 }
 
 // refusal tells the error that a peer answered with from the failure to get an

@@ -78,10 +78,6 @@ type presenceElement struct {
 	Priority int      `xml:"priority"`
 }
 
-type pingElement struct {
-	XMLName xml.Name `xml:"urn:xmpp:ping ping"`
-}
-
 // discoItems is disco#items (XEP-0030 section 4), of a service, or of one of
 // its nodes (XEP-0060 sections 5.2 and 5.5).
 type discoItems struct {

@@ -191,6 +191,7 @@ func (w *Watcher) once(ctx context.Context, address, service jid.JID, to Handler
 			TLS:      &tls.Config{RootCAs: w.o.CAs, MinVersion: tls.VersionTLS12},
 		},
 		Resource: address.Resourcepart(),
+		PingTo:   address.Domain(),
 		Log:      w.o.Log,
 		Handler:  in.take,
 	})
