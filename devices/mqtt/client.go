@@ -372,8 +372,11 @@ func (l *link) hear(_ paho.Client, m paho.Message) {
 	l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
 }
 
-// take decodes what was heard.
+// take decodes what was heard. Whoever hands in a reading may see it safe
+// before take goes on, so what was handed in reaches acknowledge also when the
+// link stops meanwhile.
 func (l *link) take(ctx context.Context) {
+	defer close(l.acks)
 	c := l.client
 	for {
 		var m paho.Message
@@ -397,8 +400,14 @@ func (l *link) take(ctx context.Context) {
 			l.fail(fmt.Errorf("cannot take a message on %q, and let the broker send it again: %w", m.Topic(), err))
 			return
 		}
+		ack := heldAck{m, receipt}
 		select {
-		case l.acks <- heldAck{m, receipt}:
+		case l.acks <- ack:
+			continue
+		default:
+		}
+		select {
+		case l.acks <- ack:
 		case <-l.stopping:
 			return
 		}
@@ -410,17 +419,7 @@ func (l *link) take(ctx context.Context) {
 // broker sends it again only to a new connection, so it ends this one. When
 // the link stops, what is safe already is acknowledged still.
 func (l *link) acknowledge() {
-	for {
-		var a heldAck
-		select {
-		case a = <-l.acks:
-		case <-l.stopping:
-			select {
-			case a = <-l.acks:
-			default:
-				return
-			}
-		}
+	for a := range l.acks {
 		if a.receipt != nil {
 			select {
 			case <-a.receipt.Done():
