@@ -20,6 +20,9 @@ import (
 )
 
 const (
+	// outboxFile is in the data directory.
+	outboxFile = "outbox.db"
+
 	// The publications under way: a component is limited by the server's
 	// speed alone, an account by a shaper as well, before which nothing
 	// should pile up.
@@ -70,7 +73,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err := os.MkdirAll(c.Gateway.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
 	}
-	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, "outbox.db"), outbox.Options{
+	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
 		MaxBytes:    int64(c.Outbox.MaxBytes),
 		CommitAfter: c.Outbox.CommitAfter,
 		Ack:         ack(c),

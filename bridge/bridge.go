@@ -137,6 +137,9 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		b.account = cfg.Stream.Account.JID.Bare()
 		b.host = b.account.Domainpart()
 		b.cfg.Stream.PingTo = b.account.Domain()
+		account := *cfg.Stream.Account
+		account.PlusSeen = new(atomic.Bool) // for all sessions of this bridge
+		b.cfg.Stream.Account = &account
 	}
 	if cfg.PubSub != "" && cfg.PubSub != ServicePEP {
 		if err := ValidJID(cfg.PubSub); err != nil {

@@ -41,6 +41,7 @@ const (
 	creating    step = "create"
 	configuring step = "configure"
 	sharing     step = "set the members of"
+	deleting    step = "delete"
 )
 
 // A refusal is a service's error answer.

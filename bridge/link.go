@@ -61,7 +61,7 @@ func (b *Bridge) establish(ctx context.Context, s *stream.Session) (*link, error
 	case ServicePEP:
 		l.pep, l.service = true, b.account
 	case "":
-		if l.service, err = l.findService(ctx); err != nil {
+		if l.service, err = FindService(ctx, s); err != nil {
 			return nil, err
 		}
 	default:
@@ -71,38 +71,6 @@ func (b *Bridge) establish(ctx context.Context, s *stream.Session) (*link, error
 	}
 	l.form, err = l.defaultForm(ctx)
 	return l, err
-}
-
-// findService asks the account's server for its PubSub service.
-func (l *link) findService(ctx context.Context) (jid.JID, error) {
-	server := l.bridge.account.Domain()
-	var list struct {
-		Query itemsQuery `xml:"http://jabber.org/protocol/disco#items query"`
-	}
-	if err := l.get(ctx, server, itemsQuery{}, &list); err != nil {
-		return jid.JID{}, fmt.Errorf("cannot ask %s for its PubSub service: %w", server, err)
-	}
-	for i, item := range list.Query.Items {
-		service, err := jid.Parse(item.JID)
-		if err != nil || i == maxItems {
-			continue
-		}
-		var info struct {
-			Query infoQuery `xml:"http://jabber.org/protocol/disco#info query"`
-		}
-		var refusal stanza.Error
-		if err := l.get(ctx, service, infoQuery{}, &info); errors.As(err, &refusal) {
-			continue
-		} else if err != nil {
-			return jid.JID{}, fmt.Errorf("cannot ask %s what it is: %w", service, err)
-		}
-		for _, id := range info.Query.Identity {
-			if id.Category == "pubsub" && id.Type == "service" {
-				return service, nil
-			}
-		}
-	}
-	return jid.JID{}, fmt.Errorf("cannot find a PubSub service at %s: name one, or use %q", server, ServicePEP)
 }
 
 // get asks a peer and reads its answer.

@@ -245,6 +245,7 @@ type pubsubElement struct {
 type ownerElement struct {
 	XMLName       xml.Name      `xml:"http://jabber.org/protocol/pubsub#owner pubsub"`
 	Default       *formRef      `xml:"default"`
+	Delete        *nodeRef      `xml:"delete"`
 	Configure     *formRef      `xml:"configure"`
 	Affiliations  *affiliations `xml:"affiliations"`
 	Subscriptions *subscriptions

@@ -365,6 +365,7 @@ func TestRealServers(t *testing.T) {
 			s := startSite(t, kind)
 			for _, m := range modes {
 				t.Run(string(m), func(t *testing.T) {
+					t.Run("try", func(t *testing.T) { testTry(t, s, m) })
 					t.Run("publish", func(t *testing.T) { testPublish(t, s, m) })
 					t.Run("repair", func(t *testing.T) { testRepair(t, s, m) })
 					t.Run("revoke", func(t *testing.T) { testRevoke(t, s, m) })
@@ -376,6 +377,43 @@ func TestRealServers(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// testTry has nothing wrong, then a wrong secret, then a service that is not there.
+func testTry(t *testing.T, s *site, m mode) {
+	try := func(cfg Config) (trials []Trial) {
+		Try(context30(t), cfg, func(trial Trial) { trials = append(trials, trial) })
+		return trials
+	}
+	good := try(s.config(m, "try-"+string(m)))
+	if len(good) != 3 {
+		t.Fatalf("%+v", good)
+	}
+	for _, trial := range good {
+		if trial.Err != nil || trial.Seen == "" || trial.Next != "" {
+			t.Errorf("%+v", trial)
+		}
+	}
+	owner := s.login(t, map[mode]string{asComponent: "anna", asAccount: "gateway", asPEP: "peper"}[m])
+	service := s.service(m)
+	if answer, err := owner.ask(stanza.GetIQ, service, itemsQuery{}); err != nil || strings.Contains(string(answer.Inner), "try-"+string(m)) {
+		t.Errorf("the node is still there: %s, %v", answer.Inner, err)
+	}
+
+	cfg := s.config(m, "try")
+	if m == asComponent {
+		cfg.Stream.Component.Secret = "a wrong one"
+	} else {
+		cfg.Stream.Account.Password = "a wrong one"
+	}
+	if wrong := try(cfg); len(wrong) != 1 || wrong[0].Err == nil || !strings.Contains(wrong[0].Next, "secret") {
+		t.Errorf("with a wrong secret: %+v", wrong)
+	}
+	cfg = s.config(m, "try")
+	cfg.PubSub = "nobody.localhost"
+	if none := try(cfg); len(none) != 2 || none[1].Err == nil || !strings.Contains(none[1].Next, "write pubsub") {
+		t.Errorf("with a service that is not there: %+v", none)
 	}
 }
 

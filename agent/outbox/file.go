@@ -10,6 +10,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -66,6 +67,23 @@ func openFile(path string) (*bolt.DB, error) {
 		return nil, ErrLocked
 	}
 	return db, err
+}
+
+// InUse reports whether a process has the store at path open. There need not
+// be one.
+func InUse(path string) (bool, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("cannot look whether the outbox is in use: %w", err)
+	}
+	defer f.Close() // which ends the lock
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		return false, fmt.Errorf("cannot look whether the outbox is in use: %w", err)
+	}
+	return err != nil, nil
 }
 
 func createFile(path string) error {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,6 +108,28 @@ func TestPing(t *testing.T) {
 		if err := s.Close(); err != nil || s.Err() != nil {
 			t.Errorf("%v, %v", err, s.Err())
 		}
+	})
+	t.Run("late, while other things come", func(t *testing.T) {
+		server := xmpptest.Listen(t)
+		config := cfg(server)
+		config.PingTimeout = 2 * time.Second
+		s, c := admit(t, server, config)
+		var talking sync.WaitGroup
+		talking.Go(func() {
+			var err error
+			for tick := time.Tick(10 * time.Millisecond); err == nil; <-tick {
+				_, err = io.WriteString(c, "<message from='anna@example.org' to='"+testDomain+"'/>")
+			}
+		})
+		for range 2 { // the second is asked after the first was given up
+			c.Expect("urn:xmpp:ping")
+		}
+		if err := s.Err(); err != nil {
+			t.Error(err)
+		}
+		go io.Copy(io.Discard, c)
+		s.Close()
+		talking.Wait()
 	})
 	t.Run("unanswered", func(t *testing.T) {
 		server := xmpptest.Listen(t)

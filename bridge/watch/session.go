@@ -13,6 +13,7 @@ import (
 	"mellium.im/xmpp/jid"
 	"mellium.im/xmpp/stanza"
 
+	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 )
 
@@ -25,8 +26,6 @@ const (
 	doubtEvery = time.Minute
 
 	listTimeout = 30 * time.Second
-	// infoTimeout is for those who are asked whether they are the service.
-	infoTimeout = 10 * time.Second
 
 	// subscribers is how many subscriptions are under way at once.
 	subscribers = 8
@@ -83,7 +82,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 	if s.service.Equal(jid.JID{}) {
 		var err error
-		if s.service, err = s.findService(ctx); err != nil {
+		if s.service, err = bridge.FindService(ctx, s.stream); err != nil {
 			return err
 		}
 	}
@@ -134,51 +133,6 @@ func (s *session) get(ctx context.Context, to jid.JID, query, answer any) error 
 		return err
 	}
 	return st.Unmarshal(answer)
-}
-
-// findService asks the account's server for its PubSub service.
-func (s *session) findService(ctx context.Context) (jid.JID, error) {
-	items, err := s.list(ctx, s.self.Domain(), "")
-	if err != nil {
-		return jid.JID{}, fmt.Errorf("cannot ask %s for its PubSub service: %w", s.self.Domain(), err)
-	}
-	// The likely ones first: each that is not there costs a while.
-	slices.SortStableFunc(items, func(a, b discoItem) int {
-		return strings.Count(b.JID, "pubsub") - strings.Count(a.JID, "pubsub")
-	})
-	for _, item := range items {
-		service, err := jid.Parse(item.JID)
-		if err != nil {
-			continue
-		}
-		is, err := s.isPubSub(ctx, service)
-		switch {
-		case is:
-			return service, nil
-		case ctx.Err() != nil:
-			return jid.JID{}, ctx.Err()
-		case err != nil:
-			s.o.Log.Debug("a service does not say what it is", "service", service.String(), "error", err)
-		}
-	}
-	return jid.JID{}, fmt.Errorf("cannot find a PubSub service at %s: name one", s.self.Domain())
-}
-
-func (s *session) isPubSub(ctx context.Context, service jid.JID) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
-	defer cancel()
-	var info struct {
-		Query discoInfo `xml:"http://jabber.org/protocol/disco#info query"`
-	}
-	if err := s.get(ctx, service, discoInfo{}, &info); err != nil {
-		return false, err
-	}
-	for _, id := range info.Query.Identity {
-		if id.Category == "pubsub" && id.Type == "service" {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // list is disco#items, all pages of it. A list that is too long for a stanza

@@ -102,11 +102,3 @@ type pageElement struct {
 	Last    string   `xml:"last,omitempty"`
 	Count   int      `xml:"count,omitempty"`
 }
-
-type discoInfo struct {
-	XMLName  xml.Name `xml:"http://jabber.org/protocol/disco#info query"`
-	Identity []struct {
-		Category string `xml:"category,attr"`
-		Type     string `xml:"type,attr"`
-	} `xml:"identity"`
-}

@@ -15,7 +15,7 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	path := flags.String("c", "", "the config `FILE` (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
-	online := flags.Bool("online", false, "also try servers, brokers, serial ports and the clock")
+	online := flags.Bool("online", false, "also try names, servers, the login, a node, serial ports and the clock")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

@@ -18,7 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/bridge"
 )
 
 // tryFor bounds each single try.
@@ -59,11 +61,15 @@ func checkOnline(ctx context.Context, c *config.Config, w io.Writer) error {
 		fmt.Fprintln(w, f)
 	}
 	report(tryClock())
+	reached := false
 	if own := c.XMPP.Component; own != nil {
-		tryServer(ctx, "xmpp.component", own.Server, componentTLS(own), report)
+		reached = tryServer(ctx, "xmpp.component", own.Server, componentTLS(own), report)
 	}
 	if own := c.XMPP.Account; own != nil {
-		tryAccount(ctx, own, report)
+		reached = tryAccount(ctx, own, report)
+	}
+	if reached {
+		tryXMPP(ctx, c, report)
 	}
 	if c.MQTT != nil {
 		for _, b := range c.MQTT.Brokers {
@@ -111,9 +117,9 @@ func brokerAddress(b config.Broker) (string, tlsSettings) {
 }
 
 // tryAccount finds the server of an account (RFC 6120 section 3.2, XEP-0368)
-// and tries it. The certificate is to name the account's domain, whatever the
-// server's own name.
-func tryAccount(ctx context.Context, a *config.Account, report func(finding)) {
+// and tries it; true is that one was reached. The certificate is to name the
+// account's domain, whatever the server's own name.
+func tryAccount(ctx context.Context, a *config.Account, report func(finding)) (reached bool) {
 	_, domain, _ := strings.Cut(a.JID, "@")
 	var settings tlsSettings
 	service := "xmpp-client"
@@ -129,8 +135,7 @@ func tryAccount(ctx context.Context, a *config.Account, report func(finding)) {
 		}
 	}
 	if a.Server != "" {
-		tryServer(ctx, "xmpp.account", a.Server, settings, report)
-		return
+		return tryServer(ctx, "xmpp.account", a.Server, settings, report)
 	}
 	what := fmt.Sprintf("SRV records _%s._tcp.%s", service, domain)
 	ctxTry, cancel := context.WithTimeout(ctx, tryFor)
@@ -141,38 +146,55 @@ func tryAccount(ctx context.Context, a *config.Account, report func(finding)) {
 	case err != nil && errors.As(err, &notFound) && notFound.IsNotFound:
 		if service == "xmpps-client" {
 			report(broken(what, "there are none", "write server: host:port, or tls: {mode: starttls}"))
-			return
+			return false
 		}
 		report(good(what, "there are none, so it is "+domain+" itself"))
-		tryServer(ctx, "xmpp.account", net.JoinHostPort(domain, "5222"), nil, report)
-		return
+		return tryServer(ctx, "xmpp.account", net.JoinHostPort(domain, "5222"), nil, report)
 	case err != nil:
 		report(broken(what, err.Error(), "check the network and the name servers in /etc/resolv.conf, or write server: host:port"))
-		return
+		return false
 	case len(records) == 1 && records[0].Target == ".":
 		report(broken(what, "the domain says that it has no such service", "ask the operator of "+domain+" how to connect"))
-		return
+		return false
 	}
 	report(good(what, fmt.Sprintf("%d", len(records))))
 	for _, r := range records {
 		server := net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port)))
-		tryServer(ctx, "xmpp.account", server, settings, report)
+		reached = tryServer(ctx, "xmpp.account", server, settings, report) || reached
+	}
+	return reached
+}
+
+// tryXMPP logs in as the gateway would, STARTTLS included.
+func tryXMPP(ctx context.Context, c *config.Config, report func(finding)) {
+	err := agent.TryXMPP(ctx, c, func(t bridge.Trial) {
+		if t.Err != nil {
+			report(broken(t.Step, t.Err.Error(), t.Next))
+			return
+		}
+		report(good(t.Step, t.Seen))
+	})
+	switch {
+	case errors.Is(err, agent.ErrRunning):
+		report(finding{"login", err.Error() + ", and one component has one session", "read the gateway's log, or stop it and check again", true})
+	case err != nil:
+		report(broken("login", err.Error(), "correct the config"))
 	}
 }
 
 // tryServer tries to find host:port, to connect, and TLS if that is asked for.
-// It stops at what is broken.
-func tryServer(ctx context.Context, name, address string, settings tlsSettings, report func(finding)) {
+// It stops at what is broken; true is that nothing was.
+func tryServer(ctx context.Context, name, address string, settings tlsSettings, report func(finding)) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		report(broken(name, err.Error(), "write host:port"))
-		return
+		return false
 	}
 	if _, err := netip.ParseAddr(host); err != nil {
 		f := tryDNS(ctx, name, host)
 		report(f)
 		if f.broken() {
-			return
+			return false
 		}
 	}
 	what := fmt.Sprintf("TCP %s (%s)", address, name)
@@ -185,13 +207,16 @@ func tryServer(ctx context.Context, name, address string, settings tlsSettings, 
 			next = "start the server, or correct the port: nothing listens there"
 		}
 		report(broken(what, cause(err), next))
-		return
+		return false
 	}
 	defer conn.Close()
 	report(good(what, fmt.Sprintf("connected to %s in %v", conn.RemoteAddr(), time.Since(start).Round(time.Millisecond))))
-	if settings != nil {
-		report(tryTLS(ctx, conn, host, fmt.Sprintf("TLS %s (%s)", address, name), settings))
+	if settings == nil {
+		return true
 	}
+	f := tryTLS(ctx, conn, host, fmt.Sprintf("TLS %s (%s)", address, name), settings)
+	report(f)
+	return !f.broken()
 }
 
 func tryDNS(ctx context.Context, name, host string) finding {

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -22,6 +23,8 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -163,9 +166,8 @@ func TestCheckOnline(t *testing.T) {
 		err  error
 	}{
 		"good": {
-			config.Config{XMPP: component(plain), MQTT: broker("mqtts://localhost:"+securedPort, &config.TLS{CAFile: caFile}), Devices: port(slave.Name())},
-			`good    TCP 127\.0\.0\.1:\d+ \(xmpp\.component\): connected to 127\.0\.0\.1:\d+ in \S+
-good    DNS localhost \(broker house\): .*127\.0\.0\.1.*
+			config.Config{MQTT: broker("mqtts://localhost:"+securedPort, &config.TLS{CAFile: caFile}), Devices: port(slave.Name())},
+			`good    DNS localhost \(broker house\): .*127\.0\.0\.1.*
 good    TCP localhost:\d+ \(broker house\): connected to 127\.0\.0\.1:\d+ in \S+
 good    TLS localhost:\d+ \(broker house\): TLS 1\.3, certificate for localhost until \S+
 good    serial port /dev/pts/\d+: is there and may be used
@@ -179,7 +181,7 @@ good    serial port /dev/pts/\d+: is there and may be used
 			`broken  DNS xmpp\.invalid \(xmpp\.account\): lookup xmpp\.invalid.*; next: correct the name, or check the network and /etc/resolv\.conf
 `, errVerdict},
 		"a certificate that nobody trusts": {
-			config.Config{XMPP: component(plain), MQTT: broker("ssl://localhost:"+securedPort, nil)},
+			config.Config{MQTT: broker("ssl://localhost:"+securedPort, nil)},
 			`(?s:.*)broken  TLS localhost:\d+ \(broker house\): tls: failed to verify certificate: .*; next: give the server a certificate for localhost, or name its authority in ca_file
 `, errVerdict},
 		"no TLS there": {
@@ -187,14 +189,12 @@ good    serial port /dev/pts/\d+: is there and may be used
 			`(?s:.*)broken  TLS 127\.0\.0\.1:\d+ \(xmpp\.account\): .*; next: check that this port speaks TLS
 `, errVerdict},
 		"no port there": {
-			config.Config{XMPP: component(plain), Devices: port("/dev/porchlight-test-none")},
-			`good    TCP .*
-broken  serial port /dev/porchlight-test-none: is not there; next: plug it in; 'ls /dev/serial/by-id' shows what is
+			config.Config{Devices: port("/dev/porchlight-test-none")},
+			`broken  serial port /dev/porchlight-test-none: is not there; next: plug it in; 'ls /dev/serial/by-id' shows what is
 `, errVerdict},
 		"no device": {
-			config.Config{XMPP: component(plain), Devices: port(caFile)},
-			`good    TCP .*
-broken  serial port .*/ca\.pem: is not a device; next: correct the path
+			config.Config{Devices: port(caFile)},
+			`broken  serial port .*/ca\.pem: is not a device; next: correct the path
 `, errVerdict},
 	}
 	for name, tt := range tests {
@@ -218,4 +218,71 @@ func TestCheckOnlineEndsWithItsContext(t *testing.T) {
 	if err := checkOnline(ctx, &c, &strings.Builder{}); err == nil {
 		t.Error("nothing was tried, and that is good")
 	}
+}
+
+// TestCheckOnlineXMPP tries a real server: with a good config, with a wrong
+// secret, and while the gateway runs.
+func TestCheckOnlineXMPP(t *testing.T) {
+	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
+		Dir: t.TempDir(), Component: "gw.localhost", Secret: "s3cret", Users: map[string]string{"gateway": "pa ss"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	dir := t.TempDir()
+	write := func(name, data string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("good", "s3cret")
+	write("wrong", "guessed")
+	write("password", "pa ss")
+	check := func(name, xmpp string) (int, string) {
+		file := write(name+".yaml", fmt.Sprintf("gateway: {id: gw, data_dir: %s}\nxmpp:\n  %s\n  pubsub: %s\n", filepath.Join(dir, "data"), xmpp, server.PubSub()))
+		var stdout, stderr bytes.Buffer
+		status := execute(t.Context(), []string{"check", "--online", "-c", file}, &stdout, &stderr)
+		return status, stdout.String() + stderr.String()
+	}
+	component := func(secret string) string {
+		return fmt.Sprintf("component: {domain: gw.localhost, server: %q, secret_file: %s}", server.ComponentAddr(), secret)
+	}
+	account := func(tls string) string {
+		return fmt.Sprintf("account: {jid: gateway@localhost, password_file: password, server: %q%s}", server.C2S(), tls)
+	}
+	tests := map[string]struct {
+		xmpp   string
+		status int
+		want   string
+	}{
+		"component": {component("good"), exitDone, `(?s)good    TCP .*good    login: as gw\.localhost\ngood    PubSub service: pubsub\.localhost\ngood    node creation: made and deleted .*`},
+		"account":   {account(fmt.Sprintf(", tls: {ca_file: %q}", server.CAFile())), exitDone, `(?s)good    login: as gateway@localhost/.*good    node creation: `},
+		"secret":    {component("wrong"), exitFailed, `(?s)good    TCP .*broken  login: cannot log in to .*not-authorized.*; next: correct name and secret`},
+		"authority": {account(""), exitFailed, `broken  login: .*certificate.*; next: give the server a certificate for the domain, or name its authority in ca_file`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			status, got := check(name, tt.xmpp)
+			if status != tt.status || !regexp.MustCompile(tt.want).MatchString(got) {
+				t.Errorf("status %d, want %d; got\n%s\nwant\n%s", status, tt.status, got, tt.want)
+			}
+		})
+	}
+	t.Run("running", func(t *testing.T) {
+		if err := os.MkdirAll(filepath.Join(dir, "data"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		o, err := outbox.Open(filepath.Join(dir, "data", "outbox.db"), outbox.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		status, got := check("running", component("good"))
+		if status != exitDone || !strings.Contains(got, "unsure  login: the gateway is running") {
+			t.Errorf("status %d; got\n%s", status, got)
+		}
+	})
 }
