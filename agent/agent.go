@@ -50,7 +50,8 @@ type Agent struct {
 
 	mu      sync.Mutex
 	config  *config.Config
-	drivers *crew // nil while Run is not at work
+	crew    crew // nil while Run is not at work
+	resumed bool // a gateway before this, or this before a reload, may have heard devices
 }
 
 // New makes a gateway of a checked config and opens its outbox. Run must
@@ -73,6 +74,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err := os.MkdirAll(c.Gateway.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
 	}
+	_, err = os.Stat(filepath.Join(c.Gateway.DataDir, outboxFile))
+	a.resumed = err == nil
 	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
 		MaxBytes:    int64(c.Outbox.MaxBytes),
 		CommitAfter: c.Outbox.CommitAfter,
@@ -117,8 +120,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.tick(ctx)
 
 	a.mu.Lock()
-	a.drivers.dismiss()
-	a.drivers = nil
+	a.crew.dismiss()
+	a.crew = nil
 	a.mu.Unlock()
 	a.flush()
 	stopForward()
@@ -133,13 +136,17 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
-	saved := time.Now()
+	saved, looked := time.Now(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
 			a.house.tick(now)
+			if a.access.get().Change(looked, now) {
+				a.bridge.Regrant()
+			}
+			looked = now
 			if now.Sub(saved) >= saveEvery {
 				a.house.save(a.outbox.SetState)
 				saved = now
@@ -161,16 +168,16 @@ func (a *Agent) flush() {
 }
 
 // Reload takes over devices, operators and profiles of a newly read config.
-// The outbox and the XMPP session go on, so that no reading is lost; drivers
-// are started anew.
+// The outbox, the XMPP session and what of the drivers did not change go on,
+// so that no reading is lost and no device notices.
 func (a *Agent) Reload(ctx context.Context, c *config.Config) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.drivers == nil {
+	if a.crew == nil {
 		return
 	}
-	a.drivers.dismiss()
 	a.config = c
+	a.resumed = true
 	a.access.set(grants(c))
 	a.furnish(c)
 	a.hire(ctx)
@@ -198,29 +205,15 @@ func (a *Agent) furnish(c *config.Config) {
 	}
 }
 
-// hire starts the drivers. It is called with a.mu held.
+// hire has the drivers that the config asks for at work, and no others. It is
+// called with a.mu held.
 func (a *Agent) hire(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	a.drivers = &crew{cancel: cancel}
-	own := &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum}
-	list, err := drivers(a.config, a.profiles, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
-	for _, d := range append(list, own) {
-		a.drivers.done.Go(func() { supervise(ctx, d, a.intake, a.log) })
-	}
-}
-
-// A crew is the drivers at work.
-type crew struct {
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-}
-
-func (c *crew) dismiss() {
-	c.cancel()
-	c.done.Wait()
+	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
+	a.crew = a.crew.change(ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
 }
 
 // changed is called when a device's picture changed.

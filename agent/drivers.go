@@ -23,8 +23,9 @@ import (
 )
 
 // drivers is the one list of all drivers that a config asks for. The error
-// tells of those that cannot be made; the others are there all the same.
-func drivers(c *config.Config, profiles *profile.Set, log *slog.Logger) (list []devices.Driver, err error) {
+// tells of those that cannot be made; the others are there all the same. With
+// resumed, devices may repeat what they said before.
+func drivers(c *config.Config, profiles *profile.Set, resumed bool, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {
@@ -65,7 +66,7 @@ func drivers(c *config.Config, profiles *profile.Set, log *slog.Logger) (list []
 		}
 	}
 	if c.CoAP != nil && c.CoAP.Listen != "" {
-		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen}, onCoAP, log))
+		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed}, onCoAP, log))
 	}
 	return list, err
 }

@@ -19,6 +19,16 @@ type Driver interface {
 	Run(ctx context.Context, sink Sink) error
 }
 
+// An Adopter is a [Driver] whose devices can change while it runs.
+type Adopter interface {
+	Driver
+
+	// Adopt has the driver go on, running or not, as another would whose Run
+	// was never called. It reports false, and changes nothing, where only a
+	// new start does that. It may be called from any goroutine.
+	Adopt(next Driver) bool
+}
+
 // ErrRefused marks an error as the peer's decision: a wrong password, a
 // missing right. The one who retries waits minutes, not seconds.
 var ErrRefused = errors.New("refused by the peer")

@@ -3,6 +3,7 @@ package access
 
 import (
 	"path"
+	"slices"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -92,4 +93,10 @@ func (gs Grants) Plays(who string, role Role, now time.Time) bool {
 		}
 	}
 	return false
+}
+
+// Change reports whether any grant begins or ceases to hold between two times,
+// so that what was told to others by it is to be told anew.
+func (gs Grants) Change(from, to time.Time) bool {
+	return slices.ContainsFunc(gs, func(g Grant) bool { return g.holds(from) != g.holds(to) })
 }

@@ -49,3 +49,18 @@ func TestGrants(t *testing.T) {
 		t.Error("bob is an operator")
 	}
 }
+
+func TestGrantsChange(t *testing.T) {
+	noon := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	gs := Grants{
+		{JID: "anna@example.org", Role: Owner},
+		{JID: "carl@example.net", Role: Viewer, Until: noon.Add(time.Hour)},
+		{JID: "dora@example.net", Role: Viewer, Hours: func(t time.Time) bool { return t.Hour() == 14 }},
+	}
+	for minute, want := range map[int]bool{30: false, 60: true, 90: false, 120: true, 180: true, 240: false} {
+		at := noon.Add(time.Duration(minute) * time.Minute)
+		if got := gs.Change(at.Add(-5*time.Second), at); got != want {
+			t.Errorf("at %s: %v", at.Format(time.TimeOnly), got)
+		}
+	}
+}

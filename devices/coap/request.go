@@ -51,7 +51,7 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	case len(path) < 2 || path[0] != "d":
 		return notFound("nothing is here, post to /d/<device>"), nil
 	}
-	device, ok := s.devices[devices.ID(path[1])]
+	device, ok := (*s.devices.Load())[devices.ID(path[1])]
 	if !ok {
 		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
 		return notFound("no such device is configured"), nil

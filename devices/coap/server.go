@@ -48,7 +48,7 @@ type Config struct {
 // A Server is a CoAP server that devices post to. It is a [devices.Driver].
 type Server struct {
 	config  Config
-	devices map[devices.ID]Device
+	devices atomic.Pointer[map[devices.ID]Device]
 	log     *slog.Logger
 	addr    atomic.Pointer[net.UDPAddr]
 	ran     atomic.Bool
@@ -58,11 +58,23 @@ type Server struct {
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
-	s := &Server{config: config, devices: make(map[devices.ID]Device, len(devs)), log: log, piggyback: piggyback}
+	s := &Server{config: config, log: log, piggyback: piggyback}
+	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
-		s.devices[d.ID] = d
+		all[d.ID] = d
 	}
+	s.devices.Store(&all)
 	return s
+}
+
+// Adopt implements [devices.Adopter]. What was answered stays known.
+func (s *Server) Adopt(next devices.Driver) bool {
+	n, ok := next.(*Server)
+	if !ok || n.config.Listen != s.config.Listen {
+		return false
+	}
+	s.devices.Store(n.devices.Load())
+	return true
 }
 
 // Name implements [devices.Driver].
@@ -104,7 +116,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	s.addr.Store(addr)
 	defer s.addr.Store(nil)
 	ss.startWorkers()
-	s.log.Info("CoAP: listening", "address", addr, "devices", len(s.devices))
+	s.log.Info("CoAP: listening", "address", addr, "devices", len(*s.devices.Load()))
 	sink.Up(s.Name())
 
 	buf := make([]byte, maxDatagram)

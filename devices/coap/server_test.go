@@ -808,3 +808,29 @@ func TestRunAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestAdopts changes the devices of a server at work: what it answered before
+// it still knows.
+func TestAdopts(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := start(t, coap.Config{}, sink, sink)
+	client := dial(t, s.Addr())
+	first := client.ask(post(t, 1, "kitchen", "1"))
+	attic := coap.Device{Device: devices.Device{ID: "attic"}, Profile: builtin(t, "senml"), Place: profile.Place{Device: "attic", Location: time.UTC}}
+	if !s.Adopt(coap.New(coap.Config{Listen: "127.0.0.1:0"}, []coap.Device{attic}, slog.New(slog.DiscardHandler))) {
+		t.Fatal("another device is not adopted")
+	}
+	if again := client.ask(post(t, 1, "kitchen", "1")); again.Code != first.Code {
+		t.Errorf("the repetition is answered %v, want %v", again.Code, first.Code)
+	}
+	if answer := client.ask(post(t, 2, "kitchen", "2")); answer.Code != codes.NotFound {
+		t.Errorf("the device that is gone is answered %v", answer.Code)
+	}
+	client.ask(post(t, 3, "attic", "3"))
+	if all := sink.WaitMessages(t, 2); len(all) != 2 || all[1].Readings[0].Device != "attic" {
+		t.Errorf("%d messages, the last %+v", len(all), all[len(all)-1].Message)
+	}
+	if s.Adopt(coap.New(coap.Config{Listen: "127.0.0.1:1"}, nil, slog.New(slog.DiscardHandler))) {
+		t.Error("another address is adopted")
+	}
+}

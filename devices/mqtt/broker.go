@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
@@ -57,10 +59,17 @@ type BrokerConfig struct {
 // and goes nowhere (MQTT-3.3.5-2), a refused filter is answered with 0x80, and
 // a client with a refused last will may not connect.
 type Broker struct {
-	config    BrokerConfig
+	listen  string
+	members atomic.Pointer[members]
+	server  atomic.Pointer[mochi.Server] // while it runs
+	log     *slog.Logger
+}
+
+// members are who may use a broker, and for what.
+type members struct {
+	users     []User
 	directory *directory
 	rights    *rights
-	log       *slog.Logger
 }
 
 // NewBroker makes a broker.
@@ -72,7 +81,39 @@ func NewBroker(config BrokerConfig, ds []Device, log *slog.Logger) *Broker {
 		}
 	}
 	d := newDirectory(mine)
-	return &Broker{config: config, directory: d, rights: newRights(config.Users, d), log: log}
+	b := &Broker{listen: config.Listen, log: log}
+	b.members.Store(&members{config.Users, d, newRights(config.Users, d)})
+	return b
+}
+
+// Adopt implements [devices.Adopter]. Sessions and retained messages stay;
+// connections end whose user is gone or has another password.
+func (b *Broker) Adopt(next devices.Driver) bool {
+	n, ok := next.(*Broker)
+	if !ok || n.listen != b.listen || n.check() != nil {
+		return false
+	}
+	after := n.members.Load()
+	before := b.members.Swap(after)
+	server := b.server.Load()
+	if server == nil {
+		return true
+	}
+	for _, cl := range server.Clients.GetAll() {
+		same := func(u User) bool { return u.Name == string(cl.Properties.Username) && slices.Contains(after.users, u) }
+		if cl.Net.Inline || len(before.users) == 0 && len(after.users) == 0 || slices.ContainsFunc(before.users, same) {
+			continue
+		}
+		cl.Stop(errors.New("its user has changed"))
+	}
+	return true
+}
+
+func (b *Broker) check() error {
+	if len(b.members.Load().users) == 0 && !loopback(b.listen) {
+		return fmt.Errorf("cannot listen on %s: a broker for other machines needs users: %w", b.listen, devices.ErrRefused)
+	}
+	return nil
 }
 
 // Name implements [devices.Driver].
@@ -80,8 +121,8 @@ func (b *Broker) Name() string { return "mqtt broker" }
 
 // Run implements [devices.Driver].
 func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
-	if len(b.config.Users) == 0 && !loopback(b.config.Listen) {
-		return fmt.Errorf("cannot listen on %s: a broker for other machines needs users: %w", b.config.Listen, devices.ErrRefused)
+	if err := b.check(); err != nil {
+		return err
 	}
 	limits := mochi.NewDefaultServerCapabilities()
 	limits.MaximumClients = brokerClients
@@ -100,7 +141,7 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
 	var lc net.ListenConfig
-	socket, err := lc.Listen(ctx, "tcp", b.config.Listen)
+	socket, err := lc.Listen(ctx, "tcp", b.listen)
 	if err != nil {
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
@@ -112,11 +153,13 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 		socket.Close()
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
+	b.server.Store(server)
+	defer b.server.Store(nil)
 	sink.Up(b.Name())
 	select {
 	case <-ctx.Done():
 	case err = <-l.failed:
-		err = fmt.Errorf("cannot accept connections on %s: %w", b.config.Listen, err)
+		err = fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
 	}
 	// A client that does not read holds up nobody.
 	impatient := time.AfterFunc(stopTime, l.closePeers)
@@ -162,7 +205,7 @@ func (h *hook) Provides(b byte) bool {
 
 // who names a client for people.
 func (h *hook) who(cl *mochi.Client) string {
-	if user := cl.Properties.Username; len(user) > 0 && len(h.broker.config.Users) > 0 {
+	if user := cl.Properties.Username; len(user) > 0 && len(h.broker.members.Load().users) > 0 {
 		return fmt.Sprintf("%s, user %.40q", h.broker.Name(), user)
 	}
 	return fmt.Sprintf("%s, client %.40q", h.broker.Name(), cl.ID)
@@ -180,7 +223,7 @@ func (h *hook) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) bool {
 
 func (h *hook) admit(cl *mochi.Client, pk packets.Packet) error {
 	user := string(pk.Connect.Username)
-	if users := h.broker.config.Users; len(users) == 0 {
+	if users := h.broker.members.Load().users; len(users) == 0 {
 		user = ""
 	} else if !knows(users, user, pk.Connect.Password) {
 		return fmt.Errorf("wrong password of user %.40q, or no such user", user)
@@ -192,7 +235,7 @@ func (h *hook) admit(cl *mochi.Client, pk packets.Packet) error {
 		if err := checkTopic(pk.Connect.WillTopic); err != nil {
 			return fmt.Errorf("last will: %w", err)
 		}
-		if !h.broker.rights.mayUse(user, pk.Connect.WillTopic) {
+		if !h.broker.members.Load().rights.mayUse(user, pk.Connect.WillTopic) {
 			return fmt.Errorf("last will: user %.40q may not publish on %.100q", user, pk.Connect.WillTopic)
 		}
 	}
@@ -239,7 +282,7 @@ func (h *hook) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	if write {
 		return true
 	}
-	return h.broker.rights.mayUse(h.user(cl), topic)
+	return h.broker.members.Load().rights.mayUse(h.user(cl), topic)
 }
 
 // OnSubscribe bounds the filters of a client. The library refuses one that is
@@ -255,7 +298,7 @@ func (h *hook) OnSubscribe(cl *mochi.Client, pk packets.Packet) packets.Packet {
 }
 
 func (h *hook) user(cl *mochi.Client) string {
-	if len(h.broker.config.Users) == 0 {
+	if len(h.broker.members.Load().users) == 0 {
 		return ""
 	}
 	return string(cl.Properties.Username)
@@ -284,7 +327,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 		return pk, packets.ErrRejectPacket
 	default:
 	}
-	if !h.broker.rights.mayUse(h.user(cl), pk.TopicName) {
+	if !h.broker.members.Load().rights.mayUse(h.user(cl), pk.TopicName) {
 		h.sink.Reject(h.who(cl), fmt.Errorf("may not publish on %.100q", pk.TopicName))
 		h.owe(cl, pk, nil)
 		return pk, packets.ErrRejectPacket
@@ -311,7 +354,7 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 }
 
 func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error) {
-	return h.broker.directory.hear(h.ctx, publication{
+	return h.broker.members.Load().directory.hear(h.ctx, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
 		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup,
 	}, h.sink)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -76,6 +77,13 @@ func NewClient(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 		}
 	}
 	return &Client{config: config, directory: newDirectory(mine), log: log}
+}
+
+// Adopt implements [devices.Adopter]: where nothing changed.
+func (c *Client) Adopt(next devices.Driver) bool {
+	n, ok := next.(*Client)
+	// A tls.Config cannot be compared.
+	return ok && c.config.TLS == nil && n.config == c.config && reflect.DeepEqual(n.directory, c.directory)
 }
 
 // Name implements [devices.Driver].

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"reflect"
 	"strconv"
 	"syscall"
 	"time"
@@ -59,6 +60,13 @@ func New(config Config, log *slog.Logger) *Port {
 		config.Baud = defaultBaud
 	}
 	return &Port{config: config, log: log}
+}
+
+// Adopt implements [devices.Adopter]: where nothing changed. To open a port anew
+// resets many boards.
+func (p *Port) Adopt(next devices.Driver) bool {
+	n, ok := next.(*Port)
+	return ok && reflect.DeepEqual(n.config, p.config)
 }
 
 // Name implements [devices.Driver].
