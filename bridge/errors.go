@@ -42,6 +42,7 @@ const (
 	configuring step = "configure"
 	sharing     step = "set the members of"
 	deleting    step = "delete"
+	reading     step = "read"
 )
 
 // A refusal is a service's error answer.

@@ -240,6 +240,7 @@ type pubsubElement struct {
 	Configure *formRef `xml:"configure"`
 	Publish   *publishElement
 	Options   *formRef `xml:"publish-options"`
+	Items     *itemsElement
 }
 
 type ownerElement struct {
@@ -249,6 +250,14 @@ type ownerElement struct {
 	Configure     *formRef      `xml:"configure"`
 	Affiliations  *affiliations `xml:"affiliations"`
 	Subscriptions *subscriptions
+}
+
+// itemsElement asks for the newest items of a node, and holds them.
+type itemsElement struct {
+	XMLName xml.Name      `xml:"items"`
+	Node    string        `xml:"node,attr"`
+	Max     int           `xml:"max_items,attr,omitempty"`
+	Items   []itemElement `xml:"item"`
 }
 
 type nodeRef struct {

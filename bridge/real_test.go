@@ -489,6 +489,19 @@ func testPublish(t *testing.T, s *site, m mode) {
 		r.checkConfig(n)
 	}
 
+	back, err := r.ReadLog(context30(t), "kitchen")
+	if err != nil || len(back) != 2 {
+		t.Fatalf("%d items read back, %v", len(back), err)
+	}
+	for _, item := range back {
+		if item.Store != "k3f.1" || item.First != 1 && item.First != 4 || item.Last != item.First+2 || item.Records[0].Origin != someRecords()[0].Origin {
+			t.Errorf("read back %+v", item)
+		}
+	}
+	if none, err := r.ReadLog(context30(t), "nobody"); len(none) != 0 || err != nil {
+		t.Errorf("of a node that is not there: %v, %v", none, err)
+	}
+
 	// Many at once, as the forwarder does.
 	var wg sync.WaitGroup
 	for i := range 64 {
@@ -499,6 +512,10 @@ func testPublish(t *testing.T, s *site, m mode) {
 		})
 	}
 	wg.Wait()
+	// A full node's newest fit in a stanza.
+	if back, err := r.ReadLog(context30(t), "kitchen"); err != nil || len(back) < 20 {
+		t.Errorf("%d items read back, %v", len(back), err)
+	}
 	if err := r.PublishLog(context30(t), "kitchen", "k3f.1-9-9", nil); Judge(err) != SetAside {
 		t.Errorf("an empty pack: %v", err)
 	}

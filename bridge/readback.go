@@ -1,0 +1,62 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"mellium.im/xmpp/stanza"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// maxReadBack is how many items of a node are read back: more of the biggest
+// would be a stanza that is too big to be read.
+const maxReadBack = 40
+
+// A LogItem is an item of a log node.
+type LogItem struct {
+	Store       string
+	First, Last uint64
+	Records     []devices.Record
+}
+
+// ReadLog gives the newest items of a device's log node, at most 40, in the
+// order of the service; none where there is no node. Items that are no packs
+// are left out. Errors are as those of [Bridge.PublishLog].
+func (b *Bridge) ReadLog(ctx context.Context, device devices.ID) ([]LogItem, error) {
+	l := b.link.Load()
+	if l == nil {
+		return nil, ErrOffline
+	}
+	n := b.deviceNode(device, laneLog)
+	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Max: maxReadBack}})
+	if is(err, stanza.ItemNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var iq struct {
+		PubSub pubsubElement `xml:"http://jabber.org/protocol/pubsub pubsub"`
+	}
+	if err := answer.Unmarshal(&iq); err != nil {
+		return nil, fmt.Errorf("cannot %s node %s: %w", reading, n.name, err)
+	}
+	if iq.PubSub.Items == nil {
+		return nil, nil
+	}
+	var items []LogItem
+	for _, item := range iq.PubSub.Items.Items {
+		store, first, last, err := ParseItem(item.ID)
+		if err == nil {
+			var rs []devices.Record
+			if _, _, rs, err = DecodeItem(item.ID, bytes.TrimSpace(item.Payload)); err == nil {
+				items = append(items, LogItem{store, first, last, rs})
+			}
+		}
+		if err != nil {
+			b.log.Debug("an item of the log is none of ours", "node", n.name, "error", err)
+		}
+	}
+	return items, nil
+}
