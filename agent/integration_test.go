@@ -95,7 +95,7 @@ devices:
 		contact = "kitchen@porch.localhost"
 	}
 	reader := startReader(t, server, options.Users["anna"], contact, "kitchen/log", "kitchen/now", "cellar/log", "boiler/log", "gateway/now")
-	command(t, "mosquitto_pub", "-p", port(broker), "-q", "1", "-t", "tele/kitchen/SENSOR",
+	command(t, "mosquitto_pub", "-h", "127.0.0.1", "-p", port(broker), "-q", "1", "-t", "tele/kitchen/SENSOR",
 		"-m", `{"Time":"2026-11-23T08:00:00","DS18B20":{"Temperature":20.6}}`)
 	pack := filepath.Join(dir, "pack.json")
 	write(t, pack, `[{"n":"temperature","u":"Cel","v":7.25},{"n":"humidity","u":"%RH","v":81}]`)
@@ -137,7 +137,7 @@ devices:
 	}
 	const outage = 40
 	for i := range outage {
-		command(t, "mosquitto_pub", "-p", port(broker), "-q", "1", "-t", "tele/kitchen/SENSOR", "-m", fmt.Sprintf(`{"COUNTER":{"C1":%d}}`, i+1))
+		command(t, "mosquitto_pub", "-h", "127.0.0.1", "-p", port(broker), "-q", "1", "-t", "tele/kitchen/SENSOR", "-m", fmt.Sprintf(`{"COUNTER":{"C1":%d}}`, i+1))
 	}
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
