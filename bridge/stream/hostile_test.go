@@ -256,16 +256,11 @@ func TestUnansweredRequests(t *testing.T) {
 	}
 }
 
-// TestSendFromHandler (number 6): what a handler takes on is answered from
-// another goroutine, and reading goes on meanwhile.
+// TestReadingGoesOnWhileAnIQWaits (number 6): what waits for an answer holds up
+// nobody else.
 func TestReadingGoesOnWhileAnIQWaits(t *testing.T) {
 	s, c, h := asComponent(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.IQ(ctx, IQ{Type: stanza.GetIQ, From: jid.MustParse(testDomain), To: jid.MustParse("b.example"), Payload: []byte("<a xmlns='b'/>")})
-		done <- err
-	}()
+	cancel, done := asking(t, s)
 	c.Expect("</iq>")
 	alive(t, c, h)
 	cancel()
@@ -503,25 +498,14 @@ func TestScramRounds(t *testing.T) {
 			t.Errorf("i=%s: %v", i, err)
 		}
 	}
-	now := time.Now()
-	cert, pool := xmpptest.Certificate(t, "example.org", now.Add(-time.Hour), now.Add(time.Hour))
-	_, err := account(t, pool, StartTLS, func(c *xmpptest.Conn) {
-		c.Header("example.org", offerTLS)
-		if c.StartTLS(cert) != nil {
-			return
-		}
-		c.Header("example.org", fmt.Sprintf(offerSASL, "SCRAM-SHA-1"))
-		c.Expect("</auth>")
-		c.Send("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cj1hLHM9UVNYQ1IrUTZzZWs4YmY5MixpPTk5OTk5OTk5</challenge>")
-		c.Rest()
-	})
+	err := loggingIn(t, "SCRAM-SHA-1", "<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cj1hLHM9UVNYQ1IrUTZzZWs4YmY5MixpPTk5OTk5OTk5</challenge>")
 	if err == nil || Delay(err) != Refused {
 		t.Errorf("%v", err)
 	}
 }
 
-// TestWrongPassword is told as such, and not tried again soon.
-func TestWrongPassword(t *testing.T) {
+// loggingIn logs in by a mechanism, which is answered once.
+func loggingIn(t *testing.T, mechanism, answer string) error {
 	now := time.Now()
 	cert, pool := xmpptest.Certificate(t, "example.org", now.Add(-time.Hour), now.Add(time.Hour))
 	_, err := account(t, pool, StartTLS, func(c *xmpptest.Conn) {
@@ -529,11 +513,17 @@ func TestWrongPassword(t *testing.T) {
 		if c.StartTLS(cert) != nil {
 			return
 		}
-		c.Header("example.org", fmt.Sprintf(offerSASL, "SCRAM-SHA-256"))
+		c.Header("example.org", fmt.Sprintf(offerSASL, mechanism))
 		c.Expect("</auth>")
-		c.Send("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+		c.Send(answer)
 		c.Rest()
 	})
+	return err
+}
+
+// TestWrongPassword is told as such, and not tried again soon.
+func TestWrongPassword(t *testing.T) {
+	err := loggingIn(t, "SCRAM-SHA-256", "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
 	if err == nil || Delay(err) != Refused || !strings.Contains(err.Error(), "the password is not accepted") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
 	}

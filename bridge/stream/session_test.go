@@ -40,15 +40,21 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
+// asking asks b.example, who is given time until cancel is called.
+func asking(t *testing.T, s *Session) (cancel func(), done <-chan error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() {
+		_, err := s.IQ(ctx, IQ{Type: stanza.GetIQ, From: jid.MustParse(testDomain), To: jid.MustParse("b.example"), Payload: []byte("<a xmlns='b'/>")})
+		result <- err
+	}()
+	return cancel, result
+}
+
 // TestAnswersNobodyWaitsFor (number 6) are dropped, and stop nothing.
 func TestAnswersNobodyWaitsFor(t *testing.T) {
 	s, c, h := asComponent(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.IQ(ctx, IQ{Type: stanza.GetIQ, From: jid.MustParse(testDomain), To: jid.MustParse("b.example"), Payload: []byte("<a xmlns='b'/>")})
-		done <- err
-	}()
+	cancel, done := asking(t, s)
 	id := between(c.Expect("</iq>"), `id="`, `"`)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
