@@ -2,11 +2,9 @@ package bridge
 
 import (
 	"context"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -15,113 +13,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/bridge/xmpptest"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// A script answers one stanza of a component. Real servers are tested in
-// real_test.go; this is for what they do not do when asked to.
-type script func(c *peer, name string, s asked)
-
-// asked is a stanza that the bridge sent.
-type asked struct {
-	ID    string `xml:"id,attr"`
-	From  string `xml:"from,attr"`
-	To    string `xml:"to,attr"`
-	Type  string `xml:"type,attr"`
-	Inner string `xml:",innerxml"`
-}
-
-// A peer is the server's end of one session.
-type peer struct {
-	conn net.Conn
-	mu   sync.Mutex
-}
-
-func (p *peer) write(format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	fmt.Fprintf(p.conn, format, args...)
-}
-
-func (p *peer) result(s asked) {
-	p.write("<iq type='result' id='%s' from='%s' to='%s'/>", s.ID, s.To, s.From)
-}
-
-func (p *peer) refuse(s asked, kind, conditions string) {
-	p.write("<iq type='error' id='%s' from='%s' to='%s'><error type='%s'>%s</error></iq>", s.ID, s.To, s.From, kind, conditions)
-}
-
-// serve runs a server until the test ends.
-func serve(t *testing.T, answer script) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	wg.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, conn)
-			mu.Unlock()
-			wg.Go(func() { session(conn, answer) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return listener.Addr().String()
-}
-
-func session(conn net.Conn, answer script) {
-	defer conn.Close()
-	p := &peer{conn: conn}
-	d := xml.NewDecoder(conn)
-	for {
-		token, err := d.Token()
-		if err != nil {
-			return
-		}
-		if _, over := token.(xml.EndElement); over {
-			p.write("</stream:stream>")
-			return
-		}
-		start, ok := token.(xml.StartElement)
-		if !ok {
-			continue
-		}
-		if start.Name.Local == "stream" {
-			p.write("<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='x' from='pi.example.org'>")
-			continue
-		}
-		var s asked
-		if err := d.DecodeElement(&s, &start); err != nil {
-			return
-		}
-		if start.Name.Local == "handshake" {
-			p.write("<handshake/>")
-			continue
-		}
-		answer(p, start.Name.Local, s)
-	}
-}
-
 // obliging answers every request with an empty result.
-func obliging(p *peer, name string, s asked) {
-	if name == "iq" && (s.Type == "get" || s.Type == "set") {
-		p.result(s)
+func obliging(p *xmpptest.Peer, name string, s xmpptest.Asked) {
+	if s.Request(name) {
+		p.Result(s, "")
 	}
 }
 
@@ -163,13 +62,13 @@ func (r *running) start() {
 	r.t.Cleanup(r.stop)
 }
 
-func isPublish(s asked) bool { return strings.Contains(s.Inner, "<publish ") }
+func isPublish(s xmpptest.Asked) bool { return strings.Contains(s.Inner, "<publish ") }
 
 func TestAPackThatClosesTheStreamTwiceIsTooBig(t *testing.T) {
-	server := serve(t, func(p *peer, name string, s asked) {
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 		if isPublish(s) && strings.Contains(s.Inner, "big-1-1") {
-			p.write("<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
-			p.conn.Close()
+			p.Write("<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+			p.Conn.Close()
 			return
 		}
 		obliging(p, name, s)
@@ -197,7 +96,7 @@ func TestAPackThatClosesTheStreamTwiceIsTooBig(t *testing.T) {
 func TestASilentServerIsLeft(t *testing.T) {
 	var mu sync.Mutex
 	sessions := 0
-	server := serve(t, func(p *peer, name string, s asked) {
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 		if strings.Contains(s.Inner, nsPing) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -220,9 +119,9 @@ func TestASilentServerIsLeft(t *testing.T) {
 
 func TestAnErrorAnswersAPing(t *testing.T) {
 	pings := make(chan struct{}, 100)
-	server := serve(t, func(p *peer, name string, s asked) {
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 		if strings.Contains(s.Inner, nsPing) {
-			p.refuse(s, "cancel", "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
+			p.Refuse(s, "cancel", "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
 			pings <- struct{}{}
 			return
 		}
@@ -262,9 +161,9 @@ func TestRefusals(t *testing.T) {
 		{"never there", "cancel", "<item-not-found" + ns, "<publish ", Keep},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := serve(t, func(p *peer, name string, s asked) {
+			server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 				if strings.Contains(s.Inner, c.on) {
-					p.refuse(s, c.kind, c.conditions)
+					p.Refuse(s, c.kind, c.conditions)
 					return
 				}
 				obliging(p, name, s)
@@ -282,16 +181,16 @@ func TestRefusals(t *testing.T) {
 func TestOneOfManyMakesAMissingNode(t *testing.T) {
 	var mu sync.Mutex
 	there, creates := false, 0
-	server := serve(t, func(p *peer, name string, s asked) {
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case strings.Contains(s.Inner, "<create ") && strings.Contains(s.Inner, "/kitchen/log"):
 			creates++
 			there = creates > 1 // the first is deleted at once
-			p.result(s)
+			p.Result(s, "")
 		case isPublish(s) && !there:
-			p.refuse(s, "cancel", "<item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
+			p.Refuse(s, "cancel", "<item-not-found xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
 		default:
 			obliging(p, name, s)
 		}
@@ -313,9 +212,9 @@ func TestOneOfManyMakesAMissingNode(t *testing.T) {
 }
 
 func TestHostilePeers(t *testing.T) {
-	begin := make(chan *peer, 1)
-	answers := make(chan asked, 100)
-	server := serve(t, func(p *peer, name string, s asked) {
+	begin := make(chan *xmpptest.Peer, 1)
+	answers := make(chan xmpptest.Asked, 100)
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
 		select {
 		case begin <- p:
 		default:
@@ -332,7 +231,7 @@ func TestHostilePeers(t *testing.T) {
 	r.waitSession(true)
 	p := <-begin
 	ask := func(id, from, to, kind, payload string) {
-		p.write("<iq id='%s' from='%s' to='%s' type='%s'>%s</iq>", id, from, to, kind, payload)
+		p.Write("<iq id='%s' from='%s' to='%s' type='%s'>%s</iq>", id, from, to, kind, payload)
 	}
 	const anna = "anna@example.org/x"
 	for i, payload := range []string{
@@ -354,10 +253,10 @@ func TestHostilePeers(t *testing.T) {
 		}
 	}
 	for _, kind := range []string{"subscribe", "subscribed", "unsubscribe", "probe", "error", "nonsense", ""} {
-		p.write("<presence from='anna@example.org' to='kitchen@pi.example.org' type='%s'/>", kind)
-		p.write("<presence from='eve@example.org' to='nothing@pi.example.org' type='%s'/>", kind)
+		p.Write("<presence from='anna@example.org' to='kitchen@pi.example.org' type='%s'/>", kind)
+		p.Write("<presence from='eve@example.org' to='nothing@pi.example.org' type='%s'/>", kind)
 	}
-	p.write("<message from='eve@example.org' to='kitchen@pi.example.org'><body>x</body></message>")
+	p.Write("<message from='eve@example.org' to='kitchen@pi.example.org'><body>x</body></message>")
 	if err := r.PublishLog(context30(t), "kitchen", "s-1-1", []byte{0x80}); err != nil {
 		t.Error(err)
 	}
@@ -370,13 +269,13 @@ func TestHostilePeers(t *testing.T) {
 }
 
 func TestRunLeavesNothingBehind(t *testing.T) {
-	server := serve(t, obliging)
+	server := xmpptest.Serve(t, obliging)
 	ignore := goleak.IgnoreCurrent()
 	r := runScripted(t, server, nil)
 	r.waitSession(true)
 	r.stop()
 	// The server's own goroutine for the session ends with the connection.
-	goleak.VerifyNone(t, ignore, goleak.IgnoreAnyFunction("github.com/porchlight-iot/porchlight/bridge.session"))
+	goleak.VerifyNone(t, ignore, goleak.IgnoreAnyFunction("github.com/porchlight-iot/porchlight/bridge/xmpptest.session"))
 	if err := r.PublishNow(context30(t), "kitchen", nil); !errors.Is(err, ErrOffline) {
 		t.Errorf("after the end: %v", err)
 	}
