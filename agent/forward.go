@@ -10,6 +10,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -195,8 +196,10 @@ func (f *forwarder) finishPack(p *outbox.Pack, err error) {
 	node := "log " + string(p.Device)
 	switch bridge.Judge(err) {
 	case bridge.Accepted:
+		crashpoint.At(crashpoint.PackSettling)
 		f.pause(node, nil)
 		f.outbox.Settle(p)
+		crashpoint.At(crashpoint.PackSettled)
 	case bridge.Split, bridge.SetAside:
 		if f.outbox.Split(p) {
 			f.log.Info("pack refused, sending halves", "device", p.Device, "item", p.Item(), "reason", err)
@@ -271,6 +274,7 @@ func (f *forwarder) finishNow(device devices.ID, node *nowNode, err error) {
 	again := nowEvery
 	switch verdict {
 	case bridge.Accepted:
+		crashpoint.At(crashpoint.NowPublished)
 		f.pause("now "+string(device), nil)
 	case bridge.Keep:
 		again = f.pause("now "+string(device), err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -25,6 +26,7 @@ var errUnknownDevice = errors.New("no such device is configured")
 
 // Report implements [devices.Sink].
 func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt, error) {
+	crashpoint.At(crashpoint.MessageCame)
 	now := time.Now()
 	for i := range m.Readings {
 		if !in.house.has(m.Readings[i].Device) {
@@ -39,7 +41,9 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 			m.Readings[i].Time = now
 		}
 	}
-	return in.house.take(m, now, in.outbox.Append)
+	r, err := in.house.take(m, now, in.outbox.Append)
+	crashpoint.At(crashpoint.MessageAppended)
+	return r, err
 }
 
 // Availability implements [devices.Sink].

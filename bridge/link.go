@@ -13,6 +13,7 @@ import (
 	"mellium.im/xmpp/stanza"
 
 	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -115,12 +116,14 @@ func (l *link) run(ctx context.Context) error {
 
 	b.link.Store(l)
 	b.onSession(true)
+	crashpoint.At(crashpoint.SessionUp)
 	var err error
 	select {
 	case <-ctx.Done():
 	case <-l.session.Done():
 		err = l.session.Err()
 	}
+	crashpoint.At(crashpoint.SessionDown)
 	b.link.Store(nil)
 	b.onSession(false)
 	cancel()

@@ -13,6 +13,7 @@ import (
 	"mellium.im/xmpp/stanza"
 
 	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -323,13 +324,16 @@ func (l *link) ensure(ctx context.Context, n *node) error {
 	if n.ready.Load() {
 		return nil
 	}
+	crashpoint.At(crashpoint.NodeMissing)
 	settings := l.form.settings(n, l.bridge.cfg.Payload)
 	_, err := l.ask(ctx, creating, n.name, stanza.SetIQ, pubsubElement{
 		Create:    &nodeRef{n.name},
 		Configure: &formRef{Form: &settings},
 	})
+	crashpoint.At(crashpoint.NodeMade)
 	if is(err, stanza.Conflict) {
 		err = l.amend(ctx, n)
+		crashpoint.At(crashpoint.NodeConfigured)
 	}
 	if err != nil {
 		return err
@@ -467,6 +471,7 @@ func (l *link) share(ctx context.Context, n *node) error {
 	// that never comes should cost little.
 	for piece := range slices.Chunk(append(drop, add...), 20) {
 		_, err := l.askOwner(ctx, sharing, n.name, stanza.SetIQ, ownerElement{Affiliations: &affiliations{n.name, piece}})
+		crashpoint.At(crashpoint.MembersSet)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	xmppstream "mellium.im/xmpp/stream"
 
 	"github.com/porchlight-iot/porchlight/bridge/stream"
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -134,10 +135,12 @@ func (l *link) publish(ctx context.Context, n *node, item string, payload []byte
 	form := submit(nsOptions, options...)
 	pack := sent{n.name, item}
 	l.under.begin(pack, len(payload))
+	crashpoint.At(crashpoint.Publishing)
 	_, err := l.ask(ctx, publishing, n.name, stanza.SetIQ, pubsubElement{
 		Publish: &publishElement{Node: n.name, Item: itemElement{item, payload}},
 		Options: &formRef{Form: &form},
 	})
+	crashpoint.At(crashpoint.PublishAnswered)
 	if errors.Is(err, stream.ErrClosed) && l.struck(pack) {
 		err = fmt.Errorf("cannot publish item %s to node %s: %w", item, n.name, errTooBig)
 	}

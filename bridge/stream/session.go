@@ -14,6 +14,8 @@ import (
 
 	"mellium.im/xmpp/jid"
 	"mellium.im/xmpp/stanza"
+
+	"github.com/porchlight-iot/porchlight/crashpoint"
 )
 
 // answerTime is how long an IQ may stay unanswered where the caller's context
@@ -389,6 +391,7 @@ func (s *Session) IQ(ctx context.Context, iq IQ) (Stanza, error) {
 	if err := s.Send(ctx, request); err != nil {
 		return Stanza{}, err
 	}
+	crashpoint.At(crashpoint.StanzaSent)
 	select {
 	case st := <-q.answer:
 		return st, answerError(st)

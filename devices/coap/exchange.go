@@ -17,6 +17,7 @@ import (
 	coapnet "github.com/plgd-dev/go-coap/v3/net"
 	"github.com/plgd-dev/go-coap/v3/udp/coder"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -274,6 +275,8 @@ func (s *session) answer(ex *exchange, r response) {
 		m.Type, m.MessageID = message.Confirmable, s.nextMID()
 	}
 	b := encode(m)
+	crashpoint.At(crashpoint.Answering)
+	defer crashpoint.At(crashpoint.Answered)
 	if m.Type != message.Confirmable {
 		ex.reply = b
 		s.remember(ex)

@@ -17,6 +17,7 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -473,10 +474,12 @@ func (h *hook) pay(cl *mochi.Client, p *peer) {
 			ack.FixedHeader.Type = packets.Pubrec
 			cl.State.Inflight.Set(ack)
 		}
+		crashpoint.At(crashpoint.Acknowledging)
 		if cl.WritePacket(ack) != nil {
 			cl.Stop(errors.New("cannot acknowledge"))
 			return
 		}
+		crashpoint.At(crashpoint.Acknowledged)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"golang.org/x/sys/unix"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -443,7 +444,9 @@ func (l *link) acknowledge() {
 				return
 			}
 		}
+		crashpoint.At(crashpoint.BrokerAcking)
 		a.message.Ack()
+		crashpoint.At(crashpoint.BrokerAcked)
 		l.queued.Add(-cost(a.message))
 	}
 }
