@@ -70,11 +70,12 @@ func (s span) contradicts(other span) bool {
 // join makes one span of two.
 func join(a, b span) span {
 	between := drifted(max(a.From-b.To, b.From-a.To, 0)) / 2 // the middle is the farthest from both
+	moved := min(a.Start.Sub(b.Start).Abs(), maxBoottime)    // no sum overflows
 	return span{
 		From:  min(a.From, b.From),
 		To:    max(a.To, b.To),
 		Start: b.Start,
-		Error: max(a.Error+a.Start.Sub(b.Start).Abs(), b.Error) + between,
+		Error: max(a.Error+moved, b.Error) + between,
 		Told:  a.Told || b.Told,
 	}
 }

@@ -128,7 +128,7 @@ func (c *Clock) hear(sample Sample) {
 		last := &b.Spans[n-1]
 		moved := s.Start.Sub(last.Start).Abs()
 		if !last.Told && exact && last.Error <= spanError && moved <= sameStart && s.From-last.To <= spanGap {
-			last.To = s.To
+			last.To = max(last.To, s.To)
 			last.Error = max(last.Error, s.Error+moved)
 			return
 		}

@@ -717,6 +717,31 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
+func FuzzState(f *testing.F) {
+	w := newWorld(f, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.run(3, 2*time.Minute)
+	w.cut(hour, epoch)
+	w.read()
+	f.Add(w.clock.State())
+	f.Fuzz(func(t *testing.T, state []byte) {
+		fake := NewFake(spring, epoch)
+		c, err := New(fake, built, state)
+		if err != nil {
+			return
+		}
+		for _, b := range c.boots {
+			c.Resolve(Stamp{b.Number, hour, epoch, false})
+			c.Resolve(Stamp{b.Number + 1, hour, spring, true})
+		}
+		fake.Sync(0, 10*time.Millisecond)
+		c.Now()
+		if _, err := New(fake, built, c.State()); err != nil {
+			t.Errorf("%s became a state that is refused: %v", state, err)
+		}
+	})
+}
+
 type noBoot struct{ *Fake }
 
 func (noBoot) Boot() (string, error) { return "", os.ErrNotExist }

@@ -10,7 +10,10 @@ import (
 // ErrState says that a state is not one that [Clock.State] gave.
 var ErrState = errors.New("the clock's state is damaged")
 
-const stateVersion = 1
+const (
+	stateVersion = 1
+	maxError     = 365 * 24 * time.Hour // no span is worth more
+)
 
 type state struct {
 	Version int       `json:"version"`
@@ -79,7 +82,7 @@ func (b *boot) valid() bool {
 		return false
 	}
 	for _, s := range b.Spans {
-		if s.From < 0 || s.To < s.From || s.To > maxBoottime || s.Error < 0 || s.Error > maxBoottime || !sane(s.Start) {
+		if s.From < 0 || s.To < s.From || s.To > maxBoottime || s.Error < 0 || s.Error > maxError || !sane(s.Start) {
 			return false
 		}
 	}
