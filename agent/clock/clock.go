@@ -267,7 +267,6 @@ func (c *Clock) Told(server time.Time, roundTrip time.Duration) error {
 func (c *Clock) Date(s Stamp) Dating {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.saw(s)
 	return c.boots.date(s, c.built)
 }
 
@@ -276,16 +275,13 @@ func (c *Clock) Resolve(s Stamp) (t time.Time, bounds [2]time.Time, certain bool
 	return c.Date(s).Of(s)
 }
 
-// Saw tells of a stamp that was found in the store: its boot ran that long.
-// Where the newest stamps of each boot were told, those of a boot that never
-// knew the time keep their distances exactly.
+// Saw tells of a stamp that was found in the store: its boot ran that long,
+// also where the power went before the table knew. It is to be told the newest
+// of each boot before any is dated; then the stamps of a boot that never knew
+// the time keep their distances.
 func (c *Clock) Saw(s Stamp) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.saw(s)
-}
-
-func (c *Clock) saw(s Stamp) {
 	if i, ok := c.boots.find(s.Boot); ok {
 		c.boots[i].Seen = max(c.boots[i].Seen, s.At)
 	}

@@ -198,6 +198,9 @@ func TestSmallMovesAreNoSteps(t *testing.T) {
 		w.Pass(time.Second)
 		w.Sync(wrong, time.Second)
 		w.read()
+		if now, _ := w.clock.Time(); now.Sub(w.Truth().Add(wrong)).Abs() > sameStart {
+			t.Errorf("the time is %v, the kernel was moved to %v", now, w.Truth().Add(wrong))
+		}
 	}
 	select {
 	case <-changed:
@@ -238,6 +241,46 @@ func TestBootThatNeverKnew(t *testing.T) {
 	}
 }
 
+// Boots in a row that never knew the time bound each other by how long they
+// ran.
+func TestBootsThatNeverKnew(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.run(60, time.Minute)
+	for range 3 {
+		w.cut(time.Hour, epoch)
+		w.run(120, time.Minute)
+	}
+	w.cut(time.Hour, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.run(60, time.Minute)
+	w.check()
+	for _, i := range []int{60, 180, 300} {
+		_, bounds, _ := w.clock.Resolve(w.taken[i].Stamp)
+		if wide := bounds[1].Sub(bounds[0]); wide < 4*hour || wide > 4*hour+5*time.Minute {
+			t.Errorf("stamp %d: the bounds are %v apart, the machine was off for four hours", i, wide)
+		}
+	}
+}
+
+// How long a boot ran bounds the next one, though no reading came.
+func TestBootWithoutReadings(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.read()
+	w.Lose()
+	for range 3 {
+		w.Pass(2 * hour)
+		w.save()
+	}
+	ended := w.Truth()
+	w.cut(hour, epoch)
+	if _, bounds, _ := w.clock.Resolve(w.read()); ended.Sub(bounds[0]) > time.Minute {
+		t.Errorf("earliest %v, the boot before ended at %v", bounds[0], ended)
+	}
+	w.check()
+}
+
 // An earlier boot's stamps can be dated when its last hour in the table was
 // lost with the power.
 func TestStampsOutliveTheState(t *testing.T) {
@@ -253,6 +296,20 @@ func TestStampsOutliveTheState(t *testing.T) {
 	w.read()
 	if n := w.check(); n != 2 {
 		t.Errorf("%d stamps are certain, want the two that were synchronised", n)
+	}
+}
+
+// A poor clock of a stamp does not say when it was, without its boot.
+func TestPoorStampsDoNotOutliveTheState(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.run(30, time.Second)
+	w.Sync(9*time.Second, 12*time.Second)
+	w.read()
+	w.cut(hour, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.read()
+	if n := w.check(); n != 1 {
+		t.Errorf("%d stamps are certain, want the last", n)
 	}
 }
 
@@ -275,8 +332,14 @@ func TestSuspend(t *testing.T) {
 func TestTold(t *testing.T) {
 	w := newWorld(t, epoch)
 	w.run(3, hour)
+	changed := w.clock.Changed()
 	if err := w.clock.Told(w.Truth().Add(-300*time.Millisecond), time.Second); err != nil {
 		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told that the time is known")
 	}
 	w.run(3, hour)
 	if n := w.check(); n != 6 {
@@ -341,6 +404,32 @@ func TestToldWrongInAnEarlierBoot(t *testing.T) {
 	w.run(3, time.Minute)
 	if n := w.check(); n != 6 {
 		t.Errorf("%d stamps are certain, want the 6 of the second boot", n)
+	}
+}
+
+// NTP that was wrong in an earlier boot does not outlive what it says now.
+func TestNTPWrongInAnEarlierBoot(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.Sync(10*year, 10*time.Millisecond)
+	w.run(3, time.Minute)
+	w.cut(hour, epoch)
+	w.Sync(0, 10*time.Millisecond)
+	w.run(3, time.Minute)
+	if n := w.check(); n != 3 {
+		t.Errorf("%d stamps are certain, want the 3 of the second boot", n)
+	}
+}
+
+func TestToldAgain(t *testing.T) {
+	w := newWorld(t, epoch)
+	for _, wrong := range []time.Duration{day, 0} {
+		if err := w.clock.Told(w.Truth().Add(wrong-time.Millisecond), time.Second); err != nil {
+			t.Error(err)
+		}
+		w.run(1, time.Minute)
+	}
+	if n := w.check(); n != 2 {
+		t.Errorf("%d of 2 stamps are certain, by the server's last word", n)
 	}
 }
 
@@ -439,6 +528,35 @@ func TestPoorSync(t *testing.T) {
 	}
 }
 
+// A kernel that knows poorly, but contradicts what was known, has the last
+// word.
+func TestPoorSyncMends(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.Sync(hour, 10*time.Millisecond)
+	w.read()
+	w.Pass(time.Minute)
+	w.Sync(0, 5*time.Second)
+	w.read()
+	if n := w.check(); n != 2 {
+		t.Errorf("%d of 2 stamps are certain", n)
+	}
+}
+
+// Away from its last correction a kernel knows less, and says so.
+func TestErrorGrows(t *testing.T) {
+	w := newWorld(t, epoch)
+	for most := 100 * time.Millisecond; most < spanError; most += 100 * time.Millisecond {
+		w.Pass(time.Minute)
+		w.Sync(0, most)
+		if _, bounds, _ := w.clock.Resolve(w.read()); bounds[1].Sub(bounds[0]) < 2*most {
+			t.Errorf("bounds %v, with an error of %v", bounds, most)
+		}
+	}
+	if n := len(w.clock.boots[0].Spans); n != 1 {
+		t.Errorf("%d spans, want one", n)
+	}
+}
+
 func TestManySpans(t *testing.T) {
 	w := newWorld(t, epoch)
 	w.Drift(90)
@@ -499,6 +617,10 @@ func TestForget(t *testing.T) {
 		t.Errorf("boots %v are left of %v, want the fourth, what bounds it, and the last", left, boots)
 	}
 	w.check()
+	w.clock.Forget(func(boot uint32) bool { return boot == boots[2] })
+	if n := len(w.clock.boots); n != 2 {
+		t.Errorf("%d boots are left for one that knew the time, and the last", n)
+	}
 }
 
 // A table that was lost leaves stamps of boots that nothing is known of.
@@ -507,7 +629,6 @@ func TestLostTable(t *testing.T) {
 	w.run(3, time.Minute)
 	w.disk = nil
 	w.cut(hour, epoch)
-	w.taken = append([]taken(nil), w.taken...)
 	w.Sync(0, 10*time.Millisecond)
 	s := w.clock.Now()
 	if s.Boot == w.taken[0].Boot {
@@ -516,6 +637,11 @@ func TestLostTable(t *testing.T) {
 	_, bounds, certain := w.clock.Resolve(w.taken[0].Stamp)
 	if certain || bounds[0].Before(built) || bounds[0].After(built.Add(time.Minute)) || bounds[1].IsZero() || bounds[1].After(w.Truth().Add(time.Second)) {
 		t.Errorf("bounds %v, certain %v", bounds, certain)
+	}
+	later := w.taken[0].Stamp
+	later.Boot = s.Boot + 5
+	if _, bounds, certain = w.clock.Resolve(later); certain || bounds[0].After(built.Add(time.Minute)) || bounds[1].IsZero() {
+		t.Errorf("bounds %v, certain %v, of a number that was not given yet", bounds, certain)
 	}
 }
 
