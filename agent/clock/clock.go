@@ -267,7 +267,7 @@ func (c *Clock) Told(server time.Time, roundTrip time.Duration) error {
 func (c *Clock) Date(s Stamp) Dating {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.boots.date(s, c.built)
+	return c.boots.date(s, c.built).whole()
 }
 
 // Resolve is the time of one stamp: see [Dating.Of].

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -118,4 +119,60 @@ func (d Dating) Of(s Stamp) (t time.Time, bounds [2]time.Time, certain bool) {
 		bounds[1] = d.Latest.Add(away + drifted(away))
 	}
 	return d.Time.Add(away), bounds, d.Certain && d.Latest.Sub(d.Time)+drifted(away) <= certainWithin
+}
+
+// whole gives the dating in whole microseconds, its bounds not narrower.
+func (d Dating) whole() Dating {
+	d.Time = d.Time.Truncate(time.Microsecond)
+	d.Earliest = d.Earliest.Truncate(time.Microsecond)
+	if !d.Latest.IsZero() {
+		d.Latest = d.Latest.Add(time.Microsecond - 1).Truncate(time.Microsecond)
+	}
+	return d
+}
+
+// MarshalBinary implements [encoding.BinaryMarshaler]: 33 bytes, flags and
+// then four numbers in microseconds, big endian. The error is nil.
+func (d Dating) MarshalBinary() ([]byte, error) {
+	var flags byte
+	if d.Certain {
+		flags |= flagCertain
+	}
+	latest := int64(noLatest)
+	if !d.Latest.IsZero() {
+		latest = d.Latest.UnixMicro()
+	}
+	b := []byte{flags}
+	for _, n := range []int64{d.At.Microseconds(), d.Time.UnixMicro(), d.Earliest.UnixMicro(), latest} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	return b, nil
+}
+
+const (
+	flagCertain = 1
+	noLatest    = math.MinInt64
+)
+
+var errDating = errors.New("cannot read a dating: it is damaged")
+
+// UnmarshalBinary implements [encoding.BinaryUnmarshaler].
+func (d *Dating) UnmarshalBinary(b []byte) error {
+	if len(b) != 1+4*8 || b[0]&^flagCertain != 0 {
+		return errDating
+	}
+	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(b[1+8*i:])) }
+	if at := number(0); at < 0 || at > maxBoottime.Microseconds() {
+		return errDating
+	}
+	*d = Dating{
+		At:       time.Duration(number(0)) * time.Microsecond,
+		Time:     time.UnixMicro(number(1)).UTC(),
+		Earliest: time.UnixMicro(number(2)).UTC(),
+		Certain:  b[0]&flagCertain != 0,
+	}
+	if latest := number(3); latest != noLatest {
+		d.Latest = time.UnixMicro(latest).UTC()
+	}
+	return nil
 }

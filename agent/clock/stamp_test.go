@@ -50,6 +50,30 @@ func TestStampsThatAreNone(t *testing.T) {
 	}
 }
 
+func TestDatingRoundTrip(t *testing.T) {
+	w := newWorld(t, epoch)
+	w.Drift(77)
+	w.run(3, time.Hour)
+	check := func() {
+		t.Helper()
+		d := w.clock.Date(w.taken[0].Stamp)
+		b, _ := d.MarshalBinary()
+		var again Dating
+		if err := again.UnmarshalBinary(b); err != nil || again != d {
+			t.Errorf("%+v became %+v, %v", d, again, err)
+		}
+		for n := range b {
+			if again.UnmarshalBinary(b[:n]) == nil {
+				t.Errorf("%x is read as a dating", b[:n])
+			}
+		}
+	}
+	check()
+	w.Sync(0, 10*time.Millisecond)
+	w.run(1, time.Hour)
+	check()
+}
+
 func FuzzStamp(f *testing.F) {
 	good, _ := Stamp{1, time.Hour, spring, true}.MarshalBinary()
 	f.Add(good)
