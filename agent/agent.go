@@ -80,6 +80,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		MaxBytes:    int64(c.Outbox.MaxBytes),
 		CommitAfter: c.Outbox.CommitAfter,
 		Ack:         ack(c),
+		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
 		Machine:     machine(),
 		Encode:      a.bridge.EncodeLog,
 		LossNote:    lossNote,

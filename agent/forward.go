@@ -19,6 +19,7 @@ type publisher interface {
 	PublishLog(ctx context.Context, device devices.ID, item string, payload []byte) error
 	PublishNow(ctx context.Context, device devices.ID, values []bridge.NowValue) error
 	PublishEvent(ctx context.Context, e bridge.Event) error
+	ReadLog(ctx context.Context, device devices.ID) ([]bridge.LogItem, error)
 }
 
 const (
@@ -142,7 +143,7 @@ func (f *forwarder) all() {
 func (f *forwarder) fill(ctx context.Context) time.Duration {
 	wait := time.Hour
 	for f.free() {
-		if f.sendNote(ctx) {
+		if f.sendNote(ctx) || f.readBack(ctx) {
 			continue
 		}
 		sent, next := f.sendNow(ctx)
@@ -176,6 +177,45 @@ func (f *forwarder) start(publish func()) {
 		}()
 		publish()
 	})
+}
+
+// readBack looks what a log node has, where the outbox holds messages of its
+// device that may be there already.
+func (f *forwarder) readBack(ctx context.Context) bool {
+	device, any := f.outbox.Doubt()
+	if !any {
+		return false
+	}
+	f.start(func() {
+		items, err := f.to.ReadLog(ctx, device)
+		if err != nil {
+			wait := f.pause("read "+string(device), err)
+			f.log.Warn("cannot read back what arrived before the start; messages that came again are held", "device", device, "reason", err, "again", wait.String())
+			f.done.Go(func() {
+				select {
+				case <-ctx.Done():
+				case <-time.After(wait):
+				}
+				f.outbox.ReleaseDoubt(device)
+			})
+			return
+		}
+		f.pause("read "+string(device), nil)
+		found := make(map[devices.Origin]int)
+		for _, item := range items {
+			if !f.outbox.Mine(item.Store) {
+				continue
+			}
+			for _, r := range item.Records {
+				if r.Origin != (devices.Origin{}) {
+					found[r.Origin]++
+				}
+			}
+		}
+		crashpoint.At(crashpoint.ReadBack)
+		f.outbox.Resolve(device, found)
+	})
+	return true
 }
 
 func (f *forwarder) sendPack(ctx context.Context) bool {

@@ -56,6 +56,8 @@ func (s *service) PublishNow(ctx context.Context, device devices.ID, values []br
 	return nil
 }
 
+func (s *service) ReadLog(context.Context, devices.ID) ([]bridge.LogItem, error) { return nil, nil }
+
 func (s *service) PublishEvent(ctx context.Context, e bridge.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -140,6 +140,9 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		account := *cfg.Stream.Account
 		account.PlusSeen = new(atomic.Bool) // for all sessions of this bridge
 		b.cfg.Stream.Account = &account
+		// Always the same, so that a server ends what is left of the session
+		// before, and takes no more from it.
+		b.cfg.Stream.Resource = cmp.Or(cfg.Stream.Resource, resource+"-"+cfg.Gateway)
 	}
 	if cfg.PubSub != "" && cfg.PubSub != ServicePEP {
 		if err := ValidJID(cfg.PubSub); err != nil {

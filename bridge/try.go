@@ -33,7 +33,7 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 	if err == nil {
 		b.cfg.Stream.Handler = nil
 		if own := b.cfg.Stream.Account; own != nil {
-			own.JID = own.JID.Bare() // the resource may be taken
+			own.JID, b.cfg.Stream.Resource = own.JID.Bare(), "check-"+rand.Text() // not to end a session at work
 		}
 	}
 	var session *stream.Session

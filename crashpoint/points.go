@@ -14,9 +14,7 @@ const (
 	MessageAppended Point = "message appended" // it is numbered, in memory
 	Acknowledging   Point = "acknowledging"    // it is safe, and its device does not know yet
 	Acknowledged    Point = "acknowledged"     // its device was told
-	BrokerAcking    Point = "broker acking"    // the same where another broker is told
-	BrokerAcked     Point = "broker acked"
-	Answering       Point = "answering" // the same where CoAP answers
+	Answering       Point = "answering"        // the same where CoAP answers
 	Answered        Point = "answered"
 )
 
@@ -25,8 +23,8 @@ const (
 	CommitGathered   Point = "commit gathered" // nothing is written
 	ReadingsPut      Point = "readings put"    // in the transaction
 	BoundariesPut    Point = "boundaries put"
+	HeldPut          Point = "held put" // what may be at the server already, or what came of it
 	SettledForgotten Point = "settled forgotten"
-	RowsEvicted      Point = "rows evicted"
 	PacksPrepared    Point = "packs prepared"
 	StatesPut        Point = "states put"
 	NotesPut         Point = "notes put"
@@ -68,6 +66,7 @@ const (
 	NodeMade        Point = "node made"
 	NodeConfigured  Point = "node configured"
 	MembersSet      Point = "members set"
+	ReadBack        Point = "read back" // what arrived is known, and nothing follows from it yet
 	SessionUp       Point = "session up"
 	SessionDown     Point = "session down"
 )

@@ -8,6 +8,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -63,6 +64,9 @@ func (o *Outbox) due() time.Duration {
 		if len(q.memory) > 0 {
 			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[0].came))
 		}
+		if came, any := q.unwrittenHeld(); any {
+			wait = min(wait, o.options.CommitAfter-time.Since(came))
+		}
 	}
 	if len(o.notes.unwritten()) > 0 {
 		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
@@ -90,6 +94,7 @@ type job struct {
 	disk       []span // which is this,
 	unfreeze   bool   // and not within the boundaries that are on disk
 	limit      int
+	held       *resolution // nil where nothing is held
 
 	prepared []*Pack
 }
@@ -101,6 +106,10 @@ type commit struct {
 	states   map[devices.ID][]byte
 	used     int64 // bytes of the file, before
 	lastNote uint64
+
+	origins     []devices.Origin // of what is written
+	originRow   originRow
+	originsGone int
 }
 
 // commit writes what is to be written, in one transaction. An error ends all
@@ -117,7 +126,10 @@ func (o *Outbox) commit() {
 	if c == nil {
 		return
 	}
+	crashpoint.At(crashpoint.CommitGathered)
 	err := o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
+	crashpoint.At(crashpoint.Committed)
+	defer crashpoint.At(crashpoint.CommitApplied)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
@@ -143,16 +155,28 @@ func (o *Outbox) gather() *commit {
 			queue:      q,
 			entries:    q.memory,
 			boundaries: append([]boundary(nil), q.inMemory...),
-			freeze:     q.wants && len(q.disk) > 0,
+			freeze:     q.wants && len(q.disk) > 0 && !q.blocked(),
+			held:       q.resolution(),
 			wanted:     q.wants,
 			unfreeze:   q.unfreeze,
 			limit:      q.limit,
 		}
 		if j.freeze {
 			j.disk = append(j.disk, q.disk...)
+			q.begun = q.begun || q.disk[len(q.disk)-1].run == o.run
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
 		}
 		q.committing = len(q.memory)
+		for i, e := range q.memory {
+			if e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
+				c.origins = append(c.origins, e.Origin)
+			}
+		}
+		if j.held != nil && j.held.found != nil {
+			for _, h := range j.held.held {
+				c.origins = append(c.origins, h.Origin)
+			}
+		}
 		c.jobs = append(c.jobs, j)
 	}
 	keep := o.tidyDelay()
@@ -184,11 +208,25 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 		if err := o.writeReadings(tx, j); err != nil {
 			return err
 		}
+		if j.held != nil {
+			if err := o.writeHeld(tx, j); err != nil {
+				return err
+			}
+			crashpoint.At(crashpoint.HeldPut)
+		}
 	}
+	if len(c.origins) > 0 {
+		var err error
+		if c.originRow, c.originsGone, err = o.origins.write(tx.Bucket(bucketOrigin), c.origins); err != nil {
+			return err
+		}
+	}
+	crashpoint.At(crashpoint.ReadingsPut)
 	for _, s := range c.tidy {
 		if err := forget(tx, s.queue.device, s.place); err != nil {
 			return err
 		}
+		crashpoint.At(crashpoint.SettledForgotten)
 	}
 	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes/8*7 {
 		if err := o.evict(tx, c.used-o.options.MaxBytes/4*3); err != nil {
@@ -200,12 +238,14 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 			if err := o.prepare(tx, j); err != nil {
 				return err
 			}
+			crashpoint.At(crashpoint.PacksPrepared)
 		}
 	}
 	for device, value := range c.states {
 		if err := tx.Bucket(bucketState).Put([]byte(device), value); err != nil {
 			return err
 		}
+		crashpoint.At(crashpoint.StatesPut)
 	}
 	// Last, because what was lost just now is told in the same transaction.
 	o.mu.Lock()
@@ -213,7 +253,12 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 	gone := o.notes.settled
 	o.notes.settled, c.lastNote = nil, o.notes.last
 	o.mu.Unlock()
-	return writeNotes(tx, fresh, c.lastNote, gone)
+	err := writeNotes(tx, fresh, c.lastNote, gone)
+	if len(fresh) > 0 {
+		crashpoint.At(crashpoint.NotesPut)
+	}
+	crashpoint.At(crashpoint.Committing)
+	return err
 }
 
 // writeReadings adds a device's readings to its newest row, or makes rows.
@@ -228,6 +273,7 @@ func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
 		if err := packs.Put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
 			return err
 		}
+		crashpoint.At(crashpoint.BoundariesPut)
 	}
 	log := tx.Bucket(bucketLog)
 	rs := make([]devices.Record, len(j.entries))
@@ -241,6 +287,12 @@ func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
 	if key == nil || len(row) >= maxRow {
 		key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
 	}
+	return putRows(log, j.queue.device, o.run, key, row, rs)
+}
+
+// putRows writes readings, whose numbers rise by one, to a row that may have
+// others before them, and to rows after it.
+func putRows(log *bolt.Bucket, device devices.ID, run uint32, key, row []byte, rs []devices.Record) error {
 	for len(rs) > 0 {
 		n, size := 0, len(row)
 		for n < len(rs) && (n == 0 || size < maxRow) {
@@ -251,7 +303,7 @@ func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
 			return err
 		}
 		if rs = rs[n:]; len(rs) > 0 {
-			key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
+			key, row = rowKey(device, run, rs[0].Seq), nil
 		}
 	}
 	return nil
@@ -532,6 +584,9 @@ func (o *Outbox) apply(c *commit) {
 		o.applyJob(j)
 	}
 	o.notes.stored = c.lastNote
+	if len(c.origins) > 0 {
+		o.origins.wrote(c.originRow, c.originsGone)
+	}
 }
 
 func (o *Outbox) applyJob(j *job) {
@@ -555,6 +610,9 @@ func (o *Outbox) applyJob(j *job) {
 			q.inMemory = q.inMemory[1:]
 		}
 	}
+	if j.held != nil {
+		o.applyHeld(q, j.held)
+	}
 	if j.wanted {
 		q.wants = false
 	}
@@ -562,7 +620,7 @@ func (o *Outbox) applyJob(j *job) {
 		q.unfreeze = q.unfreeze && !j.unfreeze
 		q.prepared = j.prepared
 	}
-	if len(q.memory) == 0 && !q.wants {
+	if _, unwritten := q.unwrittenHeld(); len(q.memory) == 0 && !q.wants && !unwritten && q.found == nil {
 		delete(o.waiting, q)
 	}
 	o.enqueue(q)

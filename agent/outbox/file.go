@@ -12,6 +12,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -25,6 +26,8 @@ import (
 //	        holds both settled readings and others
 //	notes   number -> a note
 //	state   device -> what SetState kept
+//	held    device, run, number -> a reading that may be at the server (hold.go)
+//	origins number -> the origins of messages that are or were in log
 var (
 	bucketMeta   = []byte("meta")
 	bucketRuns   = []byte("runs")
@@ -33,6 +36,8 @@ var (
 	bucketCursor = []byte("cursor")
 	bucketNotes  = []byte("notes")
 	bucketState  = []byte("state")
+	bucketHeld   = []byte("held")
+	bucketOrigin = []byte("origins")
 
 	metaVersion = []byte("version")
 	metaRandom  = []byte("random")
@@ -87,6 +92,7 @@ func InUse(path string) (bool, error) {
 }
 
 func createFile(path string) error {
+	crashpoint.At(crashpoint.StoreMissing)
 	aside := path + ".new"
 	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -98,7 +104,7 @@ func createFile(path string) error {
 	random, err := newRandom()
 	if err == nil {
 		err = db.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState} {
+			for _, name := range [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin} {
 				if _, err := tx.CreateBucket(name); err != nil {
 					return err
 				}
@@ -113,9 +119,12 @@ func createFile(path string) error {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
+	crashpoint.At(crashpoint.StoreMade)
 	if err := os.Rename(aside, path); err != nil {
 		return err
 	}
+	crashpoint.At(crashpoint.StoreRenamed)
+	defer crashpoint.At(crashpoint.StoreCreated)
 	return syncDir(filepath.Dir(path))
 }
 
@@ -139,7 +148,16 @@ func (o *Outbox) load() error {
 		} else if v == 0 {
 			return errors.New("it has no version")
 		}
+		for _, name := range [][]byte{bucketHeld, bucketOrigin} { // which came later
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
 		if err := o.startRun(tx, meta); err != nil {
+			return err
+		}
+		crashpoint.At(crashpoint.RunRaised)
+		if err := o.origins.load(tx.Bucket(bucketOrigin)); err != nil {
 			return err
 		}
 		if err := o.loadLog(tx); err != nil {
@@ -177,20 +195,28 @@ func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
+	if o.resumed = run > 0; o.resumed {
+		run++
+		o.heldRun = run
+	}
 	o.run = run + 1
 	o.store = fmt.Sprintf("%s.%d", random, o.run)
-	key := binary.BigEndian.AppendUint32(nil, o.run)
-	if err := meta.Put(metaRun, key); err != nil {
-		return err
+	for r := max(o.heldRun, 1); r <= o.run; r++ {
+		if err := tx.Bucket(bucketRuns).Put(binary.BigEndian.AppendUint32(nil, r), fmt.Appendf(nil, "%s.%d", random, r)); err != nil {
+			return err
+		}
 	}
-	return tx.Bucket(bucketRuns).Put(key, []byte(o.store))
+	return meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, o.run))
 }
 
 // loadLog makes the queues of what is on disk.
 func (o *Outbox) loadLog(tx *bolt.Tx) error {
 	runs := tx.Bucket(bucketRuns)
 	cursors := tx.Bucket(bucketCursor)
-	used := map[uint32]bool{o.run: true}
+	used := map[uint32]bool{o.run: true, o.heldRun: true}
+	if err := o.loadHeld(tx, used); err != nil {
+		return err
+	}
 	err := tx.Bucket(bucketLog).ForEach(func(k, v []byte) error {
 		device, run, first, ok := parseRowKey(k)
 		if !ok {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/crashpoint"
 )
 
 // A Note is a message for people that must arrive: an alarm, a loss, a
@@ -98,6 +100,7 @@ func (o *Outbox) NextNote() *Note {
 		return nil
 	}
 	o.notes.out = true
+	crashpoint.At(crashpoint.NoteHandedOut)
 	note := o.notes.list[0]
 	return &note
 }
@@ -116,6 +119,7 @@ func (o *Outbox) SettleNote() {
 	}
 	n.list = n.list[1:]
 	signal(o.ready)
+	crashpoint.At(crashpoint.NoteSettled)
 }
 
 // ReleaseNote gives back the note that NextNote gave, to be sent again.

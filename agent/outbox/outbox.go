@@ -12,6 +12,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	MaxBytes    int64         // the size of the file that is not exceeded by much; 0 is 256 MiB
 	CommitAfter time.Duration // the longest that an unaccepted reading stays unwritten; 0 is 1 s
 	Ack         Ack           // "" is AckServer
+	DiskFirst   bool          // nothing is sent that is not on disk: for payloads without origins
 	Machine     string        // names this machine: a store of another one does not go on under its name
 
 	// Encode makes the payload of one item of the oldest n of rs, as many as
@@ -63,9 +65,6 @@ const (
 	// server on this machine loses in a power cut what its system had not
 	// written yet.
 	keepSettled = time.Minute
-	// rememberOrigins is how many messages are remembered for recognising a
-	// redelivery within one run.
-	rememberOrigins = 8192
 	// packLimit bounds the readings that are offered to Encode for one pack.
 	packLimit = 2000
 )
@@ -85,6 +84,8 @@ type Outbox struct {
 	options Options
 	log     *slog.Logger
 	run     uint32
+	heldRun uint32 // of readings that were held, where there may be some; see hold.go
+	resumed bool   // another run was before
 	store   string
 
 	mu      sync.Mutex
@@ -174,10 +175,12 @@ func Open(path string, options Options) (*Outbox, error) {
 		kick:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
+	crashpoint.At(crashpoint.StoreOpened)
 	if err := o.load(); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
 	}
+	crashpoint.At(crashpoint.StoreLoaded)
 	o.stats.Store = o.store
 	go o.commitLoop()
 	return o, nil
@@ -193,16 +196,24 @@ func (o *Outbox) Close() error {
 	}
 	o.closed = true
 	o.mu.Unlock()
+	crashpoint.At(crashpoint.StoreClosing)
 	o.wakeCommitter()
 	<-o.done
+	crashpoint.At(crashpoint.StoreCommitted)
 	err := o.db.Close()
+	crashpoint.At(crashpoint.StoreClosed)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for q := range o.waiting {
 		for _, e := range q.memory {
 			e.receipt.add(-1, errClosed)
 		}
-		q.memory = nil
+		for _, h := range q.held {
+			if h.key == 0 {
+				h.receipt.add(-1, errClosed)
+			}
+		}
+		q.memory, q.held = nil, nil
 	}
 	if o.failed != nil {
 		return o.failed
@@ -241,18 +252,18 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	if o.memory >= maxMemory || o.failed != nil && o.options.Ack == AckDisk {
 		return nil, nil, devices.ErrFull
 	}
+	if m.Redelivered && o.unsure(m) {
+		return o.hold(m)
+	}
 	records := make([]devices.Record, 0, len(m.Readings))
 	now := time.Now()
 	idle := o.memory == 0
 	r := newReceipt(len(m.Readings))
 	for _, reading := range m.Readings {
 		q := o.queue(reading.Device)
-		e := entry{receipt: r, came: now, size: 32}
+		e := entry{receipt: r, came: now, size: entrySize(reading)}
 		e.Seq, e.Reading, e.Origin = q.next, reading, m.Origin
 		e.Time = q.spread(reading.Time)
-		for _, f := range reading.Fields {
-			e.size += 16 + len(f.Name) + len(f.Unit) + len(f.Value.String())
-		}
 		q.next++
 		q.memory = append(q.memory, e)
 		o.memory += e.size
@@ -272,16 +283,27 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	if m.Origin != (devices.Origin{}) {
 		o.origins.remember(m.Origin, r)
 	}
+	o.urgent = o.urgent || o.options.DiskFirst
 	if idle || o.urgent || o.memory >= commitBytes {
 		o.wakeCommitter()
 	}
 	return r, records, nil
 }
 
+// entrySize estimates the bytes that a reading takes in memory, and about as
+// many in the file.
+func entrySize(r devices.Reading) int {
+	size := 32
+	for _, f := range r.Fields {
+		size += 16 + len(f.Name) + len(f.Unit) + len(f.Value.String())
+	}
+	return size
+}
+
 func (o *Outbox) queue(device devices.ID) *queue {
 	q := o.queues[device]
 	if q == nil {
-		q = &queue{device: device, next: 1}
+		q = &queue{device: device, next: 1, heldNext: 1, diskFirst: o.options.DiskFirst}
 		o.queues[device] = q
 	}
 	return q
@@ -295,6 +317,13 @@ func (o *Outbox) Stats() Stats {
 	for _, q := range o.queues {
 		s.Memory += q.unsent()
 		s.Disk += q.onDisk()
+		for _, h := range q.held {
+			if h.key == 0 {
+				s.Memory++
+			} else {
+				s.Disk++
+			}
+		}
 	}
 	if o.failed != nil {
 		s.Fault = o.failed.Error()
@@ -371,26 +400,6 @@ func (r *receipt) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.err
-}
-
-// origins remembers the newest messages and their receipts.
-type origins struct {
-	receipts map[devices.Origin]*receipt
-	order    []devices.Origin
-	oldest   int
-}
-
-func (o *origins) remember(origin devices.Origin, r *receipt) {
-	if _, known := o.receipts[origin]; !known {
-		if len(o.order) < rememberOrigins {
-			o.order = append(o.order, origin)
-		} else {
-			delete(o.receipts, o.order[o.oldest])
-			o.order[o.oldest] = origin
-			o.oldest = (o.oldest + 1) % rememberOrigins
-		}
-	}
-	o.receipts[origin] = r
 }
 
 func newRandom() (string, error) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -64,11 +65,13 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 		o.freeze(q, now)
 	}
 	q.out = true
+	crashpoint.At(crashpoint.PackHandedOut)
 	return q.sending
 }
 
 // freeze makes a pack of readings that are in memory only.
 func (o *Outbox) freeze(q *queue, now time.Time) {
+	q.begun = true
 	waiting := q.memory[q.accepted:]
 	rs := make([]devices.Record, min(len(waiting), packLimit))
 	for i := range rs {
@@ -76,6 +79,7 @@ func (o *Outbox) freeze(q *queue, now time.Time) {
 	}
 	q.sending = o.pack(q, o.run, now, rs)
 	q.inMemory = append(q.inMemory, q.sending.boundary)
+	crashpoint.At(crashpoint.PackFrozen)
 }
 
 // pack makes a pack of the oldest of rs, which were numbered by run without a
@@ -116,6 +120,7 @@ func (o *Outbox) Refuse(p *Pack, reason string) {
 	defer o.mu.Unlock()
 	o.lose(Loss{p.Device, p.Store, p.First, p.Last, reason, time.Now()})
 	o.finish(o.queues[p.Device], p)
+	crashpoint.At(crashpoint.PackRefused)
 }
 
 // finish forgets the pack's readings. The sources of those that are not on
@@ -176,6 +181,7 @@ func (o *Outbox) Split(p *Pack) bool {
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
 	q.limit = p.Count() / 2
+	defer crashpoint.At(crashpoint.PackSplit)
 	q.sending, q.out = nil, false
 	// What was prepared to go after it was not sent yet, and would be too big
 	// as well.
@@ -197,6 +203,7 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
 	q.out = false
+	crashpoint.At(crashpoint.PackReleased)
 	if pause <= 0 {
 		o.enqueue(q)
 		return

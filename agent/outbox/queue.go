@@ -51,13 +51,22 @@ type queue struct {
 	prepared []*Pack // frozen from disk, to be sent after sending
 	// inMemory are the boundaries frozen from memory whose readings are not
 	// on disk, the pack under way included: they are written with them.
-	inMemory []boundary
-	wants    bool // waits for the committer to freeze more from disk
-	unfreeze bool // the boundaries on disk are not to be used
-	limit    int  // of readings in a pack; 0 where none is known
-	listed   bool // is in the outbox's turn
-	notUntil time.Time
-	unacked  int // messages whose source waits, in its window
+	inMemory  []boundary
+	wants     bool // waits for the committer to freeze more from disk
+	unfreeze  bool // the boundaries on disk are not to be used
+	limit     int  // of readings in a pack; 0 where none is known
+	listed    bool // is in the outbox's turn
+	notUntil  time.Time
+	diskFirst bool
+	unacked   int // messages whose source waits, in its window
+
+	// See hold.go.
+	held     []*heldEntry
+	heldNext uint64                 // the next number in the run of what was held
+	found    map[devices.Origin]int // what the server has of it; nil while that is not known
+	asked    bool                   // it is being read back
+	sure     bool                   // what comes from now on did not arrive before the start
+	begun    bool                   // readings of this run may have been sent
 }
 
 // A boundary freezes readings of one device and run into a pack.
@@ -113,10 +122,12 @@ func (q *queue) sendable() bool {
 		return false
 	case q.sending != nil || len(q.prepared) > 0:
 		return true
+	case q.blocked():
+		return false
 	case len(q.disk) > 0:
 		return !q.wants
 	}
-	return q.committing == 0 && q.unsent() > 0
+	return q.committing == 0 && q.unsent() > 0 && !q.diskFirst
 }
 
 // remove takes readings out of the spans, and gives how many were there.

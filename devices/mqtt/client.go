@@ -444,9 +444,9 @@ func (l *link) acknowledge() {
 				return
 			}
 		}
-		crashpoint.At(crashpoint.BrokerAcking)
+		crashpoint.At(crashpoint.Acknowledging)
 		a.message.Ack()
-		crashpoint.At(crashpoint.BrokerAcked)
+		crashpoint.At(crashpoint.Acknowledged)
 		l.queued.Add(-cost(a.message))
 	}
 }

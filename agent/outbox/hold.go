@@ -1,0 +1,319 @@
+package outbox
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// A message that comes again after a start may have been sent to the server by
+// the run before without ever having been on disk. Whether it arrived, only
+// the device's log node knows, in which each such reading carries the
+// message's origin. Until that is read back, what may be there already is
+// held: on disk, so that its source is acknowledged and nothing else of the
+// device waits to be taken, but without a number. Then what is not there is
+// numbered in a run of its own, older than that of all other readings of this
+// opening, and so goes out before them. What a crash leaves held keeps its
+// run, for the same reason; where some is on disk, no number of that run has
+// been used.
+
+// maxHeld bounds what is held of one device: more than any protocol has under
+// way.
+const maxHeld = 1000
+
+// A heldEntry is a reading that may be at the server.
+type heldEntry struct {
+	entry
+	run uint32 // in which it will be numbered
+	key uint64 // in the bucket; 0 while it is not written
+}
+
+// unsure reports whether a message that was sent before may have arrived
+// without this store knowing it.
+func (o *Outbox) unsure(m devices.Message) bool {
+	if !o.resumed {
+		return false
+	}
+	for _, r := range m.Readings {
+		if !o.queue(r.Device).sure {
+			return true
+		}
+	}
+	return false
+}
+
+// hold keeps a message that may be at the server.
+func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, error) {
+	for _, r := range m.Readings {
+		if len(o.queue(r.Device).held) >= maxHeld {
+			return nil, nil, devices.ErrFull
+		}
+	}
+	now := time.Now()
+	idle := o.memory == 0
+	receipt := newReceipt(len(m.Readings))
+	records := make([]devices.Record, 0, len(m.Readings))
+	for _, reading := range m.Readings {
+		q := o.queue(reading.Device)
+		e := entry{receipt: receipt, came: now, size: entrySize(reading)}
+		e.Reading, e.Origin = reading, m.Origin
+		e.Time = e.Time.UTC().Truncate(time.Microsecond)
+		q.held = append(q.held, &heldEntry{entry: e, run: o.heldRun})
+		o.memory += e.size
+		o.waiting[q] = struct{}{}
+		records = append(records, e.Record)
+	}
+	o.origins.remember(m.Origin, receipt)
+	signal(o.ready)
+	if idle {
+		o.wakeCommitter()
+	}
+	return receipt, records, nil
+}
+
+// Doubt gives a device of which messages are held, to be read back; false
+// where there is none. The caller ends it with [Outbox.Resolve] or
+// [Outbox.ReleaseDoubt].
+func (o *Outbox) Doubt() (devices.ID, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, q := range o.queues {
+		if len(q.held) > 0 && !q.asked && q.found == nil {
+			q.asked = true
+			return q.device, true
+		}
+	}
+	return "", false
+}
+
+// ReleaseDoubt gives back a device that could not be read back.
+func (o *Outbox) ReleaseDoubt(device devices.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.queues[device].asked = false
+	signal(o.ready)
+}
+
+// Resolve says how many readings of which messages the newest items hold that
+// this store published of a device.
+func (o *Outbox) Resolve(device devices.ID, found map[devices.Origin]int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	q := o.queues[device]
+	q.asked = false
+	if q.begun {
+		o.settleHeld(q, found)
+		return
+	}
+	if q.found = found; found == nil {
+		q.found = map[devices.Origin]int{}
+	}
+	o.urgent = true
+	o.waiting[q] = struct{}{}
+	o.wakeCommitter()
+}
+
+// settleHeld numbers what is held after readings of this run were sent: it is
+// in memory only, and goes on as if it came now.
+func (o *Outbox) settleHeld(q *queue, found map[devices.Origin]int) {
+	left := maps.Clone(found)
+	for _, h := range q.held {
+		if left[h.Origin] > 0 {
+			left[h.Origin]--
+			o.memory -= h.size
+			o.stats.Repeated++
+			h.receipt.add(-1, nil)
+			continue
+		}
+		h.Time = q.spread(h.Time)
+		h.Seq = q.next
+		q.next++
+		q.memory = append(q.memory, h.entry)
+		o.stats.Taken++
+	}
+	q.held, q.sure = nil, true
+	o.enqueue(q)
+	o.wakeCommitter()
+}
+
+// Mine reports whether a store name is one of this store's.
+func (o *Outbox) Mine(store string) bool {
+	random, _, _ := strings.Cut(o.store, ".")
+	return strings.HasPrefix(store, random+".")
+}
+
+// blocked reports whether nothing new of the queue may be frozen: what is held
+// goes out before it.
+func (q *queue) blocked() bool { return len(q.held) > 0 && !q.begun }
+
+// A resolution is what one commit does with what is held of a queue.
+type resolution struct {
+	held  []*heldEntry
+	found map[devices.Origin]int // nil while it is not known
+	put   []uint64               // the keys of what was written
+	spans []span                 // the numbers that were given
+}
+
+// resolution takes what is to be done; nil where there is nothing.
+func (q *queue) resolution() *resolution {
+	if len(q.held) == 0 {
+		return nil
+	}
+	r := &resolution{held: q.held[:len(q.held):len(q.held)]}
+	if q.found != nil && !q.begun {
+		r.found = q.found
+	}
+	return r
+}
+
+// writeHeld writes what is held and not on disk, or, once it is known what the
+// server has, gives numbers to the rest and writes it to the log.
+func (o *Outbox) writeHeld(tx *bolt.Tx, j *job) error {
+	r := j.held
+	b := tx.Bucket(bucketHeld)
+	if r.found == nil {
+		r.put = make([]uint64, len(r.held))
+		for i, h := range r.held {
+			if r.put[i] = h.key; h.key != 0 || j.queue.begun {
+				continue
+			}
+			key, err := b.NextSequence()
+			if err != nil {
+				return err
+			}
+			r.put[i] = key
+			if err := b.Put(rowKey(j.queue.device, h.run, key), appendRow(nil, []devices.Record{h.Record})); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var keep []devices.Record
+	run := uint32(0)
+	put := func() error {
+		if len(keep) == 0 {
+			return nil
+		}
+		first := uint64(1)
+		if run == o.heldRun {
+			first = j.queue.heldNext
+		}
+		for i := range keep {
+			keep[i].Seq = first + uint64(i)
+		}
+		r.spans = append(r.spans, span{run, first, first + uint64(len(keep)) - 1})
+		err := putRows(tx.Bucket(bucketLog), j.queue.device, run, rowKey(j.queue.device, run, first), nil, keep)
+		keep = nil
+		return err
+	}
+	left := maps.Clone(r.found)
+	for _, h := range r.held {
+		if h.key != 0 {
+			if err := b.Delete(rowKey(j.queue.device, h.run, h.key)); err != nil {
+				return err
+			}
+		}
+		if left[h.Origin] > 0 {
+			left[h.Origin]--
+			continue
+		}
+		if h.run != run {
+			if err := put(); err != nil {
+				return err
+			}
+			run = h.run
+		}
+		rec := h.Record
+		rec.Origin = devices.Origin{} // the store itself will know it
+		if n := len(keep); n > 0 && rec.Time.Equal(keep[n-1].Time) {
+			rec.Time = rec.Time.Add(time.Microsecond) // readers tell readings apart by it
+		}
+		keep = append(keep, rec)
+	}
+	return put()
+}
+
+// applyHeld makes memory agree with what writeHeld wrote.
+func (o *Outbox) applyHeld(q *queue, r *resolution) {
+	if r.found == nil {
+		for i, h := range r.held {
+			if h.key == 0 && r.put[i] != 0 {
+				h.key = r.put[i]
+				o.memory -= h.size
+				h.receipt.add(-1, nil)
+			}
+		}
+		return
+	}
+	for _, h := range r.held {
+		if h.key == 0 {
+			o.memory -= h.size
+			h.receipt.add(-1, nil)
+		}
+	}
+	kept := 0
+	for _, numbered := range r.spans {
+		kept += numbered.count()
+		if numbered.run == o.heldRun {
+			q.heldNext = numbered.last + 1
+		}
+		q.insert(numbered)
+	}
+	o.stats.Taken += uint64(kept)
+	o.stats.Repeated += uint64(len(r.held) - kept)
+	if q.held = q.held[len(r.held):]; len(q.held) == 0 {
+		q.held, q.found, q.sure = nil, nil, true
+	}
+}
+
+// insert adds readings of a run that may be older than others on disk.
+func (q *queue) insert(s span) {
+	i := 0
+	for i < len(q.disk) && q.disk[i].run <= s.run {
+		i++
+	}
+	if i > 0 && q.disk[i-1].run == s.run && q.disk[i-1].last+1 == s.first {
+		q.disk[i-1].last = s.last
+		return
+	}
+	q.disk = slices.Insert(q.disk, i, s)
+}
+
+// loadHeld takes what the run before held.
+func (o *Outbox) loadHeld(tx *bolt.Tx, used map[uint32]bool) error {
+	return tx.Bucket(bucketHeld).ForEach(func(k, v []byte) error {
+		device, run, key, ok := parseRowKey(k)
+		rs, err := decodeRow(device, 0, v)
+		if !ok || err != nil || len(rs) != 1 {
+			o.log.Error("a held reading cannot be read", "device", device, "error", err)
+			o.stats.Lost++
+			return nil
+		}
+		h := &heldEntry{entry: entry{Record: rs[0], receipt: newReceipt(0)}, run: run, key: key}
+		used[run] = true
+		q := o.queue(device)
+		q.held = append(q.held, h)
+		o.origins.remember(h.Origin, h.receipt)
+		o.waiting[q] = struct{}{}
+		return nil
+	})
+}
+
+// unwrittenHeld gives when the oldest reading came that is held and neither on
+// disk nor meant to be.
+func (q *queue) unwrittenHeld() (came time.Time, any bool) {
+	if q.begun {
+		return time.Time{}, false
+	}
+	for _, h := range q.held {
+		if h.key == 0 {
+			return h.came, true
+		}
+	}
+	return time.Time{}, false
+}

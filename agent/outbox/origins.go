@@ -1,0 +1,101 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+const (
+	// rememberOrigins is how many messages are remembered for recognising one
+	// that comes again.
+	rememberOrigins = 8192
+	// storedOrigins is how many of those that are on disk are remembered across
+	// a restart: what all protocols together may have under way.
+	storedOrigins = 2048
+)
+
+// origins remembers the newest messages and their receipts.
+type origins struct {
+	receipts map[devices.Origin]*receipt
+	order    []devices.Origin
+	oldest   int
+
+	rows []originRow // on disk, oldest first
+	kept int         // origins in rows
+}
+
+// An originRow is a row of the origins bucket.
+type originRow struct {
+	key uint64
+	n   int
+}
+
+func (o *origins) remember(origin devices.Origin, r *receipt) {
+	if _, known := o.receipts[origin]; !known {
+		if len(o.order) < rememberOrigins {
+			o.order = append(o.order, origin)
+		} else {
+			delete(o.receipts, o.order[o.oldest])
+			o.order[o.oldest] = origin
+			o.oldest = (o.oldest + 1) % rememberOrigins
+		}
+	}
+	o.receipts[origin] = r
+}
+
+// load takes what the runs before wrote. A row that is damaged is left out: at
+// worst a message is taken for a new one.
+func (o *origins) load(b *bolt.Bucket) error {
+	done := newReceipt(0)
+	return b.ForEach(func(k, v []byte) error {
+		if len(k) != 8 {
+			return nil
+		}
+		row := originRow{key: binary.BigEndian.Uint64(k)}
+		if len(v) > 4 && binary.BigEndian.Uint32(v) == crc32.Checksum(v[4:], castagnoli) {
+			for v = v[4:]; len(v) >= len(devices.Origin{}); v = v[len(devices.Origin{}):] {
+				o.remember(devices.Origin(v[:len(devices.Origin{})]), done)
+				row.n++
+			}
+		}
+		o.rows = append(o.rows, row)
+		o.kept += row.n
+		return nil
+	})
+}
+
+// write writes the origins of the messages whose readings are written
+// in the same transaction, one row a commit, and deletes the oldest rows. It
+// gives the origins' row, and how many of the old ones are gone.
+func (o *origins) write(b *bolt.Bucket, fresh []devices.Origin) (row originRow, gone int, err error) {
+	kept := o.kept + len(fresh)
+	for ; gone < len(o.rows) && kept > storedOrigins; gone++ {
+		kept -= o.rows[gone].n
+		if err := b.Delete(binary.BigEndian.AppendUint64(nil, o.rows[gone].key)); err != nil {
+			return originRow{}, 0, err
+		}
+	}
+	key, err := b.NextSequence()
+	if err != nil {
+		return originRow{}, 0, err
+	}
+	v := make([]byte, 4, 4+len(devices.Origin{})*len(fresh))
+	for _, origin := range fresh {
+		v = append(v, origin[:]...)
+	}
+	binary.BigEndian.PutUint32(v, crc32.Checksum(v[4:], castagnoli))
+	return originRow{key, len(fresh)}, gone, b.Put(binary.BigEndian.AppendUint64(nil, key), v)
+}
+
+// wrote makes memory agree with what write did.
+func (o *origins) wrote(row originRow, gone int) {
+	for _, r := range o.rows[:gone] {
+		o.kept -= r.n
+	}
+	o.rows = append(o.rows[gone:], row)
+	o.kept += row.n
+}
