@@ -27,6 +27,7 @@ func (s Asked) Request(name string) bool { return name == "iq" && (s.Type == "ge
 // A Peer is the server's end of one session.
 type Peer struct {
 	Conn net.Conn
+	Gone chan struct{} // is closed when the session ends
 	mu   sync.Mutex
 }
 
@@ -85,7 +86,8 @@ func Serve(t testing.TB, answer Script) string {
 
 func session(conn net.Conn, answer Script) {
 	defer conn.Close()
-	p := &Peer{Conn: conn}
+	p := &Peer{Conn: conn, Gone: make(chan struct{})}
+	defer close(p.Gone)
 	d := xml.NewDecoder(conn)
 	for {
 		token, err := d.Token()

@@ -55,9 +55,13 @@ type pubsubRequest struct {
 
 // Answer is the service's [Script].
 func (s *PubSub) Answer(p *Peer, name string, a Asked) {
-	if !a.Request(name) || s.Before != nil && s.Before(p, a) {
-		return
+	if a.Request(name) && (s.Before == nil || !s.Before(p, a)) {
+		s.Accept(p, a)
 	}
+}
+
+// Accept answers a request as the service does.
+func (s *PubSub) Accept(p *Peer, a Asked) {
 	var r pubsubRequest
 	if err := xml.Unmarshal([]byte("<iq>"+a.Inner+"</iq>"), &r); err != nil {
 		p.Refuse(a, "modify", "<bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
