@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -32,10 +33,11 @@ type Options struct {
 	Machine     string        // names this machine: a store of another one does not go on under its name
 
 	// Encode makes the payload of one item of the oldest n of rs, as many as
-	// fit; n is at least 1. The same arguments must always give the same
-	// bytes. It is called with the outbox locked or in a transaction, and
-	// must not call back.
-	Encode func(device devices.ID, frozen time.Time, rs []devices.Record) (payload []byte, n int)
+	// fit in room, or in any item where room is 0; n is at least 1. The same
+	// arguments must always give the same bytes, and readings that once were
+	// an item must fit in one with room 0. It is called with the outbox locked
+	// or in a transaction, and must not call back.
+	Encode func(device devices.ID, frozen time.Time, rs []devices.Record, room int) (payload []byte, n int)
 
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
@@ -101,6 +103,8 @@ type Outbox struct {
 	closed  bool
 	stats   Stats
 	tidy    []settled // what the disk may forget, oldest first
+
+	room atomic.Int64 // for Encode, where it decides boundaries
 
 	ready chan struct{} // has a token when Next may have something
 	kick  chan struct{} // has a token when the committer should look again

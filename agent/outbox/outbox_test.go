@@ -437,7 +437,7 @@ func FuzzDecodeRow(f *testing.F) {
 }
 
 func BenchmarkBacklog(b *testing.B) {
-	o, err := Open(filepath.Join(b.TempDir(), "o.db"), Options{Encode: func(_ devices.ID, _ time.Time, rs []devices.Record) ([]byte, int) {
+	o, err := Open(filepath.Join(b.TempDir(), "o.db"), Options{Encode: func(_ devices.ID, _ time.Time, rs []devices.Record, _ int) ([]byte, int) {
 		return []byte("x"), min(len(rs), 250)
 	}})
 	if err != nil {
