@@ -52,7 +52,7 @@ const (
 
 	// commitBytes of unwritten readings are a reason to commit at once.
 	commitBytes = 128 << 10
-	// maxMemory bounds the unwritten readings: it is reached only where the
+	// maxMemory bounds the unwritten readings: it is approached only where the
 	// disk does not take what it should.
 	maxMemory = 16 << 20
 	// minCommitGap is the shortest time between two commits, so that no
@@ -228,8 +228,8 @@ func (o *Outbox) Ready() <-chan struct{} { return o.ready }
 // safe. A message that the transport says was sent before, and that was taken
 // in this run, is not taken again: its receipt is given, and no records.
 //
-// The error is [devices.ErrFull] where the disk does not take what it should,
-// and then nothing was taken.
+// The error is [devices.ErrFull] where the disk does not take what it should
+// and a device has its share of the memory, and then nothing was taken.
 func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -242,8 +242,15 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 			return r, nil, nil
 		}
 	}
-	if o.memory >= maxMemory || o.failed != nil && o.options.Ack == AckDisk {
+	if o.failed != nil && o.options.Ack == AckDisk {
 		return nil, nil, devices.ErrFull
+	}
+	for _, reading := range m.Readings {
+		// However many a device sends, it leaves the others as much as it has
+		// itself.
+		if o.queue(reading.Device).size >= maxMemory-o.memory {
+			return nil, nil, devices.ErrFull
+		}
 	}
 	records := make([]devices.Record, 0, len(m.Readings))
 	now := time.Now()
@@ -259,6 +266,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		}
 		q.next++
 		q.memory = append(q.memory, e)
+		q.size += e.size
 		o.memory += e.size
 		o.waiting[q] = struct{}{}
 		o.enqueue(q)
