@@ -23,12 +23,6 @@ const (
 	// outboxFile is in the data directory.
 	outboxFile = "outbox.db"
 
-	// The publications under way: a component is limited by the server's
-	// speed alone, an account by a shaper as well, before which nothing
-	// should pile up.
-	componentSlots = 64
-	accountSlots   = 8
-
 	tickEvery = 5 * time.Second
 	saveEvery = time.Minute
 
@@ -89,12 +83,13 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	slots := accountSlots
+	// An account is behind a shaper, mostly; a component is not.
+	under := limits{slots: 8, log: leastWindow}
 	if c.XMPP.Component != nil {
-		slots = componentSlots
+		under = limits{slots: 64, log: 64 << 10}
 	}
 	a.house = newHouse(a.changed)
-	a.forward = newForwarder(a.outbox, a.house, a.bridge, slots, log)
+	a.forward = newForwarder(a.outbox, a.house, a.bridge, under, log)
 	a.intake = &intake{outbox: a.outbox, house: a.house, log: log}
 	a.furnish(c)
 	return a, nil

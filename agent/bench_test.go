@@ -148,7 +148,7 @@ func prebuilt(b *testing.B, x *bridge.Bridge, readings, ids, limit int) []item {
 			if limit > 0 {
 				offered = rs[:limit]
 			}
-			payload, n := x.EncodeLog(id, now, offered)
+			payload, n := x.EncodeLog(id, now, offered, 0)
 			wrapped, err := bridge.WrapLog(payload)
 			if err != nil {
 				b.Fatal(err)
@@ -280,8 +280,14 @@ func (e *operatorEyes) Link(up bool) {
 	}
 }
 
-// watchBench subscribes to all log nodes of the gateway's devices.
+// watchBench subscribes to log nodes, until the benchmark ends.
 func watchBench(b *testing.B, server *xmppserver.Server, nodes []string, seen func(watch.Reading)) {
+	b.Helper()
+	b.Cleanup(watchNodes(b, server, nodes, seen))
+}
+
+// watchNodes subscribes to log or now nodes, until stop is called.
+func watchNodes(b *testing.B, server *xmppserver.Server, nodes []string, seen func(watch.Reading)) (stop func()) {
 	b.Helper()
 	settings, err := config.TLS{CAFile: server.CAFile()}.ClientConfig()
 	if err != nil {
@@ -289,7 +295,7 @@ func watchBench(b *testing.B, server *xmppserver.Server, nodes []string, seen fu
 	}
 	w := watch.New(watch.Options{
 		JID: "anna@localhost", Password: "password", Server: server.C2S(), CAs: settings.RootCAs,
-		PubSub: server.PubSub(), Nodes: nodes, Log: quiet(),
+		PubSub: server.PubSub(), Nodes: nodes, Now: seen, Log: quiet(),
 	})
 	eyes := &operatorEyes{seen: seen, up: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -298,15 +304,17 @@ func watchBench(b *testing.B, server *xmppserver.Server, nodes []string, seen fu
 		defer close(done)
 		w.Run(ctx, eyes)
 	}()
-	b.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-done
-	})
+	}
 	select {
 	case <-eyes.up:
 	case <-time.After(time.Minute):
+		stop()
 		b.Fatal("the operator cannot log in")
 	}
+	return stop
 }
 
 // startBench runs a gateway with devices on its own broker.

@@ -32,14 +32,21 @@ const (
 	parkFor = 5 * time.Minute
 )
 
+// limits are how much may be under way at a time. How much of the log it is,
+// between them, is learnt.
+type limits struct {
+	slots int // publications
+	log   int // bytes of the log, at the beginning of a session
+}
+
 // A forwarder brings what the outbox has to the server. Notes go first, then
 // the newest values of each device, then the log. What a node holds is sent
-// one by one; up to slots nodes are written at a time.
+// one by one.
 type forwarder struct {
 	outbox *outbox.Outbox
 	house  *house
 	to     publisher
-	slots  int
+	limits limits
 	log    *slog.Logger
 
 	session chan bool     // whether there is a session now; newest wins
@@ -49,6 +56,8 @@ type forwarder struct {
 	mu      sync.Mutex
 	up      bool
 	busy    int
+	nows    int // publications of newest values among busy
+	window  *window
 	noting  bool
 	pauses  map[string]time.Duration // of nodes that failed, by what and device
 	changed map[devices.ID]bool      // devices whose `now` is to be written
@@ -61,9 +70,9 @@ type nowNode struct {
 	out  bool      // is being written
 }
 
-func newForwarder(o *outbox.Outbox, h *house, to publisher, slots int, log *slog.Logger) *forwarder {
+func newForwarder(o *outbox.Outbox, h *house, to publisher, l limits, log *slog.Logger) *forwarder {
 	return &forwarder{
-		outbox: o, house: h, to: to, slots: slots, log: log,
+		outbox: o, house: h, to: to, limits: l, log: log, window: &window{size: l.log},
 		session: make(chan bool, 1), wake: make(chan struct{}, 1),
 		pauses: make(map[string]time.Duration), changed: make(map[devices.ID]bool), now: make(map[devices.ID]*nowNode),
 	}
@@ -73,6 +82,9 @@ func newForwarder(o *outbox.Outbox, h *house, to publisher, slots int, log *slog
 func (f *forwarder) online(up bool) {
 	f.mu.Lock()
 	f.up = up
+	if up {
+		f.window = &window{size: f.limits.log}
+	}
 	f.mu.Unlock()
 	select {
 	case <-f.session:
@@ -160,7 +172,7 @@ func (f *forwarder) fill(ctx context.Context) time.Duration {
 func (f *forwarder) free() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.busy < f.slots
+	return f.busy < f.limits.slots
 }
 
 // start runs one publication in a slot.
@@ -219,12 +231,31 @@ func (f *forwarder) readBack(ctx context.Context) bool {
 }
 
 func (f *forwarder) sendPack(ctx context.Context) bool {
+	f.mu.Lock()
+	w := f.window
+	room := w.room()
+	f.mu.Unlock()
+	if room == 0 {
+		return false
+	}
+	f.outbox.SetRoom(room)
 	p := f.outbox.Next()
 	if p == nil {
 		return false
 	}
+	f.mu.Lock()
+	s := w.send(bridge.LogSize(p.Payload), time.Now())
+	f.mu.Unlock()
 	f.start(func() {
-		f.finishPack(p, f.to.PublishLog(ctx, p.Device, p.Item(), p.Payload))
+		err := f.to.PublishLog(ctx, p.Device, p.Item(), p.Payload)
+		f.mu.Lock()
+		if err == nil {
+			w.answer(s, time.Now())
+		} else {
+			w.forget(s)
+		}
+		f.mu.Unlock()
+		f.finishPack(p, err)
 	})
 	return true
 }
@@ -276,8 +307,12 @@ func (f *forwarder) pause(node string, err error) time.Duration {
 func (f *forwarder) sendNow(ctx context.Context) (sent bool, wait time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
 	wait = time.Hour
+	if f.nows >= max(1, f.limits.slots/2) {
+		// More would wait no shorter behind those, and the log for ever.
+		return false, wait
+	}
+	now := time.Now()
 	for device := range f.changed {
 		node := f.now[device]
 		if node == nil {
@@ -301,6 +336,7 @@ func (f *forwarder) sendNow(ctx context.Context) (sent bool, wait time.Duration)
 			continue
 		}
 		node.out = true
+		f.nows++
 		f.mu.Unlock()
 		f.start(func() { f.finishNow(device, node, f.to.PublishNow(ctx, device, picture.values)) })
 		f.mu.Lock()
@@ -325,6 +361,7 @@ func (f *forwarder) finishNow(device devices.ID, node *nowNode, err error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.nows--
 	node.out, node.next = false, time.Now().Add(again)
 	if verdict == bridge.Keep || verdict == bridge.Park {
 		f.changed[device] = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -71,6 +72,169 @@ func (s *service) accepted() []string {
 	return append([]string(nil), s.log...)
 }
 
+// A shapedService is a publisher behind a slow link, which takes one after the
+// other.
+type shapedService struct {
+	mu   sync.Mutex
+	link slowLink
+	log  int // readings that it accepted
+	nows map[devices.ID]func()
+}
+
+func (s *shapedService) ReadLog(context.Context, devices.ID) ([]bridge.LogItem, error) {
+	return nil, nil
+}
+
+func (s *shapedService) take(bytes int) {
+	s.mu.Lock()
+	wait := time.Until(s.link.send(bytes, time.Now()))
+	s.mu.Unlock()
+	time.Sleep(wait)
+}
+
+func (s *shapedService) PublishLog(_ context.Context, _ devices.ID, item string, payload []byte) error {
+	s.take(bridge.LogSize(payload))
+	_, first, last, err := bridge.ParseItem(item)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log += int(last - first + 1)
+	return err
+}
+
+func (s *shapedService) PublishNow(_ context.Context, device devices.ID, values []bridge.NowValue) error {
+	s.mu.Lock()
+	seen := s.nows[device]
+	delete(s.nows, device)
+	s.mu.Unlock()
+	s.take(900)
+	if seen != nil {
+		seen()
+	}
+	return nil
+}
+
+func (s *shapedService) PublishEvent(context.Context, bridge.Event) error { return nil }
+
+// encodeLong takes 40 bytes a reading.
+func encodeLong(_ devices.ID, _ time.Time, rs []devices.Record, room int) ([]byte, int) {
+	n := min(len(rs), 100)
+	if room > 0 {
+		n = max(1, min(n, (room-bridge.LogSize(nil))*3/4/40))
+	}
+	return make([]byte, 40*n), n
+}
+
+// startShapedForwarding has an outbox, a house of so many devices and a
+// forwarder on a link as ejabberd gives it to an account, which is idle.
+func startShapedForwarding(t *testing.T, ids int) (*shapedService, *intake) {
+	t.Helper()
+	o, err := outbox.Open(filepath.Join(t.TempDir(), "o.db"), outbox.Options{Encode: encodeLong})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &shapedService{link: slowLink{rate: 3000, burst: 20_000, way: 10 * time.Millisecond, credit: 20_000, free: time.Now()}, nows: make(map[devices.ID]func())}
+	var f *forwarder
+	h := newHouse(func(d devices.ID) { f.touch(d) })
+	var ds []devices.Device
+	for i := range ids {
+		ds = append(ds, devices.Device{ID: numbered(i)})
+	}
+	h.furnish(ds, o.State)
+	log := slog.New(slog.DiscardHandler)
+	f = newForwarder(o, h, s, limits{8, leastWindow}, log)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.run(ctx)
+	}()
+	f.online(true)
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, &intake{outbox: o, house: h, log: log}
+}
+
+func numbered(i int) devices.ID { return devices.ID(fmt.Sprintf("d%d", i)) }
+
+func one(device devices.ID) devices.Message {
+	return devices.Message{Readings: []devices.Reading{{Device: device, Time: time.Now(), Fields: []devices.Field{{Name: "n", Value: devices.Number(1)}}}}}
+}
+
+// TestNowBehindShaper drains a backlog behind a shaper while ten devices
+// change every ten seconds.
+func TestNowBehindShaper(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ids, backlog = 10, 5000
+		s, in := startShapedForwarding(t, ids)
+		for i := range backlog {
+			if _, _, err := in.outbox.Append(one(numbered(i % ids))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var worst time.Duration
+		var all sync.WaitGroup
+		random := rand.New(rand.NewPCG(1, 2))
+		for d := range ids {
+			begins := time.Duration(random.Int64N(int64(10 * time.Second)))
+			all.Go(func() {
+				time.Sleep(begins)
+				for range 15 {
+					said := time.Now()
+					s.mu.Lock()
+					s.nows[numbered(d)] = func() {
+						s.mu.Lock()
+						defer s.mu.Unlock()
+						worst = max(worst, time.Since(said))
+					}
+					s.mu.Unlock()
+					if _, err := in.Report(context.Background(), one(numbered(d))); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(10 * time.Second)
+				}
+			})
+		}
+		all.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if worst > 2*time.Second || worst == 0 {
+			t.Errorf("`now` was %v behind", worst)
+		}
+		// 160 s at 3 kB/s, of which `now` takes 900 B/s. A reading has 54
+		// bytes, and its share of the envelope about as many.
+		if s.log < 2500 {
+			t.Errorf("%d readings drained in 160 s", s.log)
+		}
+	})
+}
+
+// TestNowDoesNotStarveLog: more devices change than the link can tell, and the
+// log goes on all the same.
+func TestNowDoesNotStarveLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ids = 100
+		s, in := startShapedForwarding(t, ids)
+		for range 300 {
+			for d := range ids {
+				if _, err := in.Report(context.Background(), one(numbered(d))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.log < 700 {
+			t.Errorf("%d readings of 30,000 arrived in 300 s", s.log)
+		}
+	})
+}
+
 type forwarding struct {
 	*service
 	house   *house
@@ -85,7 +249,7 @@ func startForwarding(t *testing.T) *forwarding {
 	t.Helper()
 	o, err := outbox.Open(filepath.Join(t.TempDir(), "o.db"), outbox.Options{
 		LossNote: lossNote,
-		Encode: func(_ devices.ID, _ time.Time, rs []devices.Record) ([]byte, int) {
+		Encode: func(_ devices.ID, _ time.Time, rs []devices.Record, _ int) ([]byte, int) {
 			return fmt.Appendf(nil, "%d-%d", rs[0].Seq, rs[len(rs)-1].Seq), len(rs)
 		},
 	})
@@ -96,7 +260,7 @@ func startForwarding(t *testing.T) *forwarding {
 	f := &forwarding{service: &service{nows: map[devices.ID][]time.Time{}, under: map[devices.ID]int{}}, outbox: o}
 	f.house = newHouse(func(d devices.ID) { f.forward.touch(d) })
 	f.house.furnish([]devices.Device{{ID: "a"}, {ID: "b"}}, o.State)
-	f.forward = newForwarder(o, f.house, f.service, 4, log)
+	f.forward = newForwarder(o, f.house, f.service, limits{4, 1 << 10}, log)
 	f.intake = &intake{outbox: o, house: f.house, log: log}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -83,9 +83,9 @@ func encodeField(f devices.Field, late, uncertain bool) fieldElement {
 	return e
 }
 
-// encodeFieldsLog makes the <fields> of the oldest n of rs that fit in one
-// item and have no gap in their numbers.
-func encodeFieldsLog(device devices.ID, frozen time.Time, rs []devices.Record) (payload []byte, n int, err error) {
+// encodeFieldsLog makes the <fields> of the oldest n of rs that fit in most
+// bytes and have no gap in their numbers.
+func encodeFieldsLog(device devices.ID, frozen time.Time, rs []devices.Record, most int) (payload []byte, n int, err error) {
 	item := fieldsElement{Done: true, Node: nodeElement{NodeID: string(device)}}
 	size := 150
 	for i, r := range rs {
@@ -100,7 +100,7 @@ func encodeFieldsLog(device devices.ID, frozen time.Time, rs []devices.Record) (
 		if err != nil {
 			return nil, 0, fmt.Errorf("cannot encode reading %d: %v", r.Seq, err)
 		}
-		if size += len(shortTags(text)); size > maxFieldsPack && i > 0 {
+		if size += len(shortTags(text)); size > most && i > 0 {
 			break
 		}
 		item.Node.Timestamps = append(item.Node.Timestamps, stamp)

@@ -43,19 +43,21 @@ func contentID(b []byte) string {
 // sends: CBOR, or XML text that begins with '<'. Equal arguments give equal
 // bytes. frozen is when the pack's boundaries were decided: a reading that was
 // then over a minute old is marked as late where the payload has such a mark.
+// room is about how big the stanza may be that carries the pack; 0 is as big as
+// one gets.
 //
 // rs are records of one device in one run, their numbers rising. Where numbers
 // are missing between them, SenML tells each number; fields cannot, and the
 // pack ends before the gap.
-func (b *Bridge) EncodeLog(device devices.ID, frozen time.Time, rs []devices.Record) (payload []byte, n int) {
+func (b *Bridge) EncodeLog(device devices.ID, frozen time.Time, rs []devices.Record, room int) (payload []byte, n int) {
 	if len(rs) == 0 {
 		return nil, 0
 	}
 	var err error
 	if b.cfg.Payload == PayloadFields {
-		payload, n, err = encodeFieldsLog(device, frozen, rs)
+		payload, n, err = encodeFieldsLog(device, frozen, rs, within(maxFieldsPack, room, 1))
 	} else {
-		payload, n, err = b.packs.encode(b.baseName(device), rs)
+		payload, n, err = b.packs.encode(b.baseName(device), rs, within(maxPack, room, base64Grows))
 	}
 	if err != nil {
 		// Nothing that a Record can hold leads here. PublishLog refuses the
@@ -65,6 +67,29 @@ func (b *Bridge) EncodeLog(device devices.ID, frozen time.Time, rs []devices.Rec
 		return nil, 1
 	}
 	return payload, n
+}
+
+// logEnvelope is about what a publication has on the stream around its payload.
+const logEnvelope = 800
+
+const base64Grows = 4.0 / 3
+
+// within gives how long a payload may be, which on the stream becomes longer by
+// the factor grows, where its stanza is to fit in room.
+func within(most, room int, grows float64) int {
+	if room == 0 {
+		return most
+	}
+	return min(most, int(float64(room-logEnvelope)/grows))
+}
+
+// LogSize is about how many bytes the publication of a payload has on the
+// stream.
+func LogSize(payload []byte) int {
+	if len(payload) > 0 && payload[0] == '<' {
+		return logEnvelope + len(payload)
+	}
+	return logEnvelope + base64.StdEncoding.EncodedLen(len(payload))
 }
 
 // DecodeLog reads the payload element of a log item. bn is the SenML base

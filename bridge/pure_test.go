@@ -147,11 +147,11 @@ func resolve(t *testing.T, pack []byte) []map[any]any {
 func TestSenMLResolves(t *testing.T) {
 	b := testBridge(t, PayloadSenML)
 	rs := someRecords()
-	pack, n := b.EncodeLog("kitchen", noon, rs)
+	pack, n := b.EncodeLog("kitchen", noon, rs, 0)
 	if n != len(rs) {
 		t.Fatalf("%d of %d readings in the pack", n, len(rs))
 	}
-	again, _ := b.EncodeLog("kitchen", noon.Add(time.Hour), rs)
+	again, _ := b.EncodeLog("kitchen", noon.Add(time.Hour), rs, 0)
 	if !bytes.Equal(pack, again) {
 		t.Error("the same readings gave other bytes")
 	}
@@ -198,7 +198,7 @@ func TestSenMLResolves(t *testing.T) {
 	if v := got[0][int64(-3)]; v != uint64(noon.Unix()) {
 		t.Errorf("base time %v (%T) on a whole second, want an integer", v, v)
 	}
-	plain, _ := b.EncodeLog("kitchen", noon, rs[:2])
+	plain, _ := b.EncodeLog("kitchen", noon, rs[:2], 0)
 	if _, there := resolve(t, plain)[0][int64(-1)]; there {
 		t.Error("a version though no unit is secondary")
 	}
@@ -229,7 +229,7 @@ func TestLogRoundTrip(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := testBridge(t, c.payload)
-			payload, n := b.EncodeLog("kitchen", noon, c.records)
+			payload, n := b.EncodeLog("kitchen", noon, c.records, 0)
 			if n != c.n {
 				t.Fatalf("%d readings in the pack, want %d", n, c.n)
 			}
@@ -291,14 +291,26 @@ func TestPacksAreBounded(t *testing.T) {
 	huge := []devices.Record{{Seq: 1, Reading: devices.Reading{Time: noon, Fields: []devices.Field{{Name: "text", Value: devices.Text(strings.Repeat("x", 60000))}}}}}
 	for payload, limit := range map[string]int{PayloadSenML: maxPack, PayloadFields: 32 << 10} {
 		b := testBridge(t, payload)
-		pack, n := b.EncodeLog("kitchen", noon, many)
+		pack, n := b.EncodeLog("kitchen", noon, many, 0)
 		if len(pack) > limit || len(pack) < limit*9/10 {
 			t.Errorf("%s: a pack of %d readings has %d bytes, the limit is %d", payload, n, len(pack), limit)
+		}
+		for _, room := range []int{1500, 3000} {
+			small, fit := b.EncodeLog("kitchen", noon, many, room)
+			if size := LogSize(small); size > room || size < room*8/10 {
+				t.Errorf("%s: with room for %d bytes it has %d", payload, room, size)
+			}
+			if again, all := b.EncodeLog("kitchen", noon, many[:fit], 0); all != fit || !bytes.Equal(again, small) {
+				t.Errorf("%s: without a bound the readings of a pack of %d bytes are another", payload, len(small))
+			}
+		}
+		if _, n := b.EncodeLog("kitchen", noon, many, 1); n != 1 {
+			t.Errorf("%s: with no room there are %d readings in a pack", payload, n)
 		}
 		if _, _, rs, err := DecodeLog(item(t, pack)); err != nil || len(rs) != n {
 			t.Errorf("%s: %d readings come back of %d, %v", payload, len(rs), n, err)
 		}
-		if _, n := b.EncodeLog("kitchen", noon, append(huge, huge...)); n != 1 {
+		if _, n := b.EncodeLog("kitchen", noon, append(huge, huge...), 0); n != 1 {
 			t.Errorf("%s: %d readings in the pack, want the huge one alone", payload, n)
 		}
 	}
@@ -309,7 +321,7 @@ func TestAReadingWithoutFieldsKeepsItsNumber(t *testing.T) {
 	rs[1].Fields = nil
 	for _, payload := range []string{PayloadSenML, PayloadFields} {
 		b := testBridge(t, payload)
-		pack, _ := b.EncodeLog("kitchen", noon, rs)
+		pack, _ := b.EncodeLog("kitchen", noon, rs, 0)
 		if _, _, got, err := DecodeItem(ItemID("s.1", 7, 9), item(t, pack)); err != nil || len(got) != 3 {
 			t.Errorf("%s: %d readings, %v", payload, len(got), err)
 		}
@@ -318,7 +330,7 @@ func TestAReadingWithoutFieldsKeepsItsNumber(t *testing.T) {
 
 func TestFieldsGolden(t *testing.T) {
 	b := testBridge(t, PayloadFields)
-	payload, _ := b.EncodeLog("kitchen", noon.Add(70*time.Second), someRecords())
+	payload, _ := b.EncodeLog("kitchen", noon.Add(70*time.Second), someRecords(), 0)
 	golden(t, "log-fields.xml", payload)
 	now, err := encodeNow("kitchen", []NowValue{
 		{Field: devices.Field{Name: "humidity", Value: num("45"), Unit: "%"}, Time: noon.Add(-time.Hour), Seq: 1<<31 + 4, Late: true},
@@ -329,7 +341,7 @@ func TestFieldsGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "now.xml", now)
-	golden(t, "log-senml.xml", item(t, first(testBridge(t, PayloadSenML).EncodeLog("kitchen", noon, someRecords()))))
+	golden(t, "log-senml.xml", item(t, first(testBridge(t, PayloadSenML).EncodeLog("kitchen", noon, someRecords(), 0))))
 }
 
 func first[A, B any](a A, _ B) A { return a }
@@ -778,7 +790,7 @@ func TestNewRefuses(t *testing.T) {
 func FuzzDecodeLog(f *testing.F) {
 	for _, payload := range []string{PayloadSenML, PayloadFields} {
 		b := testBridge(f, payload)
-		pack, _ := b.EncodeLog("kitchen", noon, someRecords())
+		pack, _ := b.EncodeLog("kitchen", noon, someRecords(), 0)
 		text, err := WrapLog(pack)
 		if err != nil {
 			f.Fatal(err)
@@ -816,7 +828,7 @@ func FuzzDecodePack(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	pack, _, err := codec.encode("h/g/d/", someRecords())
+	pack, _, err := codec.encode("h/g/d/", someRecords(), maxPack)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -324,7 +324,7 @@ func (r *running) tryLog(device devices.ID, first uint64) (string, error) {
 	for i := range rs {
 		rs[i].Seq = first + uint64(i)
 	}
-	payload, n := r.EncodeLog(device, noon, rs)
+	payload, n := r.EncodeLog(device, noon, rs, 0)
 	id := ItemID("k3f.1", first, first+uint64(n)-1)
 	return id, r.PublishLog(context30(r.t), device, id, payload)
 }

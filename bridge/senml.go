@@ -84,11 +84,12 @@ func newPackCodec() (packCodec, error) {
 	return packCodec{enc, dec}, nil
 }
 
-// encode makes a pack of the oldest n of rs that fit; n is at least 1. The
+// encode makes a pack of the oldest n of rs that fit in most bytes; n is at
+// least 1. The
 // first record of the pack carries the base name, the first of each reading
 // its time as base time, which the records after it share (RFC 8428
 // section 4.1): each time is written once.
-func (c packCodec) encode(baseName string, rs []devices.Record) (pack []byte, n int, err error) {
+func (c packCodec) encode(baseName string, rs []devices.Record, most int) (pack []byte, n int, err error) {
 	var records []cbor.RawMessage
 	var first senmlRecord
 	secondary, gaps := false, false
@@ -112,7 +113,7 @@ func (c packCodec) encode(baseName string, rs []devices.Record) (pack []byte, n 
 			}
 			size += len(encoded[k])
 		}
-		if size > maxPack && i > 0 {
+		if size > most && i > 0 {
 			break
 		}
 		for _, record := range reading {

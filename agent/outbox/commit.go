@@ -18,6 +18,9 @@ import (
 const (
 	preparedPacks = 32
 	preparedTotal = 512
+	// preparedRooms bounds them as a multiple of the room: while the link is
+	// slow, or its speed not known, few are frozen at its measure.
+	preparedRooms = 2
 )
 
 // commitLoop is the committer: it alone writes.
@@ -228,8 +231,10 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 		}
 		crashpoint.At(crashpoint.SettledForgotten)
 	}
-	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes/8*7 {
-		if err := o.evict(tx, c.used-o.options.MaxBytes/4*3); err != nil {
+	// Room for what one commit adds, beside what is free in an eighth.
+	margin := min(max(o.options.MaxBytes/8, 2*commitBytes), o.options.MaxBytes/4)
+	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes-margin {
+		if err := o.evict(tx, c.used-o.options.MaxBytes+2*margin); err != nil {
 			return err
 		}
 	}
@@ -381,7 +386,8 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 	}
 	r := &reader{outbox: o, tx: tx, job: j, at: place{j.disk[0].run, j.disk[0].first}}
 	now := time.Now().Truncate(time.Microsecond)
-	for len(j.prepared) < cap(j.prepared) {
+	room, prepared := int(o.room.Load()), 0
+	for len(j.prepared) < cap(j.prepared) && (room == 0 || prepared < preparedRooms*room) {
 		rs, err := r.fill()
 		if err != nil {
 			return err
@@ -391,16 +397,19 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 		}
 		run, first := r.run, rs[0].Seq
 		key := rowKey(j.queue.device, run, first)
+		limit := room
 		b, frozen := parseBoundary(run, first, packs.Get(key))
 		if frozen && b.last <= rs[len(rs)-1].Seq {
 			rs = rs[:b.last-first+1]
+			limit = 0
 		} else {
 			b.frozen = now
 			if j.limit > 0 && len(rs) > j.limit {
 				rs = rs[:j.limit]
 			}
 		}
-		payload, n := o.options.Encode(j.queue.device, b.frozen, rs)
+		payload, n := o.options.Encode(j.queue.device, b.frozen, rs, limit)
+		prepared += len(payload)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen}
 		if made.last != b.last {
 			if err := packs.Put(key, made.bytes()); err != nil {

@@ -134,6 +134,7 @@ func (o *Outbox) settleHeld(q *queue, found map[devices.Origin]int) {
 		h.Seq = q.next
 		q.next++
 		q.memory = append(q.memory, h.entry)
+		q.size += h.size
 		o.stats.Taken++
 	}
 	q.held, q.sure = nil, true

@@ -17,9 +17,13 @@ import (
 )
 
 // encodeText is an Encode whose payload a test can read: five readings a pack,
-// "<number>:<value>@<time>" each, with '!' and the origin where that is there.
-func encodeText(device devices.ID, frozen time.Time, rs []devices.Record) ([]byte, int) {
-	rs = rs[:min(len(rs), 5)]
+// or as many as there is room for, "<number>:<value>@<time>" each, with '!' and
+// the origin where that is there.
+func encodeText(device devices.ID, frozen time.Time, rs []devices.Record, room int) ([]byte, int) {
+	if room == 0 {
+		room = 5
+	}
+	rs = rs[:min(len(rs), room)]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %d", device, frozen.UnixMicro())
 	for _, r := range rs {
@@ -142,6 +146,7 @@ func (m *model) forward(answered bool) bool {
 		m.collect()
 		return answered
 	}
+	m.o.SetRoom(m.rand.IntN(6)) // the pace of the link changes
 	p := m.o.Next()
 	if p == nil {
 		return false

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -34,10 +35,11 @@ type Options struct {
 	Machine     string        // names this machine: a store of another one does not go on under its name
 
 	// Encode makes the payload of one item of the oldest n of rs, as many as
-	// fit; n is at least 1. The same arguments must always give the same
-	// bytes. It is called with the outbox locked or in a transaction, and
-	// must not call back.
-	Encode func(device devices.ID, frozen time.Time, rs []devices.Record) (payload []byte, n int)
+	// fit in room, or in any item where room is 0; n is at least 1. The same
+	// arguments must always give the same bytes, and readings that once were
+	// an item must fit in one with room 0. It is called with the outbox locked
+	// or in a transaction, and must not call back.
+	Encode func(device devices.ID, frozen time.Time, rs []devices.Record, room int) (payload []byte, n int)
 
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
@@ -52,7 +54,7 @@ const (
 
 	// commitBytes of unwritten readings are a reason to commit at once.
 	commitBytes = 128 << 10
-	// maxMemory bounds the unwritten readings: it is reached only where the
+	// maxMemory bounds the unwritten readings: it is approached only where the
 	// disk does not take what it should.
 	maxMemory = 16 << 20
 	// minCommitGap is the shortest time between two commits, so that no
@@ -102,6 +104,8 @@ type Outbox struct {
 	closed  bool
 	stats   Stats
 	tidy    []settled // what the disk may forget, oldest first
+
+	room atomic.Int64 // for Encode, where it decides boundaries
 
 	ready chan struct{} // has a token when Next may have something
 	kick  chan struct{} // has a token when the committer should look again
@@ -235,8 +239,8 @@ func (o *Outbox) Ready() <-chan struct{} { return o.ready }
 // safe. A message that the transport says was sent before, and that was taken
 // in this run, is not taken again: its receipt is given, and no records.
 //
-// The error is [devices.ErrFull] where the disk does not take what it should,
-// and then nothing was taken.
+// The error is [devices.ErrFull] where the disk does not take what it should
+// and a device has its share of the memory, and then nothing was taken.
 func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -249,8 +253,15 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 			return r, nil, nil
 		}
 	}
-	if o.memory >= maxMemory || o.failed != nil && o.options.Ack == AckDisk {
+	if o.failed != nil && o.options.Ack == AckDisk {
 		return nil, nil, devices.ErrFull
+	}
+	for _, reading := range m.Readings {
+		// However many a device sends, it leaves the others as much as it has
+		// itself.
+		if o.queue(reading.Device).size >= maxMemory-o.memory {
+			return nil, nil, devices.ErrFull
+		}
 	}
 	if m.Redelivered && o.unsure(m) {
 		return o.hold(m)
@@ -266,6 +277,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		e.Time = q.spread(reading.Time)
 		q.next++
 		q.memory = append(q.memory, e)
+		q.size += e.size
 		o.memory += e.size
 		o.waiting[q] = struct{}{}
 		o.enqueue(q)

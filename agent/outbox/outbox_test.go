@@ -420,6 +420,41 @@ func TestDiskFails(t *testing.T) {
 	})
 }
 
+// TestFloodKeepsToItsShare has devices send without end while the disk takes
+// nothing: they get their shares, and one that sends a little is not refused.
+func TestFloodKeepsToItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
+		o.db.Close()
+		for n := 1; n <= 3; n++ {
+			big := message(devices.ID(fmt.Sprintf("flood%d", n)), 1)
+			big.Readings[0].Fields[0].Value = devices.Text(strings.Repeat("x", 1<<10))
+			taken := 0
+			for {
+				if _, _, err := o.Append(big); errors.Is(err, devices.ErrFull) {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				taken++
+			}
+			if taken == 0 {
+				t.Errorf("flood %d got nothing", n)
+			}
+			for i := range 100 {
+				take(t, o, message("kitchen", i))
+			}
+		}
+		time.Sleep(2 * time.Second)
+		both := message("kitchen", 1)
+		both.Readings = append(both.Readings, message("flood1", 1).Readings...)
+		before := o.Stats().Taken
+		if _, _, err := o.Append(both); !errors.Is(err, devices.ErrFull) || o.Stats().Taken != before {
+			t.Errorf("a message of two devices, one of which has its share: %v, %d readings taken", err, o.Stats().Taken-before)
+		}
+	})
+}
+
 func FuzzDecodeRow(f *testing.F) {
 	m := message("a", 1, 2)
 	var rs []devices.Record
@@ -441,7 +476,7 @@ func FuzzDecodeRow(f *testing.F) {
 }
 
 func BenchmarkBacklog(b *testing.B) {
-	o, err := Open(filepath.Join(b.TempDir(), "o.db"), Options{Encode: func(_ devices.ID, _ time.Time, rs []devices.Record) ([]byte, int) {
+	o, err := Open(filepath.Join(b.TempDir(), "o.db"), Options{Encode: func(_ devices.ID, _ time.Time, rs []devices.Record, _ int) ([]byte, int) {
 		return []byte("x"), min(len(rs), 250)
 	}})
 	if err != nil {

@@ -25,6 +25,10 @@ func (p *Pack) Item() string { return fmt.Sprintf("%s-%d-%d", p.Store, p.First, 
 // Count is how many readings the pack stands for.
 func (p *Pack) Count() int { return int(p.Last - p.First + 1) }
 
+// SetRoom sets how big a pack may be, as Encode understands it, from now on; 0
+// is as big as an item can be. Packs that were frozen stay as they are.
+func (o *Outbox) SetRoom(room int) { o.room.Store(int64(room)) }
+
 // Next gives a pack to be sent, or nil where there is none now; [Outbox.Ready]
 // then tells when to ask again. Devices take turns, and none has two packs
 // under way. The caller ends each pack with Settle, Refuse, Split or Release.
@@ -88,7 +92,7 @@ func (o *Outbox) pack(q *queue, run uint32, frozen time.Time, rs []devices.Recor
 	if q.limit > 0 && len(rs) > q.limit {
 		rs = rs[:q.limit]
 	}
-	payload, n := o.options.Encode(q.device, frozen, rs)
+	payload, n := o.options.Encode(q.device, frozen, rs, int(o.room.Load()))
 	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen}
 	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b}
 }

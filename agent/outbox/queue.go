@@ -43,6 +43,7 @@ type queue struct {
 
 	disk       []span // not settled, oldest first
 	memory     []entry
+	size       int // estimated bytes of memory
 	accepted   int // how many of memory are settled, but stay until they are on disk
 	committing int // how many of memory are being written
 
@@ -106,6 +107,9 @@ func (q *queue) unsent() int { return len(q.memory) - q.accepted }
 
 // forget drops the oldest n readings from memory.
 func (q *queue) forget(n int) {
+	for _, e := range q.memory[:n] {
+		q.size -= e.size
+	}
 	clear(q.memory[:n])
 	q.memory = q.memory[n:]
 	q.accepted = max(0, q.accepted-n)

@@ -85,7 +85,7 @@ func records(device devices.ID, begin time.Time, seqs ...uint64) []devices.Recor
 // payload is the XML of an item of a log node.
 func payload(t testing.TB, b *bridge.Bridge, rs []devices.Record) []byte {
 	t.Helper()
-	text, n := b.EncodeLog(rs[0].Device, time.Now(), rs)
+	text, n := b.EncodeLog(rs[0].Device, time.Now(), rs, 0)
 	if n != len(rs) {
 		t.Fatalf("%d of %d readings fit", n, len(rs))
 	}

@@ -232,7 +232,7 @@ func TestWatchVerify(t *testing.T) {
 				Fields: []devices.Field{{Name: "temperature", Value: watchNumber(t, "20.5"), Unit: "°C"}},
 			}})
 		}
-		payload, n := gateway.EncodeLog("kitchen", time.Now(), records)
+		payload, n := gateway.EncodeLog("kitchen", time.Now(), records, 0)
 		if n != len(records) {
 			t.Fatalf("%d of %d readings fit", n, len(records))
 		}
