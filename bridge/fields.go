@@ -94,7 +94,7 @@ func encodeFieldsLog(device devices.ID, frozen time.Time, rs []devices.Record, m
 		}
 		stamp := timestampElement{Value: timestamp(r.Time)}
 		for _, f := range r.Fields {
-			stamp.Fields = append(stamp.Fields, encodeField(f, frozen.Sub(r.Time) > lateAfter, false))
+			stamp.Fields = append(stamp.Fields, encodeField(f, frozen.Sub(r.Time) > lateAfter, r.Bounds != nil))
 		}
 		text, err := xml.Marshal(stamp)
 		if err != nil {

@@ -33,23 +33,23 @@ const (
 // labels o, q and clk are ours: a reader that does not know them ignores them
 // (section 4.4).
 type senmlRecord struct {
-	BaseVersion *int            `cbor:"-1,keyasint,omitempty"`
-	BaseName    string          `cbor:"-2,keyasint,omitempty"`
-	BaseTime    any             `cbor:"-3,keyasint,omitempty"`
-	BaseUnit    string          `cbor:"-4,keyasint,omitempty"`
-	BaseValue   any             `cbor:"-5,keyasint,omitempty"`
-	BaseSum     any             `cbor:"-6,keyasint,omitempty"`
-	Name        string          `cbor:"0,keyasint,omitempty"`
-	Unit        string          `cbor:"1,keyasint,omitempty"`
-	Value       any             `cbor:"2,keyasint,omitempty"`
-	Text        *string         `cbor:"3,keyasint,omitempty"`
-	Bool        *bool           `cbor:"4,keyasint,omitempty"`
-	Sum         any             `cbor:"5,keyasint,omitempty"`
-	Time        any             `cbor:"6,keyasint,omitempty"`
-	Data        []byte          `cbor:"8,keyasint,omitempty"`
-	Origin      []byte          `cbor:"o,omitempty"`   // the message that the reading came from, 8 bytes
-	Seq         uint64          `cbor:"q,omitempty"`   // the reading's number, where it is not one more than that before
-	Clock       cbor.RawMessage `cbor:"clk,omitempty"` // earliest and latest of an uncertain time
+	BaseVersion *int    `cbor:"-1,keyasint,omitempty"`
+	BaseName    string  `cbor:"-2,keyasint,omitempty"`
+	BaseTime    any     `cbor:"-3,keyasint,omitempty"`
+	BaseUnit    string  `cbor:"-4,keyasint,omitempty"`
+	BaseValue   any     `cbor:"-5,keyasint,omitempty"`
+	BaseSum     any     `cbor:"-6,keyasint,omitempty"`
+	Name        string  `cbor:"0,keyasint,omitempty"`
+	Unit        string  `cbor:"1,keyasint,omitempty"`
+	Value       any     `cbor:"2,keyasint,omitempty"`
+	Text        *string `cbor:"3,keyasint,omitempty"`
+	Bool        *bool   `cbor:"4,keyasint,omitempty"`
+	Sum         any     `cbor:"5,keyasint,omitempty"`
+	Time        any     `cbor:"6,keyasint,omitempty"`
+	Data        []byte  `cbor:"8,keyasint,omitempty"`
+	Origin      []byte  `cbor:"o,omitempty"`   // the message that the reading came from, 8 bytes
+	Seq         uint64  `cbor:"q,omitempty"`   // the reading's number, where it is not one more than that before
+	Clock       []any   `cbor:"clk,omitempty"` // earliest and latest of an uncertain time; null where there is no bound
 
 	secondary bool // the unit is one of RFC 8798
 }
@@ -172,6 +172,14 @@ func senmlReading(r devices.Record) []senmlRecord {
 	if r.Origin != (devices.Origin{}) {
 		records[0].Origin = r.Origin[:]
 	}
+	if r.Bounds != nil {
+		records[0].Clock = make([]any, 2)
+		for i, bound := range r.Bounds {
+			if !bound.IsZero() {
+				records[0].Clock[i] = senmlTime(bound)
+			}
+		}
+	}
 	return records
 }
 
@@ -212,7 +220,11 @@ func (c packCodec) decode(pack []byte) (baseName string, rs []devices.Record, er
 			return "", nil, fmt.Errorf("cannot read SenML record %d: %v", i, err)
 		}
 		if i == 0 || !at.Equal(rs[len(rs)-1].Time) {
-			rs = append(rs, devices.Record{Seq: record.Seq, Reading: devices.Reading{Time: at}})
+			bounds, err := senmlBounds(record.Clock)
+			if err != nil {
+				return "", nil, fmt.Errorf("cannot read SenML record %d: %v", i, err)
+			}
+			rs = append(rs, devices.Record{Seq: record.Seq, Reading: devices.Reading{Time: at}, Bounds: bounds})
 			switch len(record.Origin) {
 			case 0:
 			case len(devices.Origin{}):
@@ -275,6 +287,28 @@ func (b *senmlBase) resolve(r *senmlRecord) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("time %v is not an absolute one", at)
 	}
 	return time.UnixMicro(int64(math.Round(at * 1e6))).UTC(), nil
+}
+
+// senmlBounds reads the label clk.
+func senmlBounds(clk []any) (*[2]time.Time, error) {
+	if clk == nil {
+		return nil, nil
+	}
+	bounds := new([2]time.Time)
+	if len(clk) != len(bounds) {
+		return nil, fmt.Errorf("the bounds of the time are %d", len(clk))
+	}
+	for i, v := range clk {
+		if v == nil {
+			continue
+		}
+		at, ok := number(v)
+		if !ok || !(at >= -maxSenMLTime && at <= maxSenMLTime) {
+			return nil, errors.New("a bound of the time is none")
+		}
+		bounds[i] = time.UnixMicro(int64(math.Round(at * 1e6))).UTC()
+	}
+	return bounds, nil
 }
 
 func senmlField(r senmlRecord) (devices.Field, error) {

@@ -23,6 +23,10 @@ type Reading struct {
 	// can be believed; the gateway's clock then decides.
 	Time   time.Time
 	Fields []Field
+	// Stamp says in the terms of the gateway's clock when the reading came,
+	// where Time is the gateway's and more may become known of it. Only the
+	// clock reads it.
+	Stamp string
 }
 
 // A Field is one named value of a reading.
@@ -90,4 +94,7 @@ type Record struct {
 	// Origin is set while the reading is not yet on disk: the log node then
 	// is the only memory of the message it came from.
 	Origin Origin
+	// Bounds are the earliest and the latest time that it can be, where the
+	// time is not certain; the latest is zero where it has no bound.
+	Bounds *[2]time.Time
 }

@@ -252,6 +252,13 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 		}
 		crashpoint.At(crashpoint.StatesPut)
 	}
+	if o.options.State != nil {
+		if state := o.options.State(); state != nil {
+			if err := tx.Bucket(bucketMeta).Put(metaClock, state); err != nil {
+				return err
+			}
+		}
+	}
 	// Last, because what was lost just now is told in the same transaction.
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
@@ -403,14 +410,14 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 			rs = rs[:b.last-first+1]
 			limit = 0
 		} else {
-			b.frozen = now
+			b.frozen, b.dating = now, o.date(rs)
 			if j.limit > 0 && len(rs) > j.limit {
 				rs = rs[:j.limit]
 			}
 		}
-		payload, n := o.options.Encode(j.queue.device, b.frozen, rs, limit)
+		payload, n := o.options.Encode(j.queue.device, b.frozen, o.dated(b.dating, rs), limit)
 		prepared += len(payload)
-		made := boundary{run, first, rs[n-1].Seq, b.frozen}
+		made := boundary{run, first, rs[n-1].Seq, b.frozen, b.dating}
 		if made.last != b.last {
 			if err := packs.Put(key, made.bytes()); err != nil {
 				return err

@@ -22,6 +22,8 @@
 //   - What memory holds of a device is newer than what the disk holds of it.
 //   - Sequence numbers are unique within a run; the run is raised on disk
 //     before it is used.
+//   - A pack's readings are dated with its boundaries: what was published is not
+//     dated anew.
 //   - The origin of a message whose readings are on disk is on disk as well, or
 //     was before they were settled. What was sent from memory alone carries its
 //     origin, so that it can be recognised where it arrived (hold.go).

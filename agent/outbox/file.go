@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 
 // The buckets of the file.
 //
-//	meta    version, random, run, machine
+//	meta    version, random, run, machine, the state of the clock
 //	runs    run -> the name of the store in that run
 //	log     device, run, first -> a row of readings (record.go)
 //	packs   device, run, first -> the last and the time of a frozen pack
@@ -43,6 +44,7 @@ var (
 	metaRandom  = []byte("random")
 	metaRun     = []byte("run")
 	metaMachine = []byte("machine")
+	metaClock   = []byte("clock")
 )
 
 const schemaVersion = 1
@@ -155,6 +157,11 @@ func (o *Outbox) load() error {
 		}
 		if err := o.startRun(tx, meta); err != nil {
 			return err
+		}
+		if o.options.Boot != nil {
+			if err := meta.Put(metaClock, o.options.Boot(bytes.Clone(meta.Get(metaClock)))); err != nil {
+				return err
+			}
 		}
 		crashpoint.At(crashpoint.RunRaised)
 		if err := o.origins.load(tx.Bucket(bucketOrigin)); err != nil {
@@ -272,15 +279,17 @@ func parsePlace(b []byte) (place, bool) {
 }
 
 // A frozen boundary is the value of a key of the packs bucket, whose key is
-// its place: the last sequence number and the time, in microseconds.
+// its place: the last sequence number, the time in microseconds, and the
+// dating.
 func (b boundary) bytes() []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, b.last), uint64(b.frozen.UnixMicro()))
+	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, b.last), uint64(b.frozen.UnixMicro()))
+	return append(v, b.dating...)
 }
 
 func parseBoundary(run uint32, first uint64, v []byte) (boundary, bool) {
-	if len(v) != 16 {
+	if len(v) < 16 {
 		return boundary{}, false
 	}
-	b := boundary{run, first, binary.BigEndian.Uint64(v), time.UnixMicro(int64(binary.BigEndian.Uint64(v[8:])))}
+	b := boundary{run, first, binary.BigEndian.Uint64(v), time.UnixMicro(int64(binary.BigEndian.Uint64(v[8:]))), string(v[16:])}
 	return b, b.last >= first
 }

@@ -41,6 +41,18 @@ type Options struct {
 	// or in a transaction, and must not call back.
 	Encode func(device devices.ID, frozen time.Time, rs []devices.Record, room int) (payload []byte, n int)
 
+	// Boot, where it is not nil, is given what it gave before, and gives the
+	// state of a clock in which this boot is known, before a reading of it is
+	// taken. State gives it anew where that is worth a write, else nil; it is
+	// called at each commit.
+	Boot  func(state []byte) []byte
+	State func() []byte
+	// Date, where it is not nil, dates a moment by its stamp; Apply gives a
+	// reading with a stamp its time by it, and its bounds. A pack is dated
+	// when its boundaries are made, and the dating is kept with them.
+	Date  func(stamp string) (dating string)
+	Apply func(dating string, r *devices.Record)
+
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
 	LossNote func(Loss) []byte

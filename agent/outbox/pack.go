@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
@@ -92,9 +93,38 @@ func (o *Outbox) pack(q *queue, run uint32, frozen time.Time, rs []devices.Recor
 	if q.limit > 0 && len(rs) > q.limit {
 		rs = rs[:q.limit]
 	}
-	payload, n := o.options.Encode(q.device, frozen, rs, int(o.room.Load()))
-	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen}
+	dating := o.date(rs)
+	payload, n := o.options.Encode(q.device, frozen, o.dated(dating, rs), int(o.room.Load()))
+	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen, dating}
 	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b}
+}
+
+// date dates the readings of a pack, which are all of one run, and so of one
+// boot; "" where all have their times.
+func (o *Outbox) date(rs []devices.Record) string {
+	for _, r := range rs {
+		if r.Stamp != "" && o.options.Date != nil {
+			return o.options.Date(r.Stamp)
+		}
+	}
+	return ""
+}
+
+// dated gives readings their times by a dating, two in a row never the same.
+func (o *Outbox) dated(dating string, rs []devices.Record) []devices.Record {
+	if dating == "" {
+		return rs
+	}
+	rs = slices.Clone(rs)
+	for i := range rs {
+		if rs[i].Stamp != "" {
+			o.options.Apply(dating, &rs[i])
+		}
+		if i > 0 && rs[i].Time.Equal(rs[i-1].Time) {
+			rs[i].Time = rs[i].Time.Add(time.Microsecond)
+		}
+	}
+	return rs
 }
 
 // enqueue gives the queue a turn, where it has something to send.

@@ -75,6 +75,7 @@ type boundary struct {
 	run         uint32
 	first, last uint64
 	frozen      time.Time
+	dating      string // "" where its readings have their times
 }
 
 // spread gives a reading's time to the microsecond, and different from that of

@@ -19,13 +19,14 @@ import (
 //	readings
 //
 // A reading is its time in microseconds since 1970 (8 bytes), a byte of
-// flags, the origin (8 bytes, with flagOrigin), the number of fields and the
-// fields. Numbers are unsigned varints, texts have their length before them.
+// flags, the origin (8 bytes, with flagOrigin), the stamp (with flagStamp), the
+// number of fields and the fields. Numbers are unsigned varints, texts have their length before them.
 const (
 	rowVersion = 1
 	rowHeader  = 4 + 1 + 4
 
 	flagOrigin = 1
+	flagStamp  = 2
 )
 
 // maxRow is the size from which on a row is not appended to: about a page of
@@ -56,10 +57,15 @@ func appendRow(row []byte, rs []devices.Record) []byte {
 
 func appendRecord(b []byte, r devices.Record) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time.UnixMicro()))
-	if r.Origin == (devices.Origin{}) {
-		b = append(b, 0)
-	} else {
-		b = append(append(b, flagOrigin), r.Origin[:]...)
+	flags := len(b)
+	b = append(b, 0)
+	if r.Origin != (devices.Origin{}) {
+		b[flags] |= flagOrigin
+		b = append(b, r.Origin[:]...)
+	}
+	if r.Stamp != "" {
+		b[flags] |= flagStamp
+		b = appendText(b, r.Stamp)
 	}
 	b = binary.AppendUvarint(b, uint64(len(r.Fields)))
 	for _, f := range r.Fields {
@@ -155,8 +161,15 @@ func (d *decoder) record() devices.Record {
 	if b := d.take(8); b != nil {
 		r.Time = time.UnixMicro(int64(binary.BigEndian.Uint64(b))).UTC()
 	}
-	if d.byte()&flagOrigin != 0 {
+	flags := d.byte()
+	if flags&flagOrigin != 0 {
 		copy(r.Origin[:], d.take(8))
+	}
+	if flags&flagStamp != 0 {
+		r.Stamp = d.text()
+	}
+	if flags&^(flagOrigin|flagStamp) != 0 {
+		d.failed = true
 	}
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
