@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -40,6 +41,7 @@ type Agent struct {
 	intake   *intake
 	profiles *profile.Set
 	access   authorizer
+	timing   timing
 	started  time.Time
 
 	mu      sync.Mutex
@@ -55,13 +57,13 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now()}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.System{}, log: log}}
 	a.access.set(grants(c))
-	xmpp, err := bridgeConfig(c)
+	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }, OnTime: a.timing.told})
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +79,16 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
 		Machine:     machine(),
 		Encode:      a.bridge.EncodeLog,
+		Boot:        a.timing.boot,
+		State:       a.timing.state,
+		Date:        a.timing.date,
+		Apply:       a.timing.apply,
 		LossNote:    lossNote,
 		Log:         log,
 	})
+	if err == nil && a.timing.clock == nil {
+		err = errors.Join(errNoBoot, a.outbox.Close())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +98,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		under = limits{slots: 64, log: 64 << 10}
 	}
 	a.house = newHouse(a.changed)
-	a.forward = newForwarder(a.outbox, a.house, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, log: log}
+	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
+	a.intake = &intake{outbox: a.outbox, house: a.house, timing: &a.timing, log: log}
 	a.furnish(c)
 	return a, nil
 }
@@ -109,6 +118,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
+	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	a.mu.Lock()
 	a.hire(ctx)
 	a.mu.Unlock()
@@ -143,6 +153,9 @@ func (a *Agent) tick(ctx context.Context) {
 				a.bridge.Regrant()
 			}
 			looked = now
+			if a.timing.clock.Dirty() {
+				a.outbox.Save()
+			}
 			if now.Sub(saved) >= saveEvery {
 				a.house.save(a.outbox.SetState)
 				saved = now
@@ -204,7 +217,7 @@ func (a *Agent) furnish(c *config.Config) {
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
 func (a *Agent) hire(ctx context.Context) {
-	wanted, err := drivers(a.config, a.profiles, a.resumed, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, a.timing.verify, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
@@ -300,6 +313,9 @@ func (a *authorizer) MaySee(who bridge.JID, device devices.ID) bool {
 func (a *authorizer) MaySeeEvents(who bridge.JID) bool {
 	return a.get().Plays(who.Bare().String(), access.Installer, time.Now())
 }
+
+// errNoBoot says that the time of readings cannot be kept.
+var errNoBoot = errors.New("cannot tell this boot from another: /proc/sys/kernel/random/boot_id is missing")
 
 // errNoServer says that a config has neither component nor account, which
 // reading it rules out.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
@@ -24,8 +25,9 @@ import (
 
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
-// resumed, devices may repeat what they said before.
-func drivers(c *config.Config, profiles *profile.Set, resumed bool, log *slog.Logger) (list []devices.Driver, err error) {
+// resumed, devices may repeat what they said before. verify is the time by which
+// certificates are judged.
+func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func() time.Time, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {
@@ -60,6 +62,7 @@ func drivers(c *config.Config, profiles *profile.Set, resumed bool, log *slog.Lo
 					err = errors.Join(err, fmt.Errorf("cannot use the broker %s: %w", b.Name, fault))
 					continue
 				}
+				settings.Time = verify
 				client.TLS = settings
 			}
 			list = append(list, mqtt.NewClient(client, onMQTT, log))
@@ -85,7 +88,7 @@ func grants(c *config.Config) access.Grants {
 }
 
 // bridgeConfig translates the XMPP part of the config.
-func bridgeConfig(c *config.Config) (bridge.Config, error) {
+func bridgeConfig(c *config.Config, verify func() time.Time) (bridge.Config, error) {
 	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
 	switch {
 	case c.XMPP.Component != nil:
@@ -96,6 +99,7 @@ func bridgeConfig(c *config.Config) (bridge.Config, error) {
 			if err != nil {
 				return b, err
 			}
+			settings.Time = verify
 			b.Stream.Component.TLS = settings
 		}
 	case c.XMPP.Account != nil:
@@ -108,6 +112,7 @@ func bridgeConfig(c *config.Config) (bridge.Config, error) {
 		if err != nil {
 			return b, err
 		}
+		settings.Time = verify
 		mode := map[string]stream.TLSMode{config.StartTLS: stream.StartTLS, config.Direct: stream.Direct, config.Off: stream.Off}[own.TLS.Mode]
 		b.Stream.Account = &stream.Account{JID: j, Password: own.Password.Reveal(), Server: own.Server, Mode: mode, TLS: settings}
 	default:

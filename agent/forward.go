@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/crashpoint"
@@ -45,6 +46,7 @@ type limits struct {
 type forwarder struct {
 	outbox *outbox.Outbox
 	house  *house
+	clock  *clock.Clock
 	to     publisher
 	limits limits
 	log    *slog.Logger
@@ -62,6 +64,7 @@ type forwarder struct {
 	pauses  map[string]time.Duration // of nodes that failed, by what and device
 	changed map[devices.ID]bool      // devices whose `now` is to be written
 	now     map[devices.ID]*nowNode
+	first   time.Duration // boottime of the first session; 0 before
 }
 
 // A nowNode is the state of one device's `now` node.
@@ -70,9 +73,9 @@ type nowNode struct {
 	out  bool      // is being written
 }
 
-func newForwarder(o *outbox.Outbox, h *house, to publisher, l limits, log *slog.Logger) *forwarder {
+func newForwarder(o *outbox.Outbox, h *house, c *clock.Clock, to publisher, l limits, log *slog.Logger) *forwarder {
 	return &forwarder{
-		outbox: o, house: h, to: to, limits: l, log: log, window: &window{size: l.log},
+		outbox: o, house: h, clock: c, to: to, limits: l, log: log, window: &window{size: l.log},
 		session: make(chan bool, 1), wake: make(chan struct{}, 1),
 		pauses: make(map[string]time.Duration), changed: make(map[devices.ID]bool), now: make(map[devices.ID]*nowNode),
 	}
@@ -82,6 +85,9 @@ func newForwarder(o *outbox.Outbox, h *house, to publisher, l limits, log *slog.
 func (f *forwarder) online(up bool) {
 	f.mu.Lock()
 	f.up = up
+	if up && f.first == 0 {
+		f.first = f.clock.Now().At
+	}
 	if up {
 		f.window = &window{size: f.limits.log}
 	}
@@ -122,6 +128,7 @@ func (f *forwarder) run(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		wait := time.Hour
+		changed := f.clock.Changed() // before it is asked
 		if up {
 			wait = f.fill(ctx)
 		}
@@ -134,6 +141,7 @@ func (f *forwarder) run(ctx context.Context) {
 				f.all()
 			}
 		case <-f.wake:
+		case <-changed:
 		case <-f.outbox.Ready():
 		case <-timer.C:
 		}
@@ -162,11 +170,21 @@ func (f *forwarder) fill(ctx context.Context) time.Duration {
 		if wait = min(wait, next); sent {
 			continue
 		}
+		// What is published is not dated anew, so it waits for the time.
+		if left := f.hold(); left > 0 {
+			return min(wait, left)
+		}
 		if !f.sendPack(ctx) {
 			break
 		}
 	}
 	return wait
+}
+
+func (f *forwarder) hold() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clock.Hold(f.first)
 }
 
 func (f *forwarder) free() bool {

@@ -141,7 +141,8 @@ func startShapedForwarding(t *testing.T, ids int) (*shapedService, *intake) {
 	}
 	h.furnish(ds, o.State)
 	log := slog.New(slog.DiscardHandler)
-	f = newForwarder(o, h, s, limits{8, leastWindow}, log)
+	timing := knownTime(t)
+	f = newForwarder(o, h, timing.clock, s, limits{8, leastWindow}, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -156,7 +157,7 @@ func startShapedForwarding(t *testing.T, ids int) (*shapedService, *intake) {
 			t.Error(err)
 		}
 	})
-	return s, &intake{outbox: o, house: h, log: log}
+	return s, &intake{outbox: o, house: h, timing: timing, log: log}
 }
 
 func numbered(i int) devices.ID { return devices.ID(fmt.Sprintf("d%d", i)) }
@@ -260,8 +261,9 @@ func startForwarding(t *testing.T) *forwarding {
 	f := &forwarding{service: &service{nows: map[devices.ID][]time.Time{}, under: map[devices.ID]int{}}, outbox: o}
 	f.house = newHouse(func(d devices.ID) { f.forward.touch(d) })
 	f.house.furnish([]devices.Device{{ID: "a"}, {ID: "b"}}, o.State)
-	f.forward = newForwarder(o, f.house, f.service, limits{4, 1 << 10}, log)
-	f.intake = &intake{outbox: o, house: f.house, log: log}
+	timing := knownTime(t)
+	f.forward = newForwarder(o, f.house, timing.clock, f.service, limits{4, 1 << 10}, log)
+	f.intake = &intake{outbox: o, house: f.house, timing: timing, log: log}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

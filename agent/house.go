@@ -78,7 +78,7 @@ func (h *house) has(device devices.ID) bool {
 // take hands a message to the outbox, and remembers the newest values. Both
 // are done under one lock, so that the order of the values is that of the
 // sequence numbers.
-func (h *house) take(m devices.Message, now time.Time, add func(devices.Message) (devices.Receipt, []devices.Record, error)) (devices.Receipt, error) {
+func (h *house) take(m devices.Message, came arrival, add func(devices.Message) (devices.Receipt, []devices.Record, error)) (devices.Receipt, error) {
 	h.mu.Lock()
 	receipt, records, err := add(m)
 	if err != nil {
@@ -91,14 +91,15 @@ func (h *house) take(m devices.Message, now time.Time, add func(devices.Message)
 		if r == nil {
 			continue // it was removed a moment ago
 		}
-		late := now.Sub(records[i].Time) > lateReading
+		late := came.at.Sub(records[i].Time) > lateReading
+		uncertain := records[i].Stamp != "" && !came.certain
 		for _, f := range records[i].Fields {
-			r.set(bridge.NowValue{Field: f, Time: records[i].Time, Seq: records[i].Seq, Late: late})
+			r.set(bridge.NowValue{Field: f, Time: records[i].Time, Seq: records[i].Seq, Late: late, Uncertain: uncertain})
 		}
-		if records[i].Time.After(r.logged) {
+		if records[i].Time.After(r.logged) && !uncertain {
 			r.logged = records[i].Time
 		}
-		r.hear(now, records[i].Time)
+		r.hear(came.now, records[i].Time)
 		touched = append(touched, records[i].Device)
 	}
 	h.mu.Unlock()
@@ -112,7 +113,7 @@ const lateReading = time.Minute
 // retained gives those readings of a retained message that are news: a broker
 // repeats such a message at every subscription, however old it is. The others
 // fill what is not known yet, marked.
-func (h *house) retained(rs []devices.Reading, now time.Time) []devices.Reading {
+func (h *house) retained(rs []devices.Reading, came arrival) []devices.Reading {
 	h.mu.Lock()
 	var fresh []devices.Reading
 	var touched []devices.ID
@@ -126,7 +127,7 @@ func (h *house) retained(rs []devices.Reading, now time.Time) []devices.Reading 
 			if r.value(f.Name) == nil {
 				at := reading.Time
 				if at.IsZero() {
-					at = now
+					at = came.at
 				}
 				r.set(bridge.NowValue{Field: f, Time: at.UTC().Truncate(time.Microsecond), Late: true, Uncertain: reading.Time.IsZero()})
 			}

@@ -24,7 +24,7 @@ func (h *house) report(t *testing.T, taken *[]devices.Record, now time.Time, nam
 		t.Fatal(err)
 	}
 	m := devices.Message{Readings: []devices.Reading{{Device: "kitchen", Time: now, Fields: []devices.Field{{Name: name, Value: v}}}}}
-	_, err = h.take(m, now, func(m devices.Message) (devices.Receipt, []devices.Record, error) {
+	_, err = h.take(m, at(now), func(m devices.Message) (devices.Receipt, []devices.Record, error) {
 		var rs []devices.Record
 		for _, r := range m.Readings {
 			rs = append(rs, devices.Record{Seq: uint64(len(*taken)) + 1, Reading: r})
@@ -149,20 +149,23 @@ func TestRetainedIsNotFresh(t *testing.T) {
 	value := func(v float64, at time.Time) []devices.Reading {
 		return []devices.Reading{{Device: "kitchen", Time: at, Fields: []devices.Field{{Name: "temperature", Value: devices.Number(v)}}}}
 	}
-	if fresh := h.retained(value(20, time.Time{}), start); len(fresh) != 0 {
+	if fresh := h.retained(value(20, time.Time{}), at(start)); len(fresh) != 0 {
 		t.Error("a retained value without a time is logged")
 	}
 	if p, _ := h.picture("kitchen"); len(p.values) != 1 || !p.values[0].Uncertain || !p.values[0].Late {
 		t.Errorf("it fills what is not known, marked: %+v", p.values)
 	}
 	h.report(t, taken, start, "temperature", "21")
-	if fresh := h.retained(value(20, start.Add(-time.Hour)), start); len(fresh) != 0 {
+	if fresh := h.retained(value(20, start.Add(-time.Hour)), at(start)); len(fresh) != 0 {
 		t.Error("a retained value older than the log is logged")
 	}
 	if p, _ := h.picture("kitchen"); p.values[0].Value.Float() != 21 {
 		t.Error("a retained value replaced a newer one")
 	}
-	if fresh := h.retained(value(22, start.Add(time.Second)), start); len(fresh) != 1 {
+	if fresh := h.retained(value(22, start.Add(time.Second)), at(start)); len(fresh) != 1 {
 		t.Error("a retained value that is newer than the log is not logged")
 	}
 }
+
+// at is an arrival at a time that is known.
+func at(t time.Time) arrival { return arrival{now: t, at: t, certain: true} }

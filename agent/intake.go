@@ -17,6 +17,7 @@ import (
 type intake struct {
 	outbox *outbox.Outbox
 	house  *house
+	timing *timing
 	log    *slog.Logger
 	reject rejects
 }
@@ -27,21 +28,21 @@ var errUnknownDevice = errors.New("no such device is configured")
 // Report implements [devices.Sink].
 func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt, error) {
 	crashpoint.At(crashpoint.MessageCame)
-	now := time.Now()
+	came := in.timing.arrive()
 	for i := range m.Readings {
 		if !in.house.has(m.Readings[i].Device) {
 			return nil, fmt.Errorf("%s: %w", m.Readings[i].Device, errUnknownDevice)
 		}
 	}
 	if m.Retained {
-		m.Readings = in.house.retained(m.Readings, now)
+		m.Readings = in.house.retained(m.Readings, came)
 	}
 	for i := range m.Readings {
 		if m.Readings[i].Time.IsZero() {
-			m.Readings[i].Time = now
+			m.Readings[i].Time, m.Readings[i].Stamp = came.at, came.stamp
 		}
 	}
-	r, err := in.house.take(m, now, in.outbox.Append)
+	r, err := in.house.take(m, came, in.outbox.Append)
 	crashpoint.At(crashpoint.MessageAppended)
 	return r, err
 }

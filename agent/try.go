@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
@@ -18,7 +19,7 @@ var ErrRunning = errors.New("the gateway is running")
 // ErrRunning instead: a server has one session of a component, or shares out
 // its stanzas among them.
 func TryXMPP(ctx context.Context, c *config.Config, report func(bridge.Trial)) error {
-	cfg, err := bridgeConfig(c)
+	cfg, err := bridgeConfig(c, time.Now)
 	if err != nil {
 		return err
 	}

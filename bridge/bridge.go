@@ -53,6 +53,9 @@ type Options struct {
 	// OnSession is called from Run's goroutine when publishing becomes
 	// possible and when it no longer is. It must not block. It may be nil.
 	OnSession func(up bool)
+	// OnTime, where it is not nil, is told now and then what the server says
+	// the time is, a round trip after it was asked (XEP-0202).
+	OnTime func(server time.Time, roundTrip time.Duration)
 }
 
 // A Bridge puts devices on XMPP: it keeps one session, publishes to PubSub
@@ -63,6 +66,7 @@ type Bridge struct {
 	auth      Authorizer
 	log       *slog.Logger
 	onSession func(bool)
+	onTime    func(server time.Time, roundTrip time.Duration)
 	packs     packCodec
 	component bool
 	domain    jid.JID // of the component; zero for an account
@@ -96,6 +100,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		auth:         o.Auth,
 		log:          o.Log,
 		onSession:    o.OnSession,
+		onTime:       o.OnTime,
 		requests:     make(chan request, maxRequests),
 		wakePresence: make(chan struct{}, 1),
 		wakeShare:    make(chan struct{}, 1),

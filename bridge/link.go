@@ -113,6 +113,7 @@ func (l *link) run(ctx context.Context) error {
 	b.Regrant()
 	wg.Go(func() { l.tellPresences(inner) })
 	wg.Go(func() { l.shareNodes(inner) })
+	wg.Go(func() { l.askTime(inner) })
 
 	b.link.Store(l)
 	b.onSession(true)

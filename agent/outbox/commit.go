@@ -108,6 +108,7 @@ type commit struct {
 	tidy     []settled
 	states   map[devices.ID][]byte
 	used     int64 // bytes of the file, before
+	stamped  bool  // readings are written that wait for their time
 	lastNote uint64
 
 	origins     []devices.Origin // of what is written
@@ -171,6 +172,7 @@ func (o *Outbox) gather() *commit {
 		}
 		q.committing = len(q.memory)
 		for i, e := range q.memory {
+			c.stamped = c.stamped || e.Stamp != ""
 			if e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
 				c.origins = append(c.origins, e.Origin)
 			}
@@ -188,9 +190,10 @@ func (o *Outbox) gather() *commit {
 		o.tidy = o.tidy[1:]
 	}
 	o.urgent = false
-	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed {
+	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
 		return nil
 	}
+	o.saving = false
 	for device, s := range o.states {
 		if s.dirty {
 			c.states[device] = s.value
@@ -253,7 +256,7 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 		crashpoint.At(crashpoint.StatesPut)
 	}
 	if o.options.State != nil {
-		if state := o.options.State(); state != nil {
+		if state := o.options.State(c.stamped); state != nil {
 			if err := tx.Bucket(bucketMeta).Put(metaClock, state); err != nil {
 				return err
 			}

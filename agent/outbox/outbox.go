@@ -43,10 +43,10 @@ type Options struct {
 
 	// Boot, where it is not nil, is given what it gave before, and gives the
 	// state of a clock in which this boot is known, before a reading of it is
-	// taken. State gives it anew where that is worth a write, else nil; it is
-	// called at each commit.
+	// taken. State gives it anew at each commit, or nil where it is not worth a
+	// write; with stamped it always is.
 	Boot  func(state []byte) []byte
-	State func() []byte
+	State func(stamped bool) []byte
 	// Date, where it is not nil, dates a moment by its stamp; Apply gives a
 	// reading with a stamp its time by it, and its bounds. A pack is dated
 	// when its boundaries are made, and the dating is kept with them.
@@ -111,6 +111,7 @@ type Outbox struct {
 	origins origins
 	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
 	memory  int                 // estimated bytes of unwritten readings
+	saving  bool                // Save was called
 	urgent  bool                // an ack window is half full, or a queue wants to be frozen
 	failed  error               // why nothing can be written any more
 	closed  bool
@@ -369,6 +370,14 @@ func (o *Outbox) SetState(device devices.ID, value []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.states[device] = stateRow{value, true}
+}
+
+// Save has everything written that waits to be written with something else.
+func (o *Outbox) Save() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.saving, o.urgent = true, true
+	o.wakeCommitter()
 }
 
 func (o *Outbox) wakeCommitter() { signal(o.kick) }

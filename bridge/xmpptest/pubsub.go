@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A PubSub is as much of a PubSub service (XEP-0060) as a gateway uses, in
@@ -116,6 +117,8 @@ func (s *PubSub) Accept(p *Peer, a Asked) {
 		// Owners' requests for a node that is there: nothing to amend.
 		p.Result(a, "<pubsub xmlns='http://jabber.org/protocol/pubsub#owner'><configure><x xmlns='jabber:x:data' type='form'>"+
 			"<field var='pubsub#access_model'><value>whitelist</value></field><field var='pubsub#persist_items'><value>1</value></field></x></configure></pubsub>")
+	case strings.Contains(a.Inner, "urn:xmpp:time"):
+		p.Result(a, "<time xmlns='urn:xmpp:time'><tzo>Z</tzo><utc>"+time.Now().UTC().Format(time.RFC3339)+"</utc></time>")
 	default:
 		p.Result(a, "")
 	}
