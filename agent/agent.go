@@ -92,10 +92,11 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	// An account is behind a shaper, mostly; a component is not.
+	// An account is behind a shaper, mostly; a component is limited by the
+	// server's speed alone until its answers come late.
 	under := limits{slots: 8, log: leastWindow}
 	if c.XMPP.Component != nil {
-		under = limits{slots: 64, log: 64 << 10}
+		under = limits{slots: 64, log: mostWindow}
 	}
 	a.house = newHouse(a.changed)
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)

@@ -280,14 +280,8 @@ func (e *operatorEyes) Link(up bool) {
 	}
 }
 
-// watchBench subscribes to log nodes, until the benchmark ends.
+// watchBench subscribes to log or now nodes.
 func watchBench(b *testing.B, server *xmppserver.Server, nodes []string, seen func(watch.Reading)) {
-	b.Helper()
-	b.Cleanup(watchNodes(b, server, nodes, seen))
-}
-
-// watchNodes subscribes to log or now nodes, until stop is called.
-func watchNodes(b *testing.B, server *xmppserver.Server, nodes []string, seen func(watch.Reading)) (stop func()) {
 	b.Helper()
 	settings, err := config.TLS{CAFile: server.CAFile()}.ClientConfig()
 	if err != nil {
@@ -304,17 +298,15 @@ func watchNodes(b *testing.B, server *xmppserver.Server, nodes []string, seen fu
 		defer close(done)
 		w.Run(ctx, eyes)
 	}()
-	stop = func() {
+	b.Cleanup(func() {
 		cancel()
 		<-done
-	}
+	})
 	select {
 	case <-eyes.up:
 	case <-time.After(time.Minute):
-		stop()
 		b.Fatal("the operator cannot log in")
 	}
-	return stop
 }
 
 // startBench runs a gateway with devices on its own broker.

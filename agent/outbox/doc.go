@@ -17,6 +17,8 @@
 //   - The readings of one device are settled in order of their sequence.
 //   - A reading that is on disk is sent only in a pack whose boundaries are on
 //     disk. After a crash it is therefore sent again in the same item.
+//   - How big packs are to be (SetRoom) counts where boundaries are made, and
+//     never where readings are encoded again within boundaries that are there.
 //   - Readings that are being written are not frozen from memory meanwhile:
 //     they would be sent under boundaries that the disk does not know.
 //   - What memory holds of a device is newer than what the disk holds of it.

@@ -45,7 +45,7 @@ const (
 	unansweredFor = 20 * time.Second
 
 	// maxQueued and maxQueuedBytes bound what waits to be decoded, and what
-	// waits for its receipt. Of the bytes, QoS 0 may take a quarter.
+	// waits for its receipt. Of both, QoS 0 may take a quarter.
 	maxQueued      = 4096
 	maxQueuedBytes = 16 << 20
 	messageCosts   = 256 // bytes beside topic and payload
@@ -122,6 +122,7 @@ type link struct {
 	heard    chan paho.Message // not yet decoded
 	acks     chan heldAck      // not yet acknowledged
 	queued   atomic.Int64      // bytes in both
+	crowd    crowd             // of QoS 0 in heard
 	failed   chan error        // has the first reason why the link is of no more use
 	stopping chan struct{}     // closed when nothing more is to be taken
 }
@@ -130,6 +131,38 @@ type link struct {
 type heldAck struct {
 	message paho.Message
 	receipt devices.Receipt // nil where there is nothing to wait for
+}
+
+// A crowd counts messages of QoS 0 that wait, by topic. A topic may have as
+// many as there is room for besides, so that one which floods leaves room for
+// the others.
+type crowd struct {
+	mu  sync.Mutex
+	all int
+	of  map[string]int
+}
+
+func (c *crowd) enter(topic string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[topic] >= maxQueued/4-c.all {
+		return false
+	}
+	if c.of == nil {
+		c.of = make(map[string]int)
+	}
+	c.of[topic]++
+	c.all++
+	return true
+}
+
+func (c *crowd) leave(topic string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	if c.of[topic]--; c.of[topic] == 0 {
+		delete(c.of, topic)
+	}
 }
 
 // errLost wraps what ended the connection.
@@ -361,11 +394,12 @@ func cost(m paho.Message) int64 { return int64(len(m.Topic()) + len(m.Payload())
 // hear is called by the library for each message, in order. It must not block,
 // or no answer to a ping would be read either.
 func (l *link) hear(_ paho.Client, m paho.Message) {
-	limit := int64(maxQueuedBytes)
+	limit, free := int64(maxQueuedBytes), true
 	if m.Qos() == 0 {
 		limit /= 4
+		free = l.crowd.enter(m.Topic())
 	}
-	if l.queued.Add(cost(m)) <= limit {
+	if l.queued.Add(cost(m)) <= limit && free {
 		select {
 		case l.heard <- m:
 			return
@@ -374,6 +408,9 @@ func (l *link) hear(_ paho.Client, m paho.Message) {
 	}
 	l.queued.Add(-cost(m))
 	if m.Qos() == 0 {
+		if free {
+			l.crowd.leave(m.Topic())
+		}
 		l.sink.Reject(l.client.Name(), errors.New("messages of QoS 0 come faster than they can be taken; dropped"))
 		return
 	}
@@ -393,6 +430,9 @@ func (l *link) take(ctx context.Context) {
 		case <-l.stopping:
 			return
 		case m = <-l.heard:
+		}
+		if m.Qos() == 0 {
+			l.crowd.leave(m.Topic())
 		}
 		receipt, err := c.directory.hear(ctx, publication{
 			source: c.Name(), session: c.config.Name, topic: m.Topic(), payload: m.Payload(),

@@ -265,6 +265,48 @@ func TestHostileFlood(t *testing.T) {
 	})
 }
 
+// TestFloodLeavesRoom has a device flood with QoS 0 while nothing is decoded:
+// what is dropped is its own, and another's messages get through.
+func TestFloodLeavesRoom(t *testing.T) {
+	acknowledged := make(chan struct{})
+	url := hostile(t, func(c *scripted) {
+		c.up()
+		for range maxQueued + 10 {
+			c.write("\x30\x1b\x00\x07kitchen" + `{"temperature":21}`)
+		}
+		c.write("\x30\x1a\x00\x06cellar" + `{"temperature":21}`)
+		c.publish(1, "cellar", `{"temperature":22}`)
+		for {
+			if _, ok := c.read().(*packets.PubackPacket); ok {
+				close(acknowledged)
+				c.drain()
+			}
+		}
+	})
+	client := NewClient(ClientConfig{Name: "house", URL: url, ClientID: "porchlight-test"},
+		[]Device{device(t, "kitchen", "json", "kitchen"), device(t, "cellar", "json", "cellar")}, quiet())
+	sink := &slowSink{Sink: devicetest.Sink{Auto: true}, wait: make(chan struct{})}
+	ended, _ := run(t, client, sink)
+	sink.WaitRejections(t, maxQueued*3/4)
+	close(sink.wait)
+	select {
+	case <-acknowledged:
+	case err := <-ended:
+		t.Fatalf("Run ended with %v", err)
+	case <-time.After(time.Minute):
+		t.Fatal("the other device's message is not acknowledged")
+	}
+	var cellar []string
+	for _, m := range sink.WaitMessages(t, 2) {
+		if m.Readings[0].Device == "cellar" {
+			cellar = append(cellar, value(m))
+		}
+	}
+	if fmt.Sprint(cellar) != "[21 22]" {
+		t.Errorf("of the other device arrived %v", cellar)
+	}
+}
+
 // A slowSink holds up whoever reports.
 type slowSink struct {
 	devicetest.Sink
