@@ -120,6 +120,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
+	forwarding.Go(func() { a.control(forwardCtx) })
 	a.mu.Lock()
 	a.hire(ctx)
 	a.mu.Unlock()

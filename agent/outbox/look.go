@@ -1,0 +1,250 @@
+package outbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// lookRows is how many rows are read in one transaction: a long one would keep
+// the pages that are freed meanwhile.
+const lookRows = 100
+
+// A Reader looks into a store and changes nothing. Its methods may be called
+// from any goroutine.
+type Reader struct {
+	db   *bolt.DB
+	path string
+}
+
+// OpenReader opens the store at path to look into it. The error is [ErrLocked]
+// while a gateway has it. The caller closes it.
+func OpenReader(path string) (*Reader, error) {
+	db, err := bolt.Open(path, 0, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
+	}
+	r := &Reader{db, path}
+	err = db.View(func(tx *bolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		if meta == nil {
+			return errors.New("it is not an outbox")
+		}
+		if v := number32(meta.Get(metaVersion)); v > schemaVersion {
+			return ErrNewer
+		}
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// Close ends the reader of [OpenReader].
+func (r *Reader) Close() error { return r.db.Close() }
+
+// Reader looks into the store while it is at work. What is in memory only is
+// not seen.
+func (o *Outbox) Reader() *Reader { return &Reader{o.db, o.db.Path()} }
+
+// Contents is what a store holds.
+type Contents struct {
+	Devices   []DeviceContents `json:"devices"`
+	Notes     int              `json:"notes"` // events that wait
+	UsedBytes int64            `json:"usedBytes"`
+	FileBytes int64            `json:"fileBytes"`
+}
+
+// DeviceContents is what a store holds of one device.
+type DeviceContents struct {
+	Device devices.ID `json:"device"`
+	Disk   int        `json:"disk"`             // readings on disk
+	Held   int        `json:"held"`             // of them those that may be at the server already
+	Memory int        `json:"memory"`           // readings not on disk
+	Oldest *time.Time `json:"oldest,omitempty"` // time of the oldest on disk
+}
+
+// Contents counts what is in the file.
+func (r *Reader) Contents() (Contents, error) {
+	var c Contents
+	count := make(map[devices.ID]*DeviceContents)
+	of := func(id devices.ID) *DeviceContents {
+		if count[id] == nil {
+			count[id] = &DeviceContents{Device: id}
+		}
+		return count[id]
+	}
+	err := r.Each(func(s Stored) error {
+		d := of(s.Device)
+		if d.Disk++; s.Held {
+			d.Held++
+		}
+		if at := s.Time; d.Oldest == nil || at.Before(*d.Oldest) {
+			d.Oldest = &at
+		}
+		return nil
+	}, func(Fault) {})
+	if err != nil {
+		return c, err
+	}
+	for _, d := range count {
+		c.Devices = append(c.Devices, *d)
+	}
+	slices.SortFunc(c.Devices, func(a, b DeviceContents) int { return bytes.Compare([]byte(a.Device), []byte(b.Device)) })
+	err = r.db.View(func(tx *bolt.Tx) error {
+		c.Notes = tx.Bucket(bucketNotes).Stats().KeyN
+		s := r.db.Stats()
+		c.UsedBytes = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(r.db.Info().PageSize)
+		return nil
+	})
+	if info, statErr := os.Stat(r.path); statErr == nil {
+		c.FileBytes = info.Size()
+	}
+	return c, err
+}
+
+// A Stored is a reading in the store.
+type Stored struct {
+	devices.Record
+	Store string // which numbered it; "" if it is held
+	Held  bool   // it may be at the server already, and has no number
+}
+
+// A Fault is something in the file that is not what was written.
+type Fault struct {
+	Where string `json:"where"`
+	What  string `json:"what"`
+}
+
+// Each gives all readings that wait, each device's in order, and tells of rows
+// that cannot be read. It ends with the first error of reading.
+func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
+	for _, bucket := range [][]byte{bucketLog, bucketHeld} {
+		var next []byte
+		for more := true; more; {
+			var some []Stored
+			var faults []Fault
+			err := r.db.View(func(tx *bolt.Tx) error {
+				b := tx.Bucket(bucket)
+				if more = false; b == nil {
+					return nil
+				}
+				c := b.Cursor()
+				n := 0
+				for k, v := c.Seek(next); k != nil; k, v = c.Next() {
+					if n++; n > lookRows {
+						next, more = bytes.Clone(k), true
+						return nil
+					}
+					rs, err := waiting(tx, bucket, k, v)
+					if err != nil {
+						faults = append(faults, Fault{fmt.Sprintf("%s %q", bucket, k), err.Error()})
+					}
+					some = append(some, rs...)
+				}
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("cannot read the outbox: %w", err)
+			}
+			for _, f := range faults {
+				fault(f)
+			}
+			for _, s := range some {
+				if err := reading(s); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// waiting gives the readings of a row that are not settled.
+func waiting(tx *bolt.Tx, bucket, k, v []byte) ([]Stored, error) {
+	device, run, first, ok := parseRowKey(k)
+	if !ok {
+		return nil, errors.New("the key is damaged")
+	}
+	rs, err := decodeRow(device, first, v)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(bucket, bucketHeld) {
+		out := make([]Stored, len(rs))
+		for i, r := range rs {
+			r.Seq = 0
+			out[i] = Stored{Record: r, Held: true}
+		}
+		return out, nil
+	}
+	store := string(tx.Bucket(bucketRuns).Get(k[len(device)+1 : len(device)+5]))
+	if store == "" {
+		return nil, fmt.Errorf("run %d has no name", run)
+	}
+	settled, partial := parsePlace(tx.Bucket(bucketCursor).Get([]byte(device)))
+	var out []Stored
+	for _, r := range rs {
+		if !partial || settled.before(place{run, r.Seq}) {
+			out = append(out, Stored{Record: r, Store: store})
+		}
+	}
+	return out, nil
+}
+
+// Verify reads everything: the file's structure, each row's check sum, and
+// that no number comes twice. It gives how many readings are well.
+func (r *Reader) Verify() (readings int, faults []Fault, err error) {
+	err = r.db.View(func(tx *bolt.Tx) error {
+		for broken := range tx.Check() {
+			faults = append(faults, Fault{"the file", broken.Error()})
+		}
+		return tx.Bucket(bucketPacks).ForEach(func(k, v []byte) error {
+			_, run, first, ok := parseRowKey(k)
+			if _, good := parseBoundary(run, first, v); !ok || !good {
+				faults = append(faults, Fault{fmt.Sprintf("packs %q", k), "the boundary is damaged"})
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("cannot read the outbox: %w", err)
+	}
+	last := make(map[string]uint64)
+	err = r.Each(func(s Stored) error {
+		readings++
+		key := string(s.Device) + " " + s.Store
+		if !s.Held && s.Seq <= last[key] {
+			faults = append(faults, Fault{fmt.Sprintf("%s %s", s.Device, s.Store), fmt.Sprintf("number %d comes after %d", s.Seq, last[key])})
+		}
+		last[key] = s.Seq
+		return nil
+	}, func(f Fault) { faults = append(faults, f) })
+	return readings, faults, err
+}
+
+// Waiting counts the readings of each device that are not on disk.
+func (o *Outbox) Waiting() map[devices.ID]int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := make(map[devices.ID]int)
+	for id, q := range o.queues {
+		if k := q.unsent(); k > 0 {
+			n[id] = k
+		}
+	}
+	return n
+}
