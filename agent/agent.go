@@ -73,18 +73,19 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	_, err = os.Stat(filepath.Join(c.Gateway.DataDir, outboxFile))
 	a.resumed = err == nil
 	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
-		MaxBytes:    int64(c.Outbox.MaxBytes),
-		CommitAfter: c.Outbox.CommitAfter,
-		Ack:         ack(c),
-		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
-		Machine:     machine(),
-		Encode:      a.bridge.EncodeLog,
-		Boot:        a.timing.boot,
-		State:       a.timing.state,
-		Date:        a.timing.date,
-		Apply:       a.timing.apply,
-		LossNote:    lossNote,
-		Log:         log,
+		MaxBytes:     int64(c.Outbox.MaxBytes),
+		CommitAfter:  c.Outbox.CommitAfter,
+		Ack:          ack(c),
+		DiskFirst:    c.XMPP.LogPayload == bridge.PayloadFields,
+		Machine:      machine(),
+		Encode:       a.bridge.EncodeLog,
+		Boot:         a.timing.boot,
+		State:        a.timing.state,
+		Date:         a.timing.date,
+		Apply:        a.timing.apply,
+		LossNote:     lossNote,
+		RecoveryNote: recoveryNote,
+		Log:          log,
 	})
 	if err == nil && a.timing.clock == nil {
 		err = errors.Join(errNoBoot, a.outbox.Close())
@@ -271,6 +272,19 @@ func lossNote(l outbox.Loss) []byte {
 		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
 	}
 	b, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // the type has nothing that cannot be marshalled
+	}
+	return b
+}
+
+// recoveryNote tells of a damaged store as an event.
+func recoveryNote(r outbox.Recovery) []byte {
+	now := time.Now()
+	b, err := json.Marshal(bridge.Event{
+		ID: fmt.Sprintf("store-%d", now.UnixMicro()), Time: now, Category: "alarm", Device: devices.Gateway,
+		Title: "the store was damaged", Summary: r.String(),
+	})
 	if err != nil {
 		panic(err) // the type has nothing that cannot be marshalled
 	}

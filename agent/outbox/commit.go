@@ -506,6 +506,16 @@ func (o *Outbox) loseRow(device devices.ID, run uint32, first, last uint64, reas
 	}
 }
 
+// loseMissing tells as lost what should be on disk, and is not: a damaged row
+// said that it held more.
+func (o *Outbox) loseMissing(q *queue, spans []span) {
+	for _, s := range spans {
+		if n := q.remove(s.run, s.first, s.last); n > 0 {
+			o.lose(Loss{q.device, o.runs[s.run], s.last - uint64(n) + 1, s.last, "the row is damaged", time.Now()})
+		}
+	}
+}
+
 // seekRow finds the row that holds a place, or the next after it.
 func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 	want := rowKey(device, p.run, p.seq)
@@ -638,6 +648,9 @@ func (o *Outbox) applyJob(j *job) {
 	if j.freeze {
 		q.unfreeze = q.unfreeze && !j.unfreeze
 		q.prepared = j.prepared
+		if len(j.prepared) == 0 {
+			o.loseMissing(q, j.disk)
+		}
 	}
 	if _, unwritten := q.unwrittenHeld(); len(q.memory) == 0 && !q.wants && !unwritten && q.found == nil {
 		delete(o.waiting, q)

@@ -49,9 +49,17 @@ var (
 
 const schemaVersion = 1
 
-func boltOptions() *bolt.Options {
+// buckets are all there are.
+func buckets() [][]byte {
+	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin}
+}
+
+// boltOptions are for a file of so many bytes.
+func boltOptions(size int64) *bolt.Options {
 	return &bolt.Options{
 		Timeout: time.Second, // zero would wait for the lock for ever
+		// To map it anew waits for all who read.
+		InitialMmapSize: int(min(size, 1<<30)),
 		// The free list after a drained outage is half a megabyte, and would
 		// be written with every commit.
 		NoFreelistSync: true,
@@ -61,15 +69,15 @@ func boltOptions() *bolt.Options {
 
 // openFile opens the file, or makes a new one: aside and renamed, because a
 // power cut during bbolt's first writes leaves a file that cannot be opened.
-func openFile(path string) (*bolt.DB, error) {
+func openFile(path string, size int64) (*bolt.DB, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		err = createFile(path)
+		err = createFile(path, size)
 	}
 	if err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, boltOptions())
+	db, err := bolt.Open(path, 0o600, boltOptions(size))
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, ErrLocked
 	}
@@ -93,20 +101,43 @@ func InUse(path string) (bool, error) {
 	return err != nil, nil
 }
 
-func createFile(path string) error {
+func createFile(path string, size int64) error {
 	crashpoint.At(crashpoint.StoreMissing)
 	aside := path + ".new"
-	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	db, err := bolt.Open(aside, 0o600, boltOptions())
+	db, err := newFile(aside, size)
 	if err != nil {
 		return err
 	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	crashpoint.At(crashpoint.StoreMade)
+	if err := os.Rename(aside, path); err != nil {
+		return err
+	}
+	crashpoint.At(crashpoint.StoreRenamed)
+	defer crashpoint.At(crashpoint.StoreCreated)
+	return syncDir(filepath.Dir(path))
+}
+
+// newFile makes an empty store, in place of what is there. It takes its whole
+// room on the disk at once, so that nothing else can fill that; where the file
+// system cannot do so, the store grows.
+func newFile(path string, size int64) (*bolt.DB, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	db, err := bolt.Open(path, 0o600, boltOptions(size))
+	if err != nil {
+		return nil, err
+	}
 	random, err := newRandom()
 	if err == nil {
+		err = reserve(path, size)
+	}
+	if err == nil {
 		err = db.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin} {
+			for _, name := range buckets() {
 				if _, err := tx.CreateBucket(name); err != nil {
 					return err
 				}
@@ -118,16 +149,26 @@ func createFile(path string) error {
 				meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, 0)))
 		})
 	}
-	if err := errors.Join(err, db.Close()); err != nil {
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// reserve has the file system keep room for a file.
+func reserve(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
 		return err
 	}
-	crashpoint.At(crashpoint.StoreMade)
-	if err := os.Rename(aside, path); err != nil {
-		return err
+	defer f.Close()
+	err = unix.Fallocate(int(f.Fd()), 0, 0, max(size, 1))
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("cannot reserve %d bytes on the disk: %w", size, err)
 	}
-	crashpoint.At(crashpoint.StoreRenamed)
-	defer crashpoint.At(crashpoint.StoreCreated)
-	return syncDir(filepath.Dir(path))
+	return f.Sync()
 }
 
 func syncDir(path string) error {
@@ -182,10 +223,11 @@ func (o *Outbox) load() error {
 // one transaction.
 func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
 	random := string(meta.Get(metaRandom))
-	if machine := string(meta.Get(metaMachine)); machine != o.options.Machine {
-		if machine != "" {
+	machine := string(meta.Get(metaMachine))
+	if machine != o.options.Machine || o.recovery != nil {
+		if machine != "" || o.recovery != nil {
 			// A copied card: its original may go on counting under the old
-			// name.
+			// name. And what the last runs were is not sure after a damage.
 			var err error
 			if random, err = newRandom(); err != nil {
 				return err

@@ -56,6 +56,9 @@ type Options struct {
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
 	LossNote func(Loss) []byte
+	// RecoveryNote makes the note that tells people of a damage that was found
+	// when the store was opened. It may be nil.
+	RecoveryNote func(Recovery) []byte
 
 	Log *slog.Logger // nil is silence
 }
@@ -94,13 +97,15 @@ var errClosed = errors.New("the outbox is closed")
 
 // An Outbox is one open store. See the package comment.
 type Outbox struct {
-	db      *bolt.DB
-	options Options
-	log     *slog.Logger
-	run     uint32
-	heldRun uint32 // of readings that were held, where there may be some; see hold.go
-	resumed bool   // another run was before
-	store   string
+	db       *bolt.DB
+	path     string
+	options  Options
+	log      *slog.Logger
+	run      uint32
+	recovery *Recovery // nil where the file was well
+	heldRun  uint32    // of readings that were held, where there may be some; see hold.go
+	resumed  bool      // another run was before
+	store    string
 
 	mu      sync.Mutex
 	queues  map[devices.ID]*queue
@@ -175,22 +180,28 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	db, err := openFile(path)
+	recovery, err := mend(path, options.MaxBytes)
+	var db *bolt.DB
+	if err == nil {
+		db, err = openFile(path, options.MaxBytes)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
 	o := &Outbox{
-		db:      db,
-		options: options,
-		log:     options.Log,
-		queues:  make(map[devices.ID]*queue),
-		runs:    make(map[uint32]string),
-		states:  make(map[devices.ID]stateRow),
-		waiting: make(map[*queue]struct{}),
-		origins: origins{receipts: make(map[devices.Origin]*receipt)},
-		ready:   make(chan struct{}, 1),
-		kick:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
+		db:       db,
+		path:     path,
+		recovery: recovery,
+		options:  options,
+		log:      options.Log,
+		queues:   make(map[devices.ID]*queue),
+		runs:     make(map[uint32]string),
+		states:   make(map[devices.ID]stateRow),
+		waiting:  make(map[*queue]struct{}),
+		origins:  origins{receipts: make(map[devices.Origin]*receipt)},
+		ready:    make(chan struct{}, 1),
+		kick:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
 	}
 	crashpoint.At(crashpoint.StoreOpened)
 	if err := o.load(); err != nil {
@@ -199,6 +210,9 @@ func Open(path string, options Options) (*Outbox, error) {
 	}
 	crashpoint.At(crashpoint.StoreLoaded)
 	o.stats.Store = o.store
+	if recovery != nil {
+		o.tellRecovery()
+	}
 	go o.commitLoop()
 	return o, nil
 }
@@ -219,6 +233,9 @@ func (o *Outbox) Close() error {
 	crashpoint.At(crashpoint.StoreCommitted)
 	err := o.db.Close()
 	crashpoint.At(crashpoint.StoreClosed)
+	if err == nil && o.failed == nil { // the committer has ended
+		err = markClean(o.path)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for q := range o.waiting {

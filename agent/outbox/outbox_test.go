@@ -353,7 +353,7 @@ func TestDamagedRow(t *testing.T) {
 	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
-	db, err := bolt.Open(path, 0o600, boltOptions())
+	db, err := bolt.Open(path, 0o600, boltOptions(0))
 	if err != nil {
 		t.Fatal(err)
 	}
