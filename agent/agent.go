@@ -78,6 +78,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		Ack:          ack(c),
 		DiskFirst:    c.XMPP.LogPayload == bridge.PayloadFields,
 		Machine:      machine(),
+		BootID:       bootID(),
 		Encode:       a.bridge.EncodeLog,
 		Boot:         a.timing.boot,
 		State:        a.timing.state,

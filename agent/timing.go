@@ -99,3 +99,12 @@ func (t *timing) arrive() arrival {
 	}
 	return a
 }
+
+// bootID names this boot; "" where the system does not.
+func bootID() string {
+	id, err := clock.System{}.Boot()
+	if err != nil {
+		return ""
+	}
+	return id
+}

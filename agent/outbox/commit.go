@@ -107,8 +107,9 @@ type commit struct {
 	jobs     []*job
 	tidy     []settled
 	states   map[devices.ID][]byte
-	used     int64 // bytes of the file, before
-	stamped  bool  // readings are written that wait for their time
+	taken    map[devices.ID]place // up to which the server has accepted what is kept
+	used     int64                // bytes of the file, before
+	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
 
 	origins     []devices.Origin // of what is written
@@ -167,7 +168,6 @@ func (o *Outbox) gather() *commit {
 		}
 		if j.freeze {
 			j.disk = append(j.disk, q.disk...)
-			q.begun = q.begun || q.disk[len(q.disk)-1].run == o.run
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
 		}
 		q.committing = len(q.memory)
@@ -188,6 +188,12 @@ func (o *Outbox) gather() *commit {
 	for len(o.tidy) > 0 && (o.options.Ack == AckServer || time.Since(o.tidy[0].at) >= keep) {
 		c.tidy = append(c.tidy, o.tidy[0])
 		o.tidy = o.tidy[1:]
+	}
+	if o.options.Ack == AckDisk {
+		c.taken = make(map[devices.ID]place)
+		for _, s := range o.tidy {
+			c.taken[s.queue.device] = s.place
+		}
 	}
 	o.urgent = false
 	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
@@ -233,6 +239,15 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 			return err
 		}
 		crashpoint.At(crashpoint.SettledForgotten)
+	}
+	for device, p := range c.taken {
+		b := tx.Bucket(bucketTaken)
+		if old, ok := parsePlace(b.Get([]byte(device))); ok && !old.before(p) {
+			continue
+		}
+		if err := b.Put([]byte(device), p.bytes()); err != nil {
+			return err
+		}
 	}
 	// Room for what one commit adds, beside what is free in an eighth.
 	margin := min(max(o.options.MaxBytes/8, 2*commitBytes), o.options.MaxBytes/4)

@@ -27,6 +27,8 @@ import (
 //	        holds both settled readings and others
 //	notes   number -> a note
 //	state   device -> what SetState kept
+//	accepted device -> run and sequence number up to which the server has
+//	        accepted, where that is kept for a while (AckDisk)
 //	held    device, run, number -> a reading that may be at the server (hold.go)
 //	origins number -> the origins of messages that are or were in log
 var (
@@ -38,6 +40,7 @@ var (
 	bucketNotes  = []byte("notes")
 	bucketState  = []byte("state")
 	bucketHeld   = []byte("held")
+	bucketTaken  = []byte("accepted")
 	bucketOrigin = []byte("origins")
 
 	metaVersion = []byte("version")
@@ -45,13 +48,14 @@ var (
 	metaRun     = []byte("run")
 	metaMachine = []byte("machine")
 	metaClock   = []byte("clock")
+	metaBoot    = []byte("boot")
 )
 
 const schemaVersion = 1
 
 // buckets are all there are.
 func buckets() [][]byte {
-	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin}
+	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken}
 }
 
 // boltOptions are for a file of so many bytes.
@@ -191,7 +195,7 @@ func (o *Outbox) load() error {
 		} else if v == 0 {
 			return errors.New("it has no version")
 		}
-		for _, name := range [][]byte{bucketHeld, bucketOrigin} { // which came later
+		for _, name := range [][]byte{bucketHeld, bucketOrigin, bucketTaken} { // which came later
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -263,6 +267,29 @@ func (o *Outbox) loadLog(tx *bolt.Tx) error {
 	runs := tx.Bucket(bucketRuns)
 	cursors := tx.Bucket(bucketCursor)
 	used := map[uint32]bool{o.run: true, o.heldRun: true}
+	// Only a power cut makes a server forget, and then it is another boot.
+	boot := tx.Bucket(bucketMeta).Get(metaBoot)
+	sameBoot := o.options.BootID != "" && string(boot) == o.options.BootID
+	taken := make(map[devices.ID]place)
+	if sameBoot {
+		err := tx.Bucket(bucketTaken).ForEach(func(k, v []byte) error {
+			if p, ok := parsePlace(v); ok {
+				taken[devices.ID(k)] = p
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	} else {
+		err := tx.DeleteBucket(bucketTaken)
+		if err == nil {
+			_, err = tx.CreateBucket(bucketTaken)
+		}
+		if err := errors.Join(err, tx.Bucket(bucketMeta).Put(metaBoot, []byte(o.options.BootID))); err != nil {
+			return err
+		}
+	}
 	if err := o.loadHeld(tx, used); err != nil {
 		return err
 	}
@@ -275,6 +302,13 @@ func (o *Outbox) loadLog(tx *bolt.Tx) error {
 		if p, ok := parsePlace(cursors.Get([]byte(device))); ok && run == p.run && first <= p.seq {
 			first = p.seq + 1
 		}
+		if p, ok := taken[device]; ok && !p.before(place{run, first}) {
+			if run < p.run {
+				first = last + 1
+			} else {
+				first = p.seq + 1
+			}
+		}
 		if first > last {
 			return nil
 		}
@@ -286,6 +320,9 @@ func (o *Outbox) loadLog(tx *bolt.Tx) error {
 	})
 	if err != nil {
 		return err
+	}
+	for device, p := range taken {
+		o.tidy = append(o.tidy, settled{o.queue(device), p, time.Now()})
 	}
 	var unused [][]byte
 	err = runs.ForEach(func(k, v []byte) error {

@@ -34,17 +34,19 @@ type heldEntry struct {
 }
 
 // unsure reports whether a message that was sent before may have arrived
-// without this store knowing it.
+// without this store knowing it. Sources send again first of all (MQTT 3.1.1
+// section 4.6), so after the first message that is new to this run there is no
+// such message of the device any more.
 func (o *Outbox) unsure(m devices.Message) bool {
-	if !o.resumed {
-		return false
-	}
+	unsure := false
 	for _, r := range m.Readings {
-		if !o.queue(r.Device).sure {
-			return true
+		q := o.queue(r.Device)
+		if q.next > 1 {
+			return false
 		}
+		unsure = unsure || !q.sure
 	}
-	return false
+	return unsure && o.resumed
 }
 
 // hold keeps a message that may be at the server.
@@ -106,39 +108,11 @@ func (o *Outbox) Resolve(device devices.ID, found map[devices.Origin]int) {
 	defer o.mu.Unlock()
 	q := o.queues[device]
 	q.asked = false
-	if q.begun {
-		o.settleHeld(q, found)
-		return
-	}
 	if q.found = found; found == nil {
 		q.found = map[devices.Origin]int{}
 	}
 	o.urgent = true
 	o.waiting[q] = struct{}{}
-	o.wakeCommitter()
-}
-
-// settleHeld numbers what is held after readings of this run were sent: it is
-// in memory only, and goes on as if it came now.
-func (o *Outbox) settleHeld(q *queue, found map[devices.Origin]int) {
-	left := maps.Clone(found)
-	for _, h := range q.held {
-		if left[h.Origin] > 0 {
-			left[h.Origin]--
-			o.memory -= h.size
-			o.stats.Repeated++
-			h.receipt.add(-1, nil)
-			continue
-		}
-		h.Time = q.spread(h.Time)
-		h.Seq = q.next
-		q.next++
-		q.memory = append(q.memory, h.entry)
-		q.size += h.size
-		o.stats.Taken++
-	}
-	q.held, q.sure = nil, true
-	o.enqueue(q)
 	o.wakeCommitter()
 }
 
@@ -150,7 +124,7 @@ func (o *Outbox) Mine(store string) bool {
 
 // blocked reports whether nothing new of the queue may be frozen: what is held
 // goes out before it.
-func (q *queue) blocked() bool { return len(q.held) > 0 && !q.begun }
+func (q *queue) blocked() bool { return len(q.held) > 0 }
 
 // A resolution is what one commit does with what is held of a queue.
 type resolution struct {
@@ -166,7 +140,7 @@ func (q *queue) resolution() *resolution {
 		return nil
 	}
 	r := &resolution{held: q.held[:len(q.held):len(q.held)]}
-	if q.found != nil && !q.begun {
+	if q.found != nil {
 		r.found = q.found
 	}
 	return r
@@ -180,7 +154,7 @@ func (o *Outbox) writeHeld(tx *bolt.Tx, j *job) error {
 	if r.found == nil {
 		r.put = make([]uint64, len(r.held))
 		for i, h := range r.held {
-			if r.put[i] = h.key; h.key != 0 || j.queue.begun {
+			if r.put[i] = h.key; h.key != 0 {
 				continue
 			}
 			key, err := b.NextSequence()
@@ -308,9 +282,6 @@ func (o *Outbox) loadHeld(tx *bolt.Tx, used map[uint32]bool) error {
 // unwrittenHeld gives when the oldest reading came that is held and neither on
 // disk nor meant to be.
 func (q *queue) unwrittenHeld() (came time.Time, any bool) {
-	if q.begun {
-		return time.Time{}, false
-	}
 	for _, h := range q.held {
 		if h.key == 0 {
 			return h.came, true

@@ -35,7 +35,9 @@ func encodeText(device devices.ID, frozen time.Time, rs []devices.Record, room i
 	return []byte(b.String()), len(rs)
 }
 
-func testOptions() Options { return Options{Encode: encodeText, Machine: "m"} }
+func testOptions() Options {
+	return Options{Encode: encodeText, Machine: "m", BootID: "b", MaxBytes: 16 << 20}
+}
 
 func message(device devices.ID, values ...int) devices.Message {
 	m := devices.Message{Origin: devices.NewOrigin([]byte(device), fmt.Append(nil, values))}

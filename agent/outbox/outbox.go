@@ -32,6 +32,7 @@ type Options struct {
 	CommitAfter time.Duration // the longest that an unaccepted reading stays unwritten; 0 is 1 s
 	Ack         Ack           // "" is AckServer
 	DiskFirst   bool          // nothing is sent that is not on disk: for payloads without origins
+	BootID      string        // of this boot; "" is not known
 	Machine     string        // names this machine: a store of another one does not go on under its name
 
 	// Encode makes the payload of one item of the oldest n of rs, as many as

@@ -498,3 +498,38 @@ func BenchmarkBacklog(b *testing.B) {
 		o.Settle(p)
 	}
 }
+
+// TestKeptIsNotSentAgainInOneBoot: what AckDisk keeps of what the server took is
+// sent again after a power cut, and not after a mere crash.
+func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
+	for _, boot := range []string{"b", "another"} {
+		t.Run(boot, func(t *testing.T) {
+			options := testOptions()
+			options.Ack, options.CommitAfter = AckDisk, time.Millisecond
+			path := filepath.Join(t.TempDir(), "o.db")
+			o := open(t, path, options)
+			<-take(t, o, message("kitchen", 1)).Done()
+			for p := o.Next(); ; p = o.Next() {
+				if p != nil {
+					o.Settle(p)
+					break
+				}
+				<-o.Ready()
+			}
+			<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
+			copied := filepath.Join(t.TempDir(), "crashed.db")
+			if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(copied, 0o600) }); err != nil {
+				t.Fatal(err)
+			}
+			options.BootID = boot
+			o = open(t, copied, options)
+			want := 1
+			if boot != "b" {
+				want = 2
+			}
+			if s := o.Stats(); s.Disk != want {
+				t.Errorf("%d readings wait, want %d", s.Disk, want)
+			}
+		})
+	}
+}

@@ -76,7 +76,6 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 
 // freeze makes a pack of readings that are in memory only.
 func (o *Outbox) freeze(q *queue, now time.Time) {
-	q.begun = true
 	waiting := q.memory[q.accepted:]
 	rs := make([]devices.Record, min(len(waiting), packLimit))
 	for i := range rs {

@@ -67,7 +67,6 @@ type queue struct {
 	found    map[devices.Origin]int // what the server has of it; nil while that is not known
 	asked    bool                   // it is being read back
 	sure     bool                   // what comes from now on did not arrive before the start
-	begun    bool                   // readings of this run may have been sent
 }
 
 // A boundary freezes readings of one device and run into a pack.
