@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"agent/access":       {"devices", "strictyaml"},
 	"agent/clock":        {"devices"},
 	"cmd":                {"agent/...", "bridge", "bridge/watch", "devices", "devices/profile", "firmware-profiles"},
-	"torture":            {"bridge", "bridge/stream", "bridge/xmppserver", "devices/serial/pty"},
+	"torture":            {"torture/...", "bridge", "bridge/stream", "bridge/xmppserver", "devices/serial/pty"},
 	"torture/faultfs":    {},
 	"torture/link":       {},
 }

@@ -1,0 +1,50 @@
+// Command torture proves, or disproves, that an acknowledged reading is never
+// lost, never doubled, and in order.
+//
+// It runs the real gateway between real parts: a Mosquitto, a Prosody, and
+// devices that speak MQTT, CoAP and serial and count what they send. A device
+// that gets no acknowledgement sends the same message again, for ever. What
+// was acknowledged goes into a ledger outside the gateway's reach; what
+// arrived is read by a subscriber that decodes it without the gateway's code.
+// In each cycle faults are chosen by a seed and happen to the gateway, its
+// disk, its links and its servers. Then all is mended, the devices fall
+// silent, and a last reading of each has to arrive. Whatever was acknowledged
+// must have arrived by then, in exactly one item, and each device's readings
+// in their order.
+//
+//	go run ./torture -cycles 30 -seed 1
+//
+// The same seed makes the same plan. When in the gateway's work a fault hits
+// is up to the machine, so a failure may take several tries to come back.
+//
+// # What is fair
+//
+// The other parts must not forget what the gateway was told is safe:
+//
+//   - Prosody keeps its nodes in SQLite. A publication is committed before it
+//     is answered, and a kill leaves the system's cache alone, so Prosody may
+//     be killed.
+//   - Mosquitto has acknowledged messages in memory only, so before it is
+//     killed its devices finish, its connection to the gateway is held, and it
+//     saves. Stopped in order it saves by itself, but here too its devices
+//     finish first: a broker takes a message that is sent again as a new one
+//     (MQTT 3.1.1 section 4.3.2), and no gateway behind it could tell.
+//   - A disk that lies is allowed to lose what was confirmed last, and so is
+//     the gateway.
+//   - A serial device is never acknowledged and cannot repeat. What it lost is
+//     printed, and does not count; what is doubled or out of order does.
+//
+// Clock steps are left out: that needs a machine whose clock may be set.
+//
+// # Not yet
+//
+// The gateway does not bear all of it yet. The test in this folder runs those
+// faults that it does bear; with these the verdict is not good so far:
+//
+//   - kill, term, power-cut: what the server accepted and the device was not
+//     told of is sent again to the next run, which does not recognise it, and
+//     so it is doubled.
+//   - disk-bad-writes, disk-bad-syncs, disk-full with outbox.ack: disk: after
+//     the first commit that fails nothing is taken any more, until somebody
+//     starts the gateway anew.
+package main
