@@ -44,7 +44,10 @@
 //   - kill, term, power-cut: what the server accepted and the device was not
 //     told of is sent again to the next run, which does not recognise it, and
 //     so it is doubled.
-//   - disk-bad-writes, disk-bad-syncs, disk-full with outbox.ack: disk: after
-//     the first commit that fails nothing is taken any more, until somebody
-//     starts the gateway anew.
+//   - disk-bad-writes, disk-bad-syncs, disk-read-only, disk-full: after the
+//     first commit that fails nothing is written any more, and with outbox.ack:
+//     disk nothing is taken, until somebody starts the gateway anew. What was
+//     on the disk by then waits there, and what comes after it waits behind it.
+//   - lying-card: where the number of the new run is forgotten it is given
+//     again, and items of the run before are overwritten with other readings.
 package main

@@ -159,12 +159,13 @@ func (w *world) restartBroker(ctx context.Context, kill bool, lasts time.Duratio
 	l := w.links[linkBroker]
 	if kill {
 		l.Set(link.Condition{Up: link.Flow{Held: true}, Down: link.Flow{Held: true}})
-		if err := w.broker.save(ctx); err != nil {
-			return err
-		}
+		err := w.broker.save(ctx)
 		w.broker.process.kill()
 		l.Reset()
 		l.Set(link.Condition{})
+		if err != nil {
+			return err
+		}
 	} else {
 		w.broker.process.terminate(stopTime)
 	}

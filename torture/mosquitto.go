@@ -80,10 +80,11 @@ func (m *mosquitto) logSize() int64 {
 func (m *mosquitto) waitFor(ctx context.Context, from int64, text string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	p := m.process
 	go func() {
 		select {
-		case <-m.process.done:
-			cancel(fmt.Errorf("mosquitto ended: %v", m.process.err))
+		case <-p.done:
+			cancel(fmt.Errorf("mosquitto ended: %v", p.err))
 		case <-ctx.Done():
 		}
 	}()

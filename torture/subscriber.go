@@ -39,7 +39,7 @@ type subscriber struct {
 	repeated int                         // items that came again as they were
 	faults   []string                    // items that changed, or cannot be read
 	changed  chan struct{}               // closed when something new came
-	refetch  chan chan struct{}          // asks for all nodes to be read, and is told when they were
+	refetch  chan chan error             // asks for all nodes to be read, and is told how that went
 }
 
 type item struct {
@@ -67,7 +67,7 @@ func newSubscriber(jid, password, server string, cas *x509.CertPool, service, ga
 		account: stream.Account{JID: own, Password: password, Server: server, TLS: &tls.Config{RootCAs: cas, MinVersion: tls.VersionTLS12}},
 		service: to, gateway: gateway, devices: devices, say: say,
 		items: make(map[string]map[string]*item), seen: make(map[string][]sighting),
-		changed: make(chan struct{}), refetch: make(chan chan struct{}),
+		changed: make(chan struct{}), refetch: make(chan chan error),
 	}, nil
 }
 
@@ -195,15 +195,15 @@ func (s *subscriber) session(ctx context.Context) error {
 		case <-news:
 		case <-retry.C: // a node is made when there is something for it
 		case done := <-s.refetch:
+			var err error
 			for _, d := range s.devices {
-				if !fetched[d] {
-					continue
-				}
-				if err := s.fetch(ctx, session, d); err != nil {
-					return err
+				if fetched[d] && err == nil {
+					err = s.fetch(ctx, session, d)
 				}
 			}
-			close(done)
+			if done <- err; err != nil {
+				return err
+			}
 		case <-session.Done():
 			return session.Err()
 		case <-ctx.Done():
@@ -290,6 +290,8 @@ type itemID struct {
 	run, first uint64
 }
 
+func (i itemID) store() string { return fmt.Sprint(i.random, ".", i.run) }
+
 func parseID(id string) itemID {
 	store, rest, _ := strings.Cut(id, "-")
 	random, run, _ := strings.Cut(store, ".")
@@ -347,18 +349,14 @@ func (s *subscriber) await(ctx context.Context, device string, n int) error {
 // read has all nodes read, whatever came live.
 func (s *subscriber) read(ctx context.Context) error {
 	for {
-		done := make(chan struct{})
+		done := make(chan error, 1)
 		select {
 		case s.refetch <- done:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("the nodes cannot be read: %w", ctx.Err())
 		}
-		select {
-		case <-done:
-			return nil
-		case <-time.After(answerTime): // the session ended meanwhile
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := <-done; err == nil || ctx.Err() != nil {
+			return err
 		}
 	}
 }

@@ -143,6 +143,8 @@ func TestVerdict(t *testing.T) {
 		{"an item again", []int{1}, []arrival{{"s.1-1-1", []int{1}}, {"s.1-1-1", []int{1}}}, verdict{acknowledged: 1, delivered: 1}},
 		{"lost", []int{1, 2}, []arrival{{"s.1-2-2", []int{2}}}, verdict{acknowledged: 2, delivered: 1, lost: 1}},
 		{"excused", []int{1, 9}, []arrival{{"s.1-1-1", []int{1}}}, verdict{acknowledged: 2, delivered: 1, excused: 1}},
+		{"excused, as an item", []int{9}, []arrival{{"s.1-1-1", []int{9}}, {"s.1-1-2", []int{9, 10}}}, verdict{acknowledged: 1, delivered: 2, excused: 1}},
+		{"not excused: another run", []int{9}, []arrival{{"s.1-1-1", []int{9}}, {"s.2-1-1", []int{9}}}, verdict{acknowledged: 1, delivered: 1, doubled: 1}},
 		{"doubled", []int{1}, []arrival{{"s.1-1-1", []int{1}}, {"s.2-1-1", []int{1}}}, verdict{acknowledged: 1, delivered: 1, doubled: 1}},
 		{"doubled in one item", []int{1}, []arrival{{"s.1-1-2", []int{1, 1}}}, verdict{acknowledged: 1, delivered: 1, doubled: 1}},
 		{"out of order", []int{1, 2}, []arrival{{"s.1-1-1", []int{2}}, {"s.1-2-2", []int{1}}}, verdict{acknowledged: 2, delivered: 2, disordered: 1}},
@@ -164,7 +166,7 @@ func TestVerdict(t *testing.T) {
 			for _, a := range c.arrivals {
 				s.take("d", itemElement{a.id, pack(a.ns...)})
 			}
-			got := judge(l, s, func(_ string, acked time.Time) bool { return !lied.IsZero() && !acked.Before(lied) })
+			got := judge(l, s, func(_ string, at time.Time) bool { return !lied.IsZero() && !at.Before(lied) })
 			details := got.details
 			got.details = nil
 			if !reflect.DeepEqual(got, c.want) {

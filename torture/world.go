@@ -27,7 +27,7 @@ const (
 	every = 50 * time.Millisecond
 	// maxItems is what a node keeps: far more than arrive between two
 	// verdicts, and not so many that a list of them is too long for a stanza.
-	maxItems = 2000
+	maxItems = 1000
 	// tellAtOnce is how much is printed of what is wrong after a cycle.
 	tellAtOnce = 8
 	// forwarding is how long a broker may have had a reading, acknowledged,
@@ -258,6 +258,9 @@ func (w *world) cycles(ctx context.Context, allowed []kind) bool {
 		since := time.Now()
 		if err := w.drain(ctx); err != nil && ctx.Err() == nil {
 			w.blame("the backlog is stuck: %v", err)
+			if w.gateway.dead() {
+				return time.Since(since)
+			}
 			// What a new start brings tells more than giving up.
 			w.gateway.kill()
 			if err := w.drain(ctx); err != nil {
@@ -303,8 +306,8 @@ func (w *world) cycles(ctx context.Context, allowed []kind) bool {
 		}
 	}
 	if w.gateway.dead() {
-		w.blame("the gateway does not start any more")
-		fmt.Fprintln(w.out, "the gateway does not start any more; its log ends with", w.lastLine())
+		w.blame("the gateway does not start any more; its log ends with %s", w.lastLine())
+		fmt.Fprintln(w.out, w.blamed()[len(w.blamed())-1])
 	}
 	crashed := w.crashes()
 	s := w.seen(w.serial.device)
@@ -340,9 +343,9 @@ func (w *world) seen(device string) int {
 	return len(distinct)
 }
 
-// excused says whether a reading may be lost because a disk lied. What a broker
-// acknowledged reached the gateway a moment later.
-func (w *world) excused(device string, acked time.Time) bool {
+// excused says whether what happened at a time was built on a disk's lie. What
+// a broker acknowledged reached the gateway a moment later.
+func (w *world) excused(device string, at time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	early := time.Duration(0)
@@ -352,7 +355,7 @@ func (w *world) excused(device string, acked time.Time) bool {
 		}
 	}
 	for _, e := range w.excuses {
-		if acked.After(e.from.Add(-early)) && acked.Before(e.to) {
+		if at.After(e.from.Add(-early)) && at.Before(e.to) {
 			return true
 		}
 	}
@@ -413,7 +416,10 @@ func (w *world) drain(ctx context.Context) error {
 			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	switch err := errors.Join(errs...); {
+	case errors.Is(context.Cause(ctx), errDead):
+		return errDead
+	case err != nil:
 		return err
 	}
 	return w.subscriber.read(ctx)
