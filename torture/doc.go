@@ -38,16 +38,20 @@
 //
 // # Not yet
 //
-// The gateway does not bear all of it yet. The test in this folder runs those
-// faults that it does bear; with these the verdict is not good so far:
+// The gateway does not bear all of it yet. The test in this folder runs what it
+// does bear; with these the verdict is not good so far:
 //
-//   - kill, term, power-cut: what the server accepted and the device was not
-//     told of is sent again to the next run, which does not recognise it, and
-//     so it is doubled.
 //   - disk-bad-writes, disk-bad-syncs, disk-read-only, disk-full: after the
-//     first commit that fails nothing is written any more, and with outbox.ack:
-//     disk nothing is taken, until somebody starts the gateway anew. What was
-//     on the disk by then waits there, and what comes after it waits behind it.
+//     first commit that fails nothing is written any more until somebody starts
+//     the gateway anew, with outbox.ack: disk nothing is taken, and what was on
+//     the disk holds up what comes after it.
+//   - kill, term, power-cut, and later a fault of a device's link: of a device
+//     that repeats for the first time since the start, what it repeats is
+//     looked for at the server, and what it sends next overtakes it.
+//   - kill, term, power-cut with outbox.ack: disk: each start sends again what
+//     was accepted within the minute before it. After several starts in a row
+//     that is more than the items among which a repeated message is looked for,
+//     and it is doubled.
 //   - lying-card: where the number of the new run is forgotten it is given
 //     again, and items of the run before are overwritten with other readings.
 package main

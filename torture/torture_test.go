@@ -19,11 +19,16 @@ func TestTorture(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
 	}
-	err := torture(t.Context(), options{
-		cycles: 3, seed: 1, faults: "link-cut,link-flap,link-held,link-up-held,link-down-held,server-,broker-", patience: 3 * time.Minute, dir: t.TempDir(),
-	}, t.Output())
-	if err != nil {
-		t.Error(err)
+	for name, faults := range map[string]string{
+		"links":    "link-cut,link-flap,link-held,link-up-held,link-down-held,server-,broker-",
+		"restarts": "kill,term,power-cut,server-,broker-",
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options{cycles: 3, seed: 1, faults: faults, ack: "server", patience: 3 * time.Minute, dir: t.TempDir()}
+			if err := torture(t.Context(), o, t.Output()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

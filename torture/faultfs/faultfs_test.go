@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -194,6 +195,43 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// TestSocket: programs that share a directory talk through a socket in it.
+func TestSocket(t *testing.T) {
+	needFUSE(t)
+	dir := t.TempDir()
+	unmount, err := New().Mount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Error(err)
+	} else {
+		c, err := net.Dial("unix", filepath.Join(dir, "socket"))
+		if err != nil {
+			t.Error(err)
+		} else {
+			c.Close()
+		}
+		l.Close()
+	}
+	if err := unmount(); err != nil {
+		t.Error(err)
+	}
+}
+
+func needFUSE(t *testing.T) {
+	t.Helper()
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("SKIPPED: no FUSE here, so nothing is known of it: %v", err)
+	}
+	f.Close()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: mounting needs root, so nothing is known of it")
+	}
+}
+
 // TestBolt runs the store's library on a disk whose power is cut again and
 // again: what was committed is there. It runs in a child process, as the
 // gateway does; see Mount.
@@ -202,11 +240,7 @@ func TestBolt(t *testing.T) {
 		commit(t, filepath.Join(dir, "db"))
 		return
 	}
-	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
-		t.Skipf("SKIPPED: no FUSE here, so nothing is known of it: %v", err)
-	} else {
-		f.Close()
-	}
+	needFUSE(t)
 	d, dir, r := New(), t.TempDir(), chance(1)
 	for round := range 5 {
 		unmount, err := d.Mount(dir)

@@ -44,6 +44,7 @@ var (
 	_ fs.NodeReaddirer = (*node)(nil)
 	_ fs.NodeCreater   = (*node)(nil)
 	_ fs.NodeMkdirer   = (*node)(nil)
+	_ fs.NodeMknoder   = (*node)(nil)
 	_ fs.NodeUnlinker  = (*node)(nil)
 	_ fs.NodeRmdirer   = (*node)(nil)
 	_ fs.NodeRenamer   = (*node)(nil)
@@ -102,6 +103,15 @@ func (n *node) Create(ctx context.Context, name string, _, mode uint32, out *fus
 // Mkdir implements [fs.NodeMkdirer].
 func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
 	f, errno := n.disk.create(n.child(name), mode&0o777|syscall.S_IFDIR)
+	if errno != 0 {
+		return nil, errno
+	}
+	return n.inode(ctx, f, out), 0
+}
+
+// Mknod implements [fs.NodeMknoder]. It is how a Unix socket gets its name.
+func (n *node) Mknod(ctx context.Context, name string, mode, _ uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	f, errno := n.disk.create(n.child(name), mode&(0o777|syscall.S_IFMT))
 	if errno != 0 {
 		return nil, errno
 	}
