@@ -33,6 +33,9 @@ const (
 	// forwarding is how long a broker may have had a reading, acknowledged,
 	// before the gateway has it too while nothing is wrong.
 	forwarding = 5 * time.Second
+	// underWay is how long an answer or an item may still travel when who sent
+	// it is gone.
+	underWay = 500 * time.Millisecond
 )
 
 // A world is the gateway and all around it.
@@ -355,7 +358,7 @@ func (w *world) excused(device string, at time.Time) bool {
 		}
 	}
 	for _, e := range w.excuses {
-		if at.After(e.from.Add(-early)) && at.Before(e.to) {
+		if at.After(e.from.Add(-early)) && at.Before(e.to.Add(underWay)) {
 			return true
 		}
 	}
