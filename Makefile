@@ -3,11 +3,15 @@
 GO ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# Arguments for the demo: make demo ARGS="--for 60s --plain"
+# Arguments for demo and torture: make demo ARGS="--for 60s --plain"
 ARGS ?=
 # What to test: make test PKG=./agent/...
 PKG ?= ./...
 FUZZTIME ?= 20s
+# How long to torture the gateway, and which faults: without a seed they are
+# others each time, and the seed is printed.
+CYCLES ?= 30
+SEED ?=
 # The race detector is not there on 32 bits; `make test RACE=` leaves it out.
 RACE ?= $(if $(filter amd64 arm64 ppc64le s390x,$(shell $(GO) env GOARCH)),-race)
 
@@ -39,6 +43,10 @@ test: go deps ## everything, against real servers
 .PHONY: bench
 bench: go deps ## throughput, delay and memory
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+.PHONY: torture
+torture: go deps ## faults of all kinds, and what was acknowledged arrives once: CYCLES=300 SEED=7
+	$(GO) run ./torture -cycles $(CYCLES) $(if $(SEED),-seed $(SEED)) $(ARGS)
 
 .PHONY: cover
 cover: go deps ## which lines the tests reach

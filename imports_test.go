@@ -43,6 +43,9 @@ var mayImport = map[string][]string{
 	"agent/access":       {"devices", "strictyaml"},
 	"agent/clock":        {"devices"},
 	"cmd":                {"agent/...", "bridge", "bridge/watch", "devices", "devices/profile", "firmware-profiles"},
+	"torture":            {"torture/...", "bridge", "bridge/stream", "bridge/xmppserver", "devices/serial/pty"},
+	"torture/faultfs":    {},
+	"torture/link":       {},
 }
 
 // libraries says in which folder a library may be used: each protocol and
@@ -57,6 +60,7 @@ var libraries = map[string][]string{
 	"go.etcd.io/bbolt":                    {"agent/outbox"},
 	"mellium.im":                          {"bridge"},
 	"github.com/fxamacker/cbor":           {"bridge", "devices/profile"},
+	"github.com/hanwen/go-fuse":           {"torture/faultfs"},
 	"google.golang.org/protobuf":          {"devices/profile"},
 	"go.yaml.in/yaml":                     {"strictyaml", "devices/profile", "agent/config"},
 	"go.uber.org/goleak":                  {"devices/devicetest"},
@@ -198,6 +202,8 @@ func TestImportsAreJudged(t *testing.T) {
 		{"cmd/porchlight", "", module + "devices/mqtt", "may not import devices/mqtt"},
 		{"cmd/porchlight", "", "go.bug.st/serial", "only devices/serial may"},
 		{"strictyaml", "", module + "devices", "strictyaml may not import devices"},
+		{"torture", "", module + "agent/outbox", "torture may not import agent/outbox"},
+		{"torture", "", "github.com/hanwen/go-fuse/v2/fs", "only torture/faultfs may"},
 		{"attic", "", "fmt", "not in the table"},
 		{"agent/util", "util", "fmt", "does not say what the package is for"},
 	} {

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// An excuse is a time in which what was acknowledged may be lost: a disk lied.
+type excuse struct{ from, to time.Time }
+
+// A verdict is what the ledger and the subscriber say together.
+type verdict struct {
+	acknowledged, delivered            int
+	lost, doubled, disordered, changed int
+	excused                            int // lost or doubled, and allowed to be
+	details                            []string
+}
+
+func (v verdict) good() bool { return v.lost+v.doubled+v.disordered+v.changed == 0 }
+
+func (v verdict) String() string {
+	s := fmt.Sprintf("acknowledged %d, delivered %d, lost %d, doubled %d, out of order %d", v.acknowledged, v.delivered, v.lost, v.doubled, v.disordered)
+	if v.changed > 0 {
+		s += fmt.Sprintf(", items changed or unreadable %d", v.changed)
+	}
+	if v.excused > 0 {
+		s += fmt.Sprintf(" (and %d lost or doubled by a disk that lied)", v.excused)
+	}
+	return s
+}
+
+func (v *verdict) add(count *int, format string, args ...any) {
+	*count++
+	v.details = append(v.details, fmt.Sprintf(format, args...))
+}
+
+// judge compares what was acknowledged with what arrived. excused says whether
+// what was built on a disk's word at a time may fall: the acknowledgement of a
+// device, or "" for an item.
+func judge(l *ledger, s *subscriber, excused func(device string, at time.Time) bool) verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var v verdict
+	v.acknowledged = l.total
+	for _, device := range s.devices {
+		items := make(map[int][]string) // number: the items that have it
+		highest := 0
+		for _, x := range s.seen[device] {
+			items[x.n] = append(items[x.n], x.id)
+			if len(items[x.n]) > 1 {
+				continue
+			}
+			if x.n < highest {
+				v.add(&v.disordered, "out of order: %s %d in item %s came after %d", device, x.n, x.id, highest)
+			}
+			highest = max(highest, x.n)
+		}
+		v.delivered += len(items)
+		for n, ids := range items {
+			switch {
+			case len(ids) < 2:
+			case parseID(ids[0]).store() == parseID(ids[1]).store() && excused("", s.items[device][ids[0]].at):
+				// The disk forgot where the item ended.
+				v.excused++
+			default:
+				v.add(&v.doubled, "doubled: %s %d, acknowledged %s, %s", device, n, when(l.acked[device][n]), s.tell(device, ids))
+			}
+		}
+		for n, at := range l.acked[device] {
+			switch {
+			case len(items[n]) > 0:
+			case excused(device, at):
+				v.excused++
+			default:
+				v.add(&v.lost, "lost: %s %d, acknowledged %s", device, n, when(at))
+			}
+		}
+	}
+	for _, f := range s.faults {
+		v.add(&v.changed, "%s", f)
+	}
+	slices.Sort(v.details)
+	return v
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Format(stamp)
+}
+
+// tell says of items when they came.
+func (s *subscriber) tell(device string, ids []string) string {
+	text := ""
+	for i, id := range ids {
+		if i > 0 {
+			text += " and "
+		}
+		text += fmt.Sprintf("in %s (%s)", id, s.items[device][id].at.Format(stamp))
+	}
+	return text
+}
