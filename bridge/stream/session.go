@@ -417,7 +417,7 @@ func answerError(st Stanza) error {
 }
 
 const (
-	pingEvery   = time.Minute
+	pingEvery   = 25 * time.Second
 	pingTimeout = 20 * time.Second
 )
 
