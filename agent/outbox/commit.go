@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -26,6 +27,9 @@ const (
 // commitLoop is the committer: it alone writes.
 func (o *Outbox) commitLoop() {
 	defer close(o.done)
+	// The file is mapped into memory: a disk that cannot be read is a fault of
+	// an address.
+	debug.SetPanicOnFault(true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last time.Time
@@ -132,7 +136,9 @@ func (o *Outbox) commit() {
 		return
 	}
 	crashpoint.At(crashpoint.CommitGathered)
-	err := o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
+	err := guarded(func() error {
+		return o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
+	})
 	crashpoint.At(crashpoint.Committed)
 	defer crashpoint.At(crashpoint.CommitApplied)
 	o.mu.Lock()
@@ -144,6 +150,16 @@ func (o *Outbox) commit() {
 	o.stats.Commits++
 	o.stats.UsedBytes = c.used
 	o.apply(c)
+}
+
+// guarded makes an error of a panic: bbolt believes what it reads.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the file cannot be used: %v", r)
+		}
+	}()
+	return f()
 }
 
 // gather takes what is to be done. It gives nil where there is nothing.

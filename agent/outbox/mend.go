@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,19 +76,34 @@ func mend(path string, size int64) (*Recovery, error) {
 	r := &Recovery{Fault: "it is no store", Faults: 1}
 	for i, meta := range m.metas {
 		var faults []error
-		newer, ours := false, false
+		newer := false
+		// What must be there: bbolt has no check sum for the names of things.
+		missing := map[string]bool{"version": true, "run": true, "random": true}
+		for _, b := range buckets()[:7] {
+			missing["bucket "+string(b)] = true
+		}
 		err := m.walk(meta, func(bucket, key, value []byte) {
-			if bytes.Equal(bucket, bucketMeta) && bytes.Equal(key, metaVersion) {
-				newer, ours = number32(value) > schemaVersion, true
+			switch {
+			case key == nil:
+				delete(missing, "bucket "+string(bucket))
+			case !bytes.Equal(bucket, bucketMeta):
+			case bytes.Equal(key, metaVersion):
+				newer = number32(value) > schemaVersion
+				delete(missing, "version")
+			case bytes.Equal(key, metaRun) && len(value) == 4:
+				delete(missing, "run")
+			case bytes.Equal(key, metaRandom) && len(value) > 0:
+				delete(missing, "random")
 			}
 		}, func(fault error) { faults = append(faults, fault) })
+		for _, what := range slices.Sorted(maps.Keys(missing)) {
+			faults = append(faults, damage("there is no %s", what))
+		}
 		switch {
 		case err != nil:
 			return nil, err
 		case newer:
 			return nil, ErrNewer
-		case len(faults) == 0 && !ours && i == 0:
-			// A file of bbolt, and none of ours.
 		case len(faults) == 0 && i == 0 && len(m.metas) == 2:
 			return nil, nil
 		case len(faults) == 0 && i == 0:

@@ -117,11 +117,12 @@ type walk struct {
 	meta  imageMeta
 	seen  map[uint64]bool
 	told  int64                           // bytes of elements so far
-	entry func(bucket, key, value []byte) // in a bucket of the outermost
+	entry func(bucket, key, value []byte) // in a bucket of the outermost; a nil key is the bucket itself
 	fault func(error)                     // a page that cannot be used
 }
 
-// walk reads the tree of a meta page, and tells of each key and of each fault.
+// walk reads the tree of a meta page, and tells of each bucket, with a nil key,
+// of each key in it, and of each fault.
 // What cannot be read for another reason than damage is its error.
 func (m *image) walk(meta imageMeta, entry func(bucket, key, value []byte), fault func(error)) error {
 	w := &walk{image: m, meta: meta, seen: make(map[uint64]bool), entry: entry, fault: fault}
@@ -244,6 +245,7 @@ func (w *walk) pageOf(b []byte, name string, bucket []byte, keys bounds, depth i
 			w.entry(bucket, key, value)
 			continue
 		}
+		w.entry(key, nil, nil)
 		if len(value) < bucketHead {
 			w.fault(damage("%s: bucket %q has no head", name, key))
 			continue
@@ -254,6 +256,8 @@ func (w *walk) pageOf(b []byte, name string, bucket []byte, keys bounds, depth i
 			}
 		} else if len(value) < bucketHead+pageHead {
 			w.fault(damage("%s: bucket %q has no page", name, key))
+		} else if page := value[bucketHead:]; le.Uint64(page) != 0 || le.Uint32(page[12:]) != 0 {
+			w.fault(damage("%s: the page of bucket %q is not within it", name, key))
 		} else if err := w.pageOf(value[bucketHead:], fmt.Sprintf("%s: bucket %q", name, key), key, bounds{}, depth+1); err != nil {
 			return err
 		}
