@@ -45,13 +45,6 @@
 //     first commit that fails nothing is written any more until somebody starts
 //     the gateway anew, with outbox.ack: disk nothing is taken, and what was on
 //     the disk holds up what comes after it.
-//   - kill, term, power-cut, and later a fault of a device's link: of a device
-//     that repeats for the first time since the start, what it repeats is
-//     looked for at the server, and what it sends next overtakes it.
-//   - kill, term, power-cut with outbox.ack: disk: each start sends again what
-//     was accepted within the minute before it. After several starts in a row
-//     that is more than the items among which a repeated message is looked for,
-//     and it is doubled.
 //   - lying-card: where the number of the new run is forgotten it is given
 //     again, and items of the run before are overwritten with other readings.
 package main
