@@ -507,7 +507,7 @@ func FuzzDecode(f *testing.F) {
 			if r.Device != "kitchen" || len(r.Fields) == 0 || len(r.Fields) > maxFields {
 				t.Errorf("reading of %s with %d fields", r.Device, len(r.Fields))
 			}
-			if !r.Time.IsZero() && (!believable(r.Time, received) || r.Time.Before(last)) {
+			if !r.Time.IsZero() && (!devices.Believable(r.Time, received) || r.Time.Before(last)) {
 				t.Errorf("time %v after %v", r.Time, last)
 			}
 			if !r.Time.IsZero() {

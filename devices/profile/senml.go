@@ -388,7 +388,7 @@ func (r senmlRecord) when(received time.Time) (time.Time, int64) {
 			return time.Time{}, received.UnixMicro()
 		}
 	}
-	if !believable(t, received) {
+	if !devices.Believable(t, received) {
 		return time.Time{}, t.UnixMicro() // they still are readings of their own, in their order
 	}
 	return t, t.UnixMicro()

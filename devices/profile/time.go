@@ -12,7 +12,7 @@ import (
 func (p *Profile) time(doc *node, at Place, m Message) time.Time {
 	for _, rule := range p.file.Time {
 		if n, _ := rule.Path.find(doc); n != nil && n.kind == valueNode {
-			if t, ok := rule.parse(n.value, at.Location); ok && believable(t, m.Received) {
+			if t, ok := rule.parse(n.value, at.Location); ok && devices.Believable(t, m.Received) {
 				return t
 			}
 		}
@@ -69,10 +69,4 @@ func fromSeconds(s float64) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.UnixMicro(int64(math.Round(s * 1e6))), true
-}
-
-// believable bounds a device's own time: a clock that was never set counts
-// from 1970 or 2000, and one that is ahead would hide all that comes after.
-func believable(t, received time.Time) bool {
-	return t.Year() >= 2020 && !t.After(received.Add(5*time.Minute))
 }
