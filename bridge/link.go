@@ -76,7 +76,12 @@ func (b *Bridge) establish(ctx context.Context, s *stream.Session) (*link, error
 
 // get asks a peer and reads its answer.
 func (l *link) get(ctx context.Context, to jid.JID, query, answer any) error {
-	st, err := l.session.IQ(ctx, stream.IQ{Type: stanza.GetIQ, From: l.publisher, To: to, Payload: query})
+	return get(ctx, l.session, l.publisher, to, query, answer)
+}
+
+// get is for who has no link yet; from is zero for an account.
+func get(ctx context.Context, s *stream.Session, from, to jid.JID, query, answer any) error {
+	st, err := s.IQ(ctx, stream.IQ{Type: stanza.GetIQ, From: from, To: to, Payload: query})
 	if err != nil {
 		return err
 	}

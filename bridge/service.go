@@ -29,7 +29,7 @@ func FindService(ctx context.Context, s *stream.Session) (JID, error) {
 	var list struct {
 		Query itemsQuery `xml:"http://jabber.org/protocol/disco#items query"`
 	}
-	if err := discover(ctx, s, server, itemsQuery{}, &list); err != nil {
+	if err := get(ctx, s, jid.JID{}, server, itemsQuery{}, &list); err != nil {
 		return JID{}, fmt.Errorf("cannot ask %s for its PubSub service: %w", server, err)
 	}
 	items := list.Query.Items
@@ -43,7 +43,7 @@ func FindService(ctx context.Context, s *stream.Session) (JID, error) {
 		if err != nil || i == maxCandidates {
 			continue
 		}
-		is, err := isPubSub(ctx, s, service)
+		is, err := isPubSub(ctx, s, jid.JID{}, service)
 		switch {
 		case is:
 			return service, nil
@@ -60,29 +60,16 @@ func FindService(ctx context.Context, s *stream.Session) (JID, error) {
 
 // isPubSub reports whether a peer is a PubSub service, or an account with nodes
 // of its own (XEP-0163).
-func isPubSub(ctx context.Context, s *stream.Session, service jid.JID) (bool, error) {
+func isPubSub(ctx context.Context, s *stream.Session, from, service jid.JID) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
 	var info struct {
 		Query infoQuery `xml:"http://jabber.org/protocol/disco#info query"`
 	}
-	if err := discover(ctx, s, service, infoQuery{}, &info); err != nil {
+	if err := get(ctx, s, from, service, infoQuery{}, &info); err != nil {
 		return false, err
 	}
 	return slices.ContainsFunc(info.Query.Identity, func(id identity) bool {
 		return id.Category == "pubsub" && (id.Type == "service" || id.Type == "pep")
 	}), nil
-}
-
-// discover asks a peer, and reads the answer.
-func discover(ctx context.Context, s *stream.Session, of jid.JID, query, answer any) error {
-	iq := stream.IQ{Type: stanza.GetIQ, To: of, Payload: query}
-	if s.Addr().Localpart() == "" {
-		iq.From = s.Addr() // a component
-	}
-	st, err := s.IQ(ctx, iq)
-	if err != nil {
-		return err
-	}
-	return st.Unmarshal(answer)
 }

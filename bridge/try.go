@@ -53,7 +53,7 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 	l, err := b.establish(ctx, session)
 	if err == nil {
 		var is bool
-		if is, err = isPubSub(ctx, session, l.service); err != nil {
+		if is, err = isPubSub(ctx, session, l.publisher, l.service); err != nil {
 			err = fmt.Errorf("cannot ask %s what it is: %w", l.service, err)
 		} else if !is {
 			err = fmt.Errorf("%s is no PubSub service", l.service)
