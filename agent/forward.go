@@ -221,13 +221,7 @@ func (f *forwarder) readBack(ctx context.Context) bool {
 		if err != nil {
 			wait := f.pause("read "+string(device), err)
 			f.log.Warn("cannot read back what arrived before the start; messages that came again are held", "device", device, "reason", err, "again", wait.String())
-			f.done.Go(func() {
-				select {
-				case <-ctx.Done():
-				case <-time.After(wait):
-				}
-				f.outbox.ReleaseDoubt(device)
-			})
+			f.after(ctx, wait, func() { f.outbox.ReleaseDoubt(device) })
 			return
 		}
 		f.pause("read "+string(device), nil)
@@ -437,11 +431,16 @@ func (f *forwarder) finishNote(ctx context.Context, err error, e bridge.Event) {
 		end()
 		return
 	}
+	f.after(ctx, wait, end)
+}
+
+// after calls do when some time has passed, or ctx has ended.
+func (f *forwarder) after(ctx context.Context, wait time.Duration, do func()) {
 	f.done.Go(func() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
-		end()
+		do()
 	})
 }

@@ -226,9 +226,9 @@ func (o *Outbox) gather() *commit {
 }
 
 // usedBytes is how much of the file is in use; the file itself never shrinks.
-func (o *Outbox) usedBytes(tx *bolt.Tx) int64 {
-	s := o.db.Stats()
-	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(o.db.Info().PageSize)
+func usedBytes(tx *bolt.Tx) int64 {
+	s := tx.DB().Stats()
+	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(tx.DB().Info().PageSize)
 }
 
 func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
@@ -267,7 +267,7 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 	}
 	// Room for what one commit adds, beside what is free in an eighth.
 	margin := min(max(o.options.MaxBytes/8, 2*commitBytes), o.options.MaxBytes/4)
-	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes-margin {
+	if c.used = usedBytes(tx); c.used > o.options.MaxBytes-margin {
 		if err := o.evict(tx, c.used-o.options.MaxBytes+2*margin); err != nil {
 			return err
 		}

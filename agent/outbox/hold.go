@@ -279,8 +279,7 @@ func (o *Outbox) loadHeld(tx *bolt.Tx, used map[uint32]bool) error {
 	})
 }
 
-// unwrittenHeld gives when the oldest reading came that is held and neither on
-// disk nor meant to be.
+// unwrittenHeld gives when the oldest reading came that is held and not on disk.
 func (q *queue) unwrittenHeld() (came time.Time, any bool) {
 	for _, h := range q.held {
 		if h.key == 0 {

@@ -106,8 +106,7 @@ func (r *Reader) Contents() (Contents, error) {
 	slices.SortFunc(c.Devices, func(a, b DeviceContents) int { return bytes.Compare([]byte(a.Device), []byte(b.Device)) })
 	err = r.db.View(func(tx *bolt.Tx) error {
 		c.Notes = tx.Bucket(bucketNotes).Stats().KeyN
-		s := r.db.Stats()
-		c.UsedBytes = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(r.db.Info().PageSize)
+		c.UsedBytes = usedBytes(tx)
 		return nil
 	})
 	if info, statErr := os.Stat(r.path); statErr == nil {
