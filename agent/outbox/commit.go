@@ -2,11 +2,13 @@ package outbox
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -99,7 +101,8 @@ type commit struct {
 	jobs     []*job
 	tidy     []settled
 	states   map[devices.ID][]byte
-	used     int64 // bytes of the file, before
+	told     []uint64 // notes that are not wanted any more
+	used     int64    // bytes of the file, before
 	lastNote uint64
 }
 
@@ -117,7 +120,15 @@ func (o *Outbox) commit() {
 	if c == nil {
 		return
 	}
-	err := o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
+	write := func(w *writing) error { return o.write(w, c) }
+	err := o.update(write)
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		// Nothing was written. An uncommon lot came at once: room first.
+		err = o.update(func(w *writing) error { return o.evict(w, o.options.MaxBytes/4) })
+		if err == nil {
+			err = o.update(write)
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
@@ -164,6 +175,7 @@ func (o *Outbox) gather() *commit {
 	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed {
 		return nil
 	}
+	c.told, o.notes.settled = o.notes.settled, nil
 	for device, s := range o.states {
 		if s.dirty {
 			c.states[device] = s.value
@@ -179,86 +191,99 @@ func (o *Outbox) usedBytes(tx *bolt.Tx) int64 {
 	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(o.db.Info().PageSize)
 }
 
-func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
+// update makes one transaction.
+func (o *Outbox) update(fn func(w *writing) error) error {
+	return o.db.Update(func(tx *bolt.Tx) error {
+		w := &writing{tx: tx}
+		w.begin()
+		if err := fn(w); err != nil {
+			return err
+		}
+		return w.end()
+	})
+}
+
+func (o *Outbox) write(w *writing, c *commit) error {
 	for _, j := range c.jobs {
-		if err := o.writeReadings(tx, j); err != nil {
+		if err := o.writeReadings(w, j); err != nil {
 			return err
 		}
 	}
 	for _, s := range c.tidy {
-		if err := forget(tx, s.queue.device, s.place); err != nil {
+		if err := forget(w, s.queue.device, s.place); err != nil {
 			return err
 		}
 	}
-	if c.used = o.usedBytes(tx); c.used > o.options.MaxBytes/8*7 {
-		if err := o.evict(tx, c.used-o.options.MaxBytes/4*3); err != nil {
+	// What is freed can be used by the next transaction only, so that there
+	// must be room for this one besides.
+	c.used = o.usedBytes(w.tx)
+	if full := o.options.MaxBytes/8*7 - 2*commitBytes; c.used > full {
+		if err := o.evict(w, c.used-full+o.options.MaxBytes/8); err != nil {
 			return err
 		}
 	}
 	for _, j := range c.jobs {
 		if j.freeze {
-			if err := o.prepare(tx, j); err != nil {
+			if err := o.prepare(w, j); err != nil {
 				return err
 			}
 		}
 	}
 	for device, value := range c.states {
-		if err := tx.Bucket(bucketState).Put([]byte(device), value); err != nil {
+		if err := w.table(bucketState).put([]byte(device), value); err != nil {
 			return err
 		}
 	}
 	// Last, because what was lost just now is told in the same transaction.
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
-	gone := o.notes.settled
-	o.notes.settled, c.lastNote = nil, o.notes.last
+	c.lastNote = o.notes.last
 	o.mu.Unlock()
-	return writeNotes(tx, fresh, c.lastNote, gone)
+	return writeNotes(w, fresh, c.lastNote, c.told)
 }
 
 // writeReadings adds a device's readings to its newest row, or makes rows.
-func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
+func (o *Outbox) writeReadings(w *writing, j *job) error {
 	if len(j.entries) == 0 {
 		return nil
 	}
 	frozen := uint64(0) // the highest number that went out, or may be out
-	packs := tx.Bucket(bucketPacks)
+	packs := w.table(bucketPacks)
 	for _, b := range j.boundaries {
 		frozen = max(frozen, b.last)
-		if err := packs.Put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
+		if err := packs.put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
 			return err
 		}
 	}
-	log := tx.Bucket(bucketLog)
-	rs := make([]devices.Record, len(j.entries))
-	for i, e := range j.entries {
-		rs[i] = e.Record
-		if e.Seq > frozen {
-			rs[i].Origin = devices.Origin{} // the store itself will know it
-		}
+	log := w.table(bucketLog)
+	key, before := newestRow(log.Bucket, j.queue.device, o.run, j.entries[0].Seq)
+	row := newRow()
+	for _, r := range before {
+		row.add(r)
 	}
-	key, row := newestRow(log, j.queue.device, o.run, rs[0].Seq)
-	if key == nil || len(row) >= maxRow {
-		key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
+	if key == nil {
+		key = rowKey(j.queue.device, o.run, j.entries[0].Seq)
 	}
-	for len(rs) > 0 {
-		n, size := 0, len(row)
-		for n < len(rs) && (n == 0 || size < maxRow) {
-			size += 24 + 32*len(rs[n].Fields)
-			n++
+	for _, e := range j.entries {
+		r := e.Record
+		if r.Seq > frozen {
+			r.Origin = devices.Origin{} // the store itself will know it
 		}
-		if err := log.Put(key, appendRow(row, rs[:n])); err != nil {
+		if row.add(r) {
+			continue
+		}
+		if err := log.put(key, row.payload); err != nil {
 			return err
 		}
-		if rs = rs[n:]; len(rs) > 0 {
-			key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
-		}
+		key, row = rowKey(j.queue.device, o.run, r.Seq), newRow()
+		row.add(r)
 	}
-	return nil
+	return log.put(key, row.payload)
 }
 
-// newestRow finds the row of a device and run that ends just before next.
-func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key, row []byte) {
+// newestRow finds the row of a device and run that ends just before next, and
+// gives its readings where more fit in.
+func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
 	c := log.Cursor()
 	var k, v []byte
 	if after, _ := c.Seek(rowKey(device, run, next)); after == nil {
@@ -267,49 +292,46 @@ func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (ke
 		k, v = c.Prev()
 	}
 	d, r, first, ok := parseRowKey(k)
-	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next {
+	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next || len(v) >= maxRow {
 		return nil, nil
 	}
-	return bytes.Clone(k), v
+	rs, err := decodeRow(k, v)
+	if err != nil {
+		return nil, nil // its loss is told when it is read
+	}
+	return bytes.Clone(k), rs
 }
 
 // forget deletes a device's rows and boundaries up to a place, and remembers
-// the place where a row goes on beyond it.
-func forget(tx *bolt.Tx, device devices.ID, p place) error {
-	partial := false
-	err := deleteWhile(tx.Bucket(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
-		if p.before(place{run, first}) {
-			return false
-		}
-		partial = p.before(place{run, first + uint64(rowCount(row)) - 1})
-		return !partial
+// the place: a row may go on beyond it, and where the file is damaged old
+// pages may bring deleted rows back.
+func forget(w *writing, device devices.ID, p place) error {
+	err := deleteWhile(w.table(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
+		return !p.before(place{run, first + uint64(rowCount(row)) - 1})
 	})
 	if err != nil {
 		return err
 	}
-	err = deleteWhile(tx.Bucket(bucketPacks), device, place{}, func(run uint32, first uint64, _ []byte) bool {
+	err = deleteWhile(w.table(bucketPacks), device, place{}, func(run uint32, first uint64, _ []byte) bool {
 		return !p.before(place{run, first})
 	})
 	if err != nil {
 		return err
 	}
-	if partial {
-		return tx.Bucket(bucketCursor).Put([]byte(device), p.bytes())
-	}
-	return tx.Bucket(bucketCursor).Delete([]byte(device))
+	return w.table(bucketCursor).put([]byte(device), p.bytes())
 }
 
 // deleteWhile deletes a device's keys from a place on, as long as ok. It seeks
-// anew after each, because Next after Delete skips a key.
-func deleteWhile(b *bolt.Bucket, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
+// anew after each, because Next after a deletion skips a key.
+func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
 	start := rowKey(device, from.run, from.seq)
-	c := b.Cursor()
+	c := t.Cursor()
 	for k, v := c.Seek(start); k != nil; k, v = c.Seek(start) {
 		d, run, first, parsed := parseRowKey(k)
 		if !parsed || d != device || !ok(run, first, v) {
 			return nil
 		}
-		if err := c.Delete(); err != nil {
+		if err := t.remove(k); err != nil {
 			return err
 		}
 	}
@@ -318,8 +340,9 @@ func deleteWhile(b *bolt.Bucket, device devices.ID, from place, ok func(run uint
 
 // prepare freezes packs of what is on disk of a device, within the boundaries
 // that are on disk already where there are some.
-func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
-	packs := tx.Bucket(bucketPacks)
+func (o *Outbox) prepare(w *writing, j *job) error {
+	j.prepared = j.prepared[:0]
+	packs := w.table(bucketPacks)
 	if j.unfreeze {
 		// Not those before: what AckDisk keeps may be sent again as it was.
 		all := func(uint32, uint64, []byte) bool { return true }
@@ -327,7 +350,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 			return err
 		}
 	}
-	r := &reader{outbox: o, tx: tx, job: j, at: place{j.disk[0].run, j.disk[0].first}}
+	r := &reader{outbox: o, log: w.table(bucketLog), job: j, at: place{j.disk[0].run, j.disk[0].first}}
 	now := time.Now().Truncate(time.Microsecond)
 	for len(j.prepared) < cap(j.prepared) {
 		rs, err := r.fill()
@@ -339,7 +362,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 		}
 		run, first := r.run, rs[0].Seq
 		key := rowKey(j.queue.device, run, first)
-		b, frozen := parseBoundary(run, first, packs.Get(key))
+		b, frozen := parseBoundary(run, first, packs.get(key))
 		if frozen && b.last <= rs[len(rs)-1].Seq {
 			rs = rs[:b.last-first+1]
 		} else {
@@ -351,7 +374,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 		payload, n := o.options.Encode(j.queue.device, b.frozen, rs)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen}
 		if made.last != b.last {
-			if err := packs.Put(key, made.bytes()); err != nil {
+			if err := packs.put(key, made.bytes()); err != nil {
 				return err
 			}
 		}
@@ -364,7 +387,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 // A reader gives the readings of one device in their order on disk.
 type reader struct {
 	outbox *Outbox
-	tx     *bolt.Tx
+	log    table
 	job    *job
 	at     place // where to read on
 	run    uint32
@@ -375,9 +398,8 @@ type reader struct {
 // fill gives at least as many readings as one pack can take, or all there are
 // before a gap.
 func (r *reader) fill() ([]devices.Record, error) {
-	log := r.tx.Bucket(bucketLog)
 	for len(r.have) < packLimit && !r.end {
-		c := log.Cursor()
+		c := r.log.Cursor()
 		k, v := seekRow(c, r.job.queue.device, r.at)
 		device, run, first, ok := parseRowKey(k)
 		if !ok || device != r.job.queue.device {
@@ -388,11 +410,11 @@ func (r *reader) fill() ([]devices.Record, error) {
 			break // a gap: what comes is for another pack
 		}
 		last := first + uint64(max(1, rowCount(v))) - 1
-		rs, err := decodeRow(device, first, v)
+		rs, err := decodeRow(k, v)
 		if err != nil {
 			last = r.damagedUntil(c, run, first)
 			r.outbox.loseRow(device, run, first, last, err.Error())
-			if err := log.Delete(k); err != nil {
+			if err := r.log.remove(bytes.Clone(k)); err != nil {
 				return nil, err
 			}
 			r.at = place{run, last + 1}
@@ -456,8 +478,8 @@ func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 
 // evict makes room: it takes the oldest rows of whoever has most of them.
 // What is frozen may be out, and stays.
-func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
-	log := tx.Bucket(bucketLog)
+func (o *Outbox) evict(w *writing, excess int64) error {
+	log := w.table(bucketLog)
 	size := make(map[devices.ID]int64)
 	err := log.ForEach(func(k, v []byte) error {
 		if device, _, _, ok := parseRowKey(k); ok {
@@ -494,7 +516,7 @@ func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
 
 // evictRow deletes a device's oldest row that is not frozen, and gives its
 // size; 0 where there is none.
-func (o *Outbox) evictRow(log *bolt.Bucket, device devices.ID) (int64, error) {
+func (o *Outbox) evictRow(log table, device devices.ID) (int64, error) {
 	frozen := o.frozenUntil(device)
 	c := log.Cursor()
 	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
@@ -504,7 +526,7 @@ func (o *Outbox) evictRow(log *bolt.Bucket, device devices.ID) (int64, error) {
 	}
 	freed := int64(len(k) + len(v))
 	last := first + uint64(rowCount(v)) - 1
-	if err := c.Delete(); err != nil {
+	if err := log.remove(k); err != nil {
 		return 0, err
 	}
 	o.loseRow(device, run, first, last, "the outbox is full")

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,19 +10,20 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// The buckets of the file.
+// The buckets of the file. Of the values only the version has no CRC (table):
+// every version of this program must be able to read it.
 //
-//	meta    version, random, run, machine
+//	meta    version, random, run, machine, sum
 //	runs    run -> the name of the store in that run
 //	log     device, run, first -> a row of readings (record.go)
 //	packs   device, run, first -> the last and the time of a frozen pack
-//	cursor  device -> run and sequence number that are settled, where a row
-//	        holds both settled readings and others
+//	cursor  device -> run and sequence number up to which what was on disk is
+//	        settled
 //	notes   number -> a note
 //	state   device -> what SetState kept
 var (
@@ -37,60 +39,142 @@ var (
 	metaRandom  = []byte("random")
 	metaRun     = []byte("run")
 	metaMachine = []byte("machine")
+	metaSum     = []byte("sum")
 )
 
-const schemaVersion = 1
+// schemaVersion 1 had no CRCs but in the log, no sum, and a cursor only where
+// a row is settled in part.
+const schemaVersion = 2
 
-func boltOptions() *bolt.Options {
-	return &bolt.Options{
-		Timeout: time.Second, // zero would wait for the lock for ever
-		// The free list after a drained outage is half a megabyte, and would
-		// be written with every commit.
-		NoFreelistSync: true,
-		FreelistType:   bolt.FreelistMapType,
-	}
+func buckets() [][]byte {
+	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState}
 }
 
-// openFile opens the file, or makes a new one: aside and renamed, because a
-// power cut during bbolt's first writes leaves a file that cannot be opened.
-func openFile(path string) (*bolt.DB, error) {
-	_, err := os.Stat(path)
+// lockPatience is for how long another process may hold the file: one that is
+// being stopped lets go of it soon.
+const lockPatience = time.Second
+
+// openFile opens the file, or makes a new one.
+func openFile(path string, options Options) (*bolt.DB, error) {
+	f, err := lockFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		err = createFile(path)
+		if err = createFile(path, options, nil); err == nil {
+			f, err = lockFile(path)
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, boltOptions())
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, ErrLocked
-	}
-	return db, err
+	return openBolt(f, options)
 }
 
-func createFile(path string) error {
+// openBolt gives f, which is locked, to bbolt.
+func openBolt(f *os.File, options Options) (*bolt.DB, error) {
+	size, err := preallocate(f, options)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	opened := false // bbolt opens the file of a copy by this too
+	db, err := bolt.Open(f.Name(), 0o600, &bolt.Options{
+		// The free list after a drained outage is half a megabyte, and would
+		// be written with every commit.
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: int(size), // a reader never waits for a new map, nor a writer for a reader
+		MaxSize:         int(size),
+		Timeout:         lockPatience,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			if opened {
+				return os.OpenFile(name, flag, mode)
+			}
+			opened = true
+			return f, nil
+		},
+	})
+	if err != nil {
+		return nil, err // bbolt has closed f
+	}
+	// Where the space could not be had beforehand, the file grows by this.
+	// MaxSize bites that much early, and where it is more than the map, at
+	// powers of two.
+	db.AllocSize = int(size / 64)
+	return db, nil
+}
+
+// preallocate takes all the space that the file may have, so that a full disk
+// cannot hit the buffer, and gives the size it may have.
+func preallocate(f *os.File, options Options) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size := max(options.MaxBytes, info.Size())
+	if info.Size() < size {
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+			options.Log.Warn("the outbox cannot have its space beforehand; a full disk will be one for it too", "bytes", size, "error", err)
+		}
+	}
+	return size, nil
+}
+
+// lockFile opens the file for this process alone, by the lock that bbolt takes
+// too.
+func lockFile(path string) (*os.File, error) {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 20) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			// Another process may have put another file here meanwhile.
+			mine, err := f.Stat()
+			there, thereErr := os.Stat(path)
+			if err == nil && thereErr == nil && os.SameFile(mine, there) {
+				return f, nil
+			}
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, err
+		}
+		if time.Now().After(deadline) {
+			return nil, ErrLocked
+		}
+	}
+}
+
+// createFile makes a new file aside and puts it at path, because a power cut
+// during bbolt's first writes leaves a file that cannot be opened. What is
+// there is replaced. fill may be nil.
+func createFile(path string, options Options, fill func(db *bolt.DB) error) error {
 	aside := path + ".new"
 	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	db, err := bolt.Open(aside, 0o600, boltOptions())
+	db, err := bolt.Open(aside, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: lockPatience})
 	if err != nil {
 		return err
 	}
 	random, err := newRandom()
 	if err == nil {
 		err = db.Update(func(tx *bolt.Tx) error {
-			for _, name := range [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState} {
+			for _, name := range buckets() {
 				if _, err := tx.CreateBucket(name); err != nil {
 					return err
 				}
 			}
-			meta := tx.Bucket(bucketMeta)
+			w := &writing{tx: tx}
+			meta := w.meta()
 			return errors.Join(
 				meta.Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
-				meta.Put(metaRandom, []byte(random)),
-				meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, 0)))
+				meta.put(metaRandom, []byte(random)),
+				meta.put(metaRun, binary.BigEndian.AppendUint32(nil, 0)),
+				w.end())
 		})
+	}
+	if err == nil && fill != nil {
+		err = fill(db)
 	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -111,35 +195,68 @@ func syncDir(path string) error {
 
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
-	return o.db.Update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return errors.New("it is not an outbox")
-		}
-		if v := number32(meta.Get(metaVersion)); v > schemaVersion {
+	return o.update(func(w *writing) error {
+		switch v := number32(w.meta().Get(metaVersion)); {
+		case v > schemaVersion:
 			return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, v, schemaVersion)
-		} else if v == 0 {
+		case v == 0:
 			return errors.New("it has no version")
+		case v < schemaVersion:
+			if err := w.upgrade(); err != nil {
+				return err
+			}
 		}
-		if err := o.startRun(tx, meta); err != nil {
+		if err := o.startRun(w); err != nil {
 			return err
 		}
-		if err := o.loadLog(tx); err != nil {
+		if err := o.loadLog(w); err != nil {
 			return err
 		}
-		tx.Bucket(bucketState).ForEach(func(k, v []byte) error {
-			o.states[devices.ID(k)] = stateRow{value: append([]byte(nil), v...)}
+		state := w.table(bucketState)
+		state.ForEach(func(k, v []byte) error {
+			if value, ok := unsealed(state.name, k, v); ok {
+				o.states[devices.ID(k)] = stateRow{value: append([]byte(nil), value...)}
+			}
 			return nil
 		})
-		return o.notes.load(tx.Bucket(bucketNotes))
+		return o.notes.load(w.table(bucketNotes))
 	})
+}
+
+// upgrade makes a file of version 1 one of this version. The rows of the log
+// stay as they are.
+func (w *writing) upgrade() error {
+	w.sum = 0
+	for _, name := range buckets() {
+		b := w.tx.Bucket(name)
+		var keys, values [][]byte
+		b.ForEach(func(k, v []byte) error {
+			switch {
+			case string(name) == string(bucketLog):
+				w.sum += weight(v)
+			case !bytes.Equal(k, metaVersion):
+				keys, values = append(keys, bytes.Clone(k)), append(values, sealed(name, k, v))
+			}
+			return nil
+		})
+		for i, k := range keys {
+			if string(name) != string(bucketMeta) {
+				w.sum += weight(values[i])
+			}
+			if err := b.Put(k, values[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return w.meta().Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
 }
 
 // startRun raises the run, which is on disk before it is used because load is
 // one transaction.
-func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
-	random := string(meta.Get(metaRandom))
-	if machine := string(meta.Get(metaMachine)); machine != o.options.Machine {
+func (o *Outbox) startRun(w *writing) error {
+	meta := w.meta()
+	random := string(meta.get(metaRandom))
+	if machine := string(meta.get(metaMachine)); machine != o.options.Machine {
 		if machine != "" {
 			// A copied card: its original may go on counting under the old
 			// name.
@@ -147,39 +264,38 @@ func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
 			if random, err = newRandom(); err != nil {
 				return err
 			}
-			if err := meta.Put(metaRandom, []byte(random)); err != nil {
+			if err := meta.put(metaRandom, []byte(random)); err != nil {
 				return err
 			}
 		}
-		if err := meta.Put(metaMachine, []byte(o.options.Machine)); err != nil {
+		if err := meta.put(metaMachine, []byte(o.options.Machine)); err != nil {
 			return err
 		}
 	}
-	run := number32(meta.Get(metaRun))
+	run := number32(meta.get(metaRun))
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
 	o.run = run + 1
 	o.store = fmt.Sprintf("%s.%d", random, o.run)
 	key := binary.BigEndian.AppendUint32(nil, o.run)
-	if err := meta.Put(metaRun, key); err != nil {
+	if err := meta.put(metaRun, key); err != nil {
 		return err
 	}
-	return tx.Bucket(bucketRuns).Put(key, []byte(o.store))
+	return w.table(bucketRuns).put(key, []byte(o.store))
 }
 
 // loadLog makes the queues of what is on disk.
-func (o *Outbox) loadLog(tx *bolt.Tx) error {
-	runs := tx.Bucket(bucketRuns)
-	cursors := tx.Bucket(bucketCursor)
+func (o *Outbox) loadLog(w *writing) error {
+	runs, cursors := w.table(bucketRuns), w.table(bucketCursor)
 	used := map[uint32]bool{o.run: true}
-	err := tx.Bucket(bucketLog).ForEach(func(k, v []byte) error {
+	err := w.table(bucketLog).ForEach(func(k, v []byte) error {
 		device, run, first, ok := parseRowKey(k)
 		if !ok {
 			return nil
 		}
 		last := first + uint64(rowCount(v)) - 1
-		if p, ok := parsePlace(cursors.Get([]byte(device))); ok && run == p.run && first <= p.seq {
+		if p, ok := parsePlace(cursors.get([]byte(device))); ok && run == p.run && first <= p.seq {
 			first = p.seq + 1
 		}
 		if first > last {
@@ -197,14 +313,15 @@ func (o *Outbox) loadLog(tx *bolt.Tx) error {
 	var unused [][]byte
 	err = runs.ForEach(func(k, v []byte) error {
 		if run := number32(k); used[run] {
-			o.runs[run] = string(v)
+			store, _ := unsealed(runs.name, k, v)
+			o.runs[run] = string(store)
 		} else {
-			unused = append(unused, k)
+			unused = append(unused, bytes.Clone(k))
 		}
 		return nil
 	})
 	for _, k := range unused {
-		err = errors.Join(err, runs.Delete(k))
+		err = errors.Join(err, runs.remove(k))
 	}
 	return err
 }

@@ -30,7 +30,7 @@ func encodeText(device devices.ID, frozen time.Time, rs []devices.Record) ([]byt
 	return []byte(b.String()), len(rs)
 }
 
-func testOptions() Options { return Options{Encode: encodeText, Machine: "m"} }
+func testOptions() Options { return Options{Encode: encodeText, Machine: "m", MaxBytes: 1 << 20} }
 
 func message(device devices.ID, values ...int) devices.Message {
 	m := devices.Message{Origin: devices.NewOrigin([]byte(device), fmt.Append(nil, values))}

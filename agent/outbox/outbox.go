@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 
 // Options are what an Outbox needs besides its file.
 type Options struct {
-	MaxBytes    int64         // the size of the file that is not exceeded by much; 0 is 256 MiB
+	MaxBytes    int64         // the size of the file; 0 is 256 MiB, less than 1 MiB is that
 	CommitAfter time.Duration // the longest that an unaccepted reading stays unwritten; 0 is 1 s
 	Ack         Ack           // "" is AckServer
 	Machine     string        // names this machine: a store of another one does not go on under its name
@@ -46,6 +47,7 @@ type Options struct {
 
 const (
 	defaultMaxBytes    = 256 << 20
+	minMaxBytes        = 1 << 20 // one commit must fit in the eighth that is kept free
 	defaultCommitAfter = time.Second
 
 	// commitBytes of unwritten readings are a reason to commit at once.
@@ -148,6 +150,10 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.MaxBytes == 0 {
 		options.MaxBytes = defaultMaxBytes
 	}
+	options.MaxBytes = max(options.MaxBytes, minMaxBytes)
+	if strconv.IntSize == 32 {
+		options.MaxBytes = min(options.MaxBytes, defaultMaxBytes) // it is mapped into memory
+	}
 	if options.CommitAfter == 0 {
 		options.CommitAfter = defaultCommitAfter
 	}
@@ -157,7 +163,7 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	db, err := openFile(path)
+	db, err := openFile(path, options)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
