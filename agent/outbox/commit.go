@@ -413,7 +413,7 @@ func (r *reader) fill() ([]devices.Record, error) {
 		rs, err := decodeRow(k, v)
 		if err != nil {
 			last = r.damagedUntil(c, run, first)
-			r.outbox.loseRow(device, run, first, last, err.Error())
+			r.outbox.loseRows(device, span{run, first, last}, err.Error())
 			if err := r.log.remove(bytes.Clone(k)); err != nil {
 				return nil, err
 			}
@@ -448,12 +448,12 @@ func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
 	return last
 }
 
-// loseRow counts and tells what was unsettled of readings that were deleted.
-func (o *Outbox) loseRow(device devices.ID, run uint32, first, last uint64, reason string) {
+// loseRows counts and tells what was unsettled of readings that were deleted.
+func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := o.queues[device].remove(run, first, last); n > 0 {
-		o.lose(Loss{device, o.runs[run], last - uint64(n) + 1, last, reason, time.Now()})
+	if n := o.queues[device].remove(s.run, s.first, s.last); n > 0 {
+		o.lose(Loss{device, o.runs[s.run], s.last - uint64(n) + 1, s.last, reason, time.Now()})
 	}
 }
 
@@ -477,7 +477,8 @@ func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 }
 
 // evict makes room: it takes the oldest rows of whoever has most of them.
-// What is frozen may be out, and stays.
+// What is frozen may be out, and stays. Rows that followed each other are one
+// loss: the notes of losses should not fill the room.
 func (o *Outbox) evict(w *writing, excess int64) error {
 	log := w.table(bucketLog)
 	size := make(map[devices.ID]int64)
@@ -490,6 +491,7 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 	if err != nil {
 		return err
 	}
+	lost := make(map[devices.ID]span)
 	for excess > 0 {
 		var victim devices.ID
 		for device, n := range size {
@@ -498,9 +500,9 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 			}
 		}
 		if size[victim] <= 0 {
-			return nil
+			break
 		}
-		freed, err := o.evictRow(log, victim)
+		s, freed, err := o.evictRow(w, victim)
 		if err != nil {
 			return err
 		}
@@ -508,44 +510,67 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 			size[victim] = 0
 			continue
 		}
+		if before, some := lost[victim]; some && before.run == s.run && before.last+1 == s.first {
+			s.first = before.first
+		} else if some {
+			o.loseRows(victim, before, evicted)
+		}
+		lost[victim] = s
 		size[victim] -= freed
 		excess -= freed
+	}
+	for device, s := range lost {
+		o.loseRows(device, s, evicted)
 	}
 	return nil
 }
 
-// evictRow deletes a device's oldest row that is not frozen, and gives its
-// size; 0 where there is none.
-func (o *Outbox) evictRow(log table, device devices.ID) (int64, error) {
-	frozen := o.frozenUntil(device)
-	c := log.Cursor()
+const evicted = "the outbox is full"
+
+// evictRow deletes a device's oldest row that is not frozen, and gives what it
+// held and its size; 0 where there is none.
+func (o *Outbox) evictRow(w *writing, device devices.ID) (span, int64, error) {
+	frozen := o.frozenUntil(w, device)
+	c := w.table(bucketLog).Cursor()
 	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
 	d, run, first, ok := parseRowKey(k)
 	if !ok || d != device {
-		return 0, nil
+		return span{}, 0, nil
 	}
-	freed := int64(len(k) + len(v))
-	last := first + uint64(rowCount(v)) - 1
-	if err := log.remove(k); err != nil {
-		return 0, err
-	}
-	o.loseRow(device, run, first, last, "the outbox is full")
-	return freed, nil
+	s, freed := span{run, first, first + uint64(rowCount(v)) - 1}, int64(len(k)+len(v))
+	return s, freed, w.table(bucketLog).remove(k)
 }
 
-// frozenUntil is the place up to which a device's packs are out or may go out
-// while the committer works.
-func (o *Outbox) frozenUntil(device devices.ID) place {
+// frozenUntil is the place up to which a device's packs are out, may go out
+// while the committer works, or may have gone out before a restart: their
+// boundaries are on disk.
+func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
+	var p place
+	c := w.table(bucketPacks).Cursor()
+	k, _ := c.Seek(append([]byte(device), 1)) // after all keys of the device
+	if k == nil {
+		k, _ = c.Last()
+	} else {
+		k, _ = c.Prev()
+	}
+	if d, run, first, ok := parseRowKey(k); ok && d == device {
+		if b, ok := parseBoundary(run, first, w.table(bucketPacks).get(k)); ok {
+			p = place{run, b.last}
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.queues[device]
-	switch n := len(q.prepared); {
-	case n > 0:
-		return place{q.prepared[n-1].boundary.run, q.prepared[n-1].Last}
-	case q.sending != nil:
-		return place{q.sending.boundary.run, q.sending.Last}
+	out := q.prepared
+	if q.sending != nil {
+		out = append([]*Pack{q.sending}, out...)
 	}
-	return place{}
+	for _, pack := range out {
+		if last := (place{pack.boundary.run, pack.Last}); p.before(last) {
+			p = last
+		}
+	}
+	return p
 }
 
 // apply makes memory agree with what was committed.

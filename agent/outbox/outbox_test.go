@@ -192,16 +192,19 @@ func TestFull(t *testing.T) {
 		if err != nil || info.Size() != options.MaxBytes {
 			t.Errorf("the file has %d bytes (%v), want %d", info.Size(), err, options.MaxBytes)
 		}
-		for note := o.NextNote(); note != nil; note = o.NextNote() {
-			var l Loss
-			if err := json.Unmarshal(note.Body, &l); err != nil {
-				t.Fatal(err)
+		collect := func() {
+			for note := o.NextNote(); note != nil; note = o.NextNote() {
+				var l Loss
+				if err := json.Unmarshal(note.Body, &l); err != nil {
+					t.Fatal(err)
+				}
+				for seq := l.First; seq <= l.Last; seq++ {
+					lost[fmt.Sprint(l.Device, seq)] = true
+				}
+				o.SettleNote()
 			}
-			for seq := l.First; seq <= l.Last; seq++ {
-				lost[fmt.Sprint(l.Device, seq)] = true
-			}
-			o.SettleNote()
 		}
+		collect()
 		if len(lost) == 0 {
 			t.Error("nothing was lost: the store was not full")
 		}
@@ -221,9 +224,43 @@ func TestFull(t *testing.T) {
 				delivered++
 			}
 			o.Settle(p)
+			collect()
 		}
 		if s := o.Stats(); delivered+len(lost) != n || int(s.Lost) != len(lost) || int(s.Settled) != delivered {
 			t.Errorf("%d sent, %d delivered, %d lost; stats %+v", n, delivered, len(lost), s)
+		}
+	})
+}
+
+// TestFullAfterRestart fills the store after a run that had no answer to a
+// pack: the pack comes again as it was.
+func TestFullAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "o.db")
+		options := testOptions()
+		fill := func(o *Outbox, n int) {
+			for i := range n {
+				m := message("a", i)
+				m.Readings[0].Fields = append(m.Readings[0].Fields, devices.Field{Name: "id", Value: devices.Text(fmt.Sprintf("%0400d", i))})
+				take(t, o, m)
+				time.Sleep(20 * time.Millisecond)
+			}
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+		}
+		o := open(t, path, options)
+		fill(o, 40)
+		sent := nextWithin(t, o)
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o = open(t, path, options)
+		fill(o, 4000)
+		if o.Stats().Lost == 0 {
+			t.Fatal("the store was not full")
+		}
+		if p := nextWithin(t, o); p.Item() != sent.Item() || !bytes.Equal(p.Payload, sent.Payload) {
+			t.Errorf("%s %q was sent before the restart, %s %q after it", sent.Item(), sent.Payload, p.Item(), p.Payload)
 		}
 	})
 }
