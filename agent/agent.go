@@ -82,6 +82,10 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r := a.outbox.Recovered(); r != nil {
+		log.Warn("the outbox was damaged", "damage", r.Reason, "reverted", r.Reverted, "setAside", r.Aside, "readings", r.Readings, "unreadable", r.Damaged)
+		a.outbox.AddNote(recoveryNote(r, a.outbox.Store(), a.started))
+	}
 	slots := accountSlots
 	if c.XMPP.Component != nil {
 		slots = componentSlots
@@ -254,7 +258,7 @@ func (a *Agent) Stats() Stats {
 
 // lossNote tells of lost readings as an event.
 func lossNote(l outbox.Loss) []byte {
-	e := bridge.Event{
+	return note(bridge.Event{
 		ID:       fmt.Sprintf("loss-%s-%s-%d-%d", l.Device, l.Store, l.First, l.Last),
 		Time:     l.Time,
 		Category: "loss",
@@ -262,7 +266,24 @@ func lossNote(l outbox.Loss) []byte {
 		Title:    fmt.Sprintf("%s: %d readings lost", l.Device, l.Last-l.First+1),
 		Summary:  l.Reason,
 		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
+	})
+}
+
+// recoveryNote tells as an event that the store was damaged.
+func recoveryNote(r *outbox.Recovery, store string, at time.Time) []byte {
+	e := bridge.Event{ID: "damaged-" + store, Time: at, Category: "loss", Title: "the outbox was damaged"}
+	switch {
+	case r.Aside != "":
+		e.Summary = fmt.Sprintf("%s; %d readings could be read and go on, %d pages or rows could not; the file is kept as %s", r.Reason, r.Readings, r.Damaged, filepath.Base(r.Aside))
+	case r.Reverted:
+		e.Summary = r.Reason + "; the last write was taken back"
+	default:
+		e.Summary = fmt.Sprintf("%s; %d could not be read", r.Reason, r.Damaged)
 	}
+	return note(e)
+}
+
+func note(e bridge.Event) []byte {
 	b, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // the type has nothing that cannot be marshalled

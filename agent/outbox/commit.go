@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -191,16 +192,31 @@ func (o *Outbox) usedBytes(tx *bolt.Tx) int64 {
 	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(o.db.Info().PageSize)
 }
 
-// update makes one transaction.
-func (o *Outbox) update(fn func(w *writing) error) error {
-	return o.db.Update(func(tx *bolt.Tx) error {
-		w := &writing{tx: tx}
-		w.begin()
-		if err := fn(w); err != nil {
-			return err
+// update makes one transaction. An error of reading the card is a fault of
+// memory, because the file is mapped; it becomes an error here.
+func (o *Outbox) update(fn func(w *writing) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	tx, err := o.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cannot read the file: %v", p)
+			// Not as bbolt does it in Update, which reads all of the file
+			// again, in a goroutine that nobody can recover.
+			tx.Rollback()
 		}
-		return w.end()
-	})
+	}()
+	w := &writing{tx: tx}
+	w.begin()
+	if err := fn(w); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	if err := w.end(); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
 }
 
 func (o *Outbox) write(w *writing, c *commit) error {

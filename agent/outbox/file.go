@@ -54,8 +54,9 @@ func buckets() [][]byte {
 // being stopped lets go of it soon.
 const lockPatience = time.Second
 
-// openFile opens the file, or makes a new one.
-func openFile(path string, options Options) (*bolt.DB, error) {
+// openFile opens the file, or makes a new one. A damaged one is mended, or
+// replaced by what can be read of it.
+func openFile(path string, options Options) (*bolt.DB, *Recovery, error) {
 	f, err := lockFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = createFile(path, options, nil); err == nil {
@@ -63,9 +64,26 @@ func openFile(path string, options Options) (*bolt.DB, error) {
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return openBolt(f, options)
+	recovery, err := repair(f)
+	if errors.As(err, new(damage)) {
+		options.Log.Error("the outbox is damaged; what can be read goes into a new one", "file", path, "damage", err)
+		recovery, err = replace(path, f, options, err)
+		f.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err = lockFile(path)
+	}
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, nil, err
+	}
+	db, err := openBolt(f, options)
+	return db, recovery, err
 }
 
 // openBolt gives f, which is locked, to bbolt.
@@ -173,6 +191,11 @@ func createFile(path string, options Options, fill func(db *bolt.DB) error) erro
 				w.end())
 		})
 	}
+	if err == nil {
+		// A second transaction, because the other meta is still of bbolt's
+		// making, with a free list.
+		err = db.Update(func(tx *bolt.Tx) error { return (&writing{tx: tx}).end() })
+	}
 	if err == nil && fill != nil {
 		err = fill(db)
 	}
@@ -196,12 +219,7 @@ func syncDir(path string) error {
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
 	return o.update(func(w *writing) error {
-		switch v := number32(w.meta().Get(metaVersion)); {
-		case v > schemaVersion:
-			return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, v, schemaVersion)
-		case v == 0:
-			return errors.New("it has no version")
-		case v < schemaVersion:
+		if number32(w.meta().Get(metaVersion)) < schemaVersion {
 			if err := w.upgrade(); err != nil {
 				return err
 			}
@@ -209,7 +227,8 @@ func (o *Outbox) load() error {
 		if err := o.startRun(w); err != nil {
 			return err
 		}
-		if err := o.loadLog(w); err != nil {
+		losses, err := o.loadLog(w)
+		if err != nil {
 			return err
 		}
 		state := w.table(bucketState)
@@ -219,7 +238,15 @@ func (o *Outbox) load() error {
 			}
 			return nil
 		})
-		return o.notes.load(w.table(bucketNotes))
+		if err := o.notes.load(w.table(bucketNotes)); err != nil {
+			return err
+		}
+		for _, l := range losses {
+			o.lose(l)
+		}
+		fresh := o.notes.unwritten()
+		o.notes.stored = o.notes.last
+		return writeNotes(w, fresh, o.notes.last, nil)
 	})
 }
 
@@ -251,32 +278,39 @@ func (w *writing) upgrade() error {
 	return w.meta().Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
 }
 
+// runGap is skipped where the newest runs may not be known.
+const runGap = 1000
+
 // startRun raises the run, which is on disk before it is used because load is
 // one transaction.
 func (o *Outbox) startRun(w *writing) error {
 	meta := w.meta()
-	random := string(meta.get(metaRandom))
-	if machine := string(meta.get(metaMachine)); machine != o.options.Machine {
-		if machine != "" {
-			// A copied card: its original may go on counting under the old
-			// name.
-			var err error
-			if random, err = newRandom(); err != nil {
-				return err
-			}
-			if err := meta.put(metaRandom, []byte(random)); err != nil {
-				return err
-			}
+	random, machine := string(meta.get(metaRandom)), string(meta.get(metaMachine))
+	run := number32(meta.get(metaRun)) + 1
+	// Of a copied card the original may go on counting under the old name, and
+	// of a damaged one nobody knows what was sent under the newest runs.
+	recovered := o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "")
+	if recovered {
+		run += runGap
+	}
+	if recovered || machine != "" && machine != o.options.Machine {
+		var err error
+		if random, err = newRandom(); err != nil {
+			return err
 		}
+		if err := meta.put(metaRandom, []byte(random)); err != nil {
+			return err
+		}
+	}
+	if machine != o.options.Machine {
 		if err := meta.put(metaMachine, []byte(o.options.Machine)); err != nil {
 			return err
 		}
 	}
-	run := number32(meta.get(metaRun))
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
-	o.run = run + 1
+	o.run = run
 	o.store = fmt.Sprintf("%s.%d", random, o.run)
 	key := binary.BigEndian.AppendUint32(nil, o.run)
 	if err := meta.put(metaRun, key); err != nil {
@@ -285,30 +319,70 @@ func (o *Outbox) startRun(w *writing) error {
 	return w.table(bucketRuns).put(key, []byte(o.store))
 }
 
-// loadLog makes the queues of what is on disk.
-func (o *Outbox) loadLog(w *writing) error {
-	runs, cursors := w.table(bucketRuns), w.table(bucketCursor)
+// loadLog makes the queues of what is on disk, and gives what is lost: rows
+// that are damaged, and where the file was damaged, what is missing between
+// others.
+func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
+	log, runs, cursors := w.table(bucketLog), w.table(bucketRuns), w.table(bucketCursor)
 	used := map[uint32]bool{o.run: true}
-	err := w.table(bucketLog).ForEach(func(k, v []byte) error {
+	var bad [][]byte
+	var lost []deviceSpan
+	var before deviceSpan
+	resolved := 0 // of bad, those whose extent is known
+	replaced := o.recovery != nil && o.recovery.Aside != ""
+	// resolve tells how far the damaged rows before next went, by what stands
+	// around them: their own heads cannot be believed.
+	resolve := func(next deviceSpan) {
+		between := next.device != "" && before.device == next.device && before.run == next.run
+		if missing := (span{next.run, before.last + 1, next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
+			lost = append(lost, deviceSpan{next.device, missing})
+		}
+		for _, k := range bad[resolved:] {
+			device, run, first, ok := parseRowKey(k)
+			if id, err := devices.ParseID(string(device)); ok && !between && err == nil && id == device {
+				lost = append(lost, deviceSpan{device, span{run, first, first + uint64(rowCount(log.Get(k))) - 1}})
+			}
+		}
+		before, resolved = next, len(bad)
+	}
+	err := log.ForEach(func(k, v []byte) error {
 		device, run, first, ok := parseRowKey(k)
-		if !ok {
+		if !ok || !rowIntact(k, v) {
+			bad = append(bad, bytes.Clone(k))
 			return nil
 		}
-		last := first + uint64(rowCount(v)) - 1
-		if p, ok := parsePlace(cursors.get([]byte(device))); ok && run == p.run && first <= p.seq {
-			first = p.seq + 1
-		}
-		if first > last {
-			return nil
+		row := deviceSpan{device, span{run, first, first + uint64(rowCount(v)) - 1}}
+		resolve(row)
+		if p, ok := parsePlace(cursors.get([]byte(device))); ok && !p.before(place{run, row.first}) {
+			if !p.before(place{run, row.last}) {
+				return nil // the next commit that settles deletes it
+			}
+			row.first = p.seq + 1
 		}
 		used[run] = true
 		q := o.queue(device)
-		q.extend(run, first, last)
+		q.extend(run, row.first, row.last)
 		o.enqueue(q)
+		if replaced {
+			o.recovery.Readings += row.count()
+		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
+	}
+	resolve(deviceSpan{})
+	if len(bad) > 0 && o.recovery == nil {
+		o.recovery = &Recovery{Reason: errDamaged.Error()}
+	}
+	for _, k := range bad {
+		o.recovery.Damaged++
+		if err := log.remove(k); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range lost {
+		used[l.run] = true
 	}
 	var unused [][]byte
 	err = runs.ForEach(func(k, v []byte) error {
@@ -323,7 +397,16 @@ func (o *Outbox) loadLog(w *writing) error {
 	for _, k := range unused {
 		err = errors.Join(err, runs.remove(k))
 	}
-	return err
+	var losses []Loss
+	for _, l := range lost {
+		losses = append(losses, Loss{l.device, o.runs[l.run], l.first, l.last, errDamaged.Error(), time.Now()})
+	}
+	return losses, err
+}
+
+type deviceSpan struct {
+	device devices.ID
+	span
 }
 
 func number32(b []byte) uint32 {

@@ -83,11 +83,12 @@ var errClosed = errors.New("the outbox is closed")
 
 // An Outbox is one open store. See the package comment.
 type Outbox struct {
-	db      *bolt.DB
-	options Options
-	log     *slog.Logger
-	run     uint32
-	store   string
+	db       *bolt.DB
+	recovery *Recovery // does not change after Open
+	options  Options
+	log      *slog.Logger
+	run      uint32
+	store    string
 
 	mu      sync.Mutex
 	queues  map[devices.ID]*queue
@@ -163,22 +164,23 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	db, err := openFile(path, options)
+	db, recovery, err := openFile(path, options)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
 	o := &Outbox{
-		db:      db,
-		options: options,
-		log:     options.Log,
-		queues:  make(map[devices.ID]*queue),
-		runs:    make(map[uint32]string),
-		states:  make(map[devices.ID]stateRow),
-		waiting: make(map[*queue]struct{}),
-		origins: origins{receipts: make(map[devices.Origin]*receipt)},
-		ready:   make(chan struct{}, 1),
-		kick:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
+		db:       db,
+		recovery: recovery,
+		options:  options,
+		log:      options.Log,
+		queues:   make(map[devices.ID]*queue),
+		runs:     make(map[uint32]string),
+		states:   make(map[devices.ID]stateRow),
+		waiting:  make(map[*queue]struct{}),
+		origins:  origins{receipts: make(map[devices.Origin]*receipt)},
+		ready:    make(chan struct{}, 1),
+		kick:     make(chan struct{}, 1),
+		done:     make(chan struct{}),
 	}
 	if err := o.load(); err != nil {
 		db.Close()
@@ -218,6 +220,9 @@ func (o *Outbox) Close() error {
 	}
 	return nil
 }
+
+// Recovered tells what Open had to do to a damaged store; nil: nothing.
+func (o *Outbox) Recovered() *Recovery { return o.recovery }
 
 // Store names this opening of the outbox, as item ids do.
 func (o *Outbox) Store() string { return o.store }

@@ -53,7 +53,11 @@ func (t table) get(key []byte) []byte {
 }
 
 func (t table) put(key, payload []byte) error {
-	value := sealed(t.name, key, payload)
+	return t.copy(key, sealed(t.name, key, payload))
+}
+
+// copy puts a value that has its CRC.
+func (t table) copy(key, value []byte) error {
 	*t.sum += weight(value) - weight(t.Get(key))
 	return t.Put(key, value)
 }
