@@ -82,6 +82,9 @@ func (m *model) open() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	if r := o.Recovered(); r != nil {
+		m.t.Fatalf("a whole store was taken for damaged: %+v", r)
+	}
 	m.o = o
 }
 
