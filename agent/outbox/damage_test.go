@@ -92,8 +92,9 @@ func damages() map[string]func(r *rand.Rand, b []byte) []byte {
 			return b
 		},
 		"bits": func(r *rand.Rand, b []byte) []byte {
+			end := used(b) // before it is hurt
 			for range 30 {
-				b[r.Int64N(used(b))] ^= 1 << r.IntN(8)
+				b[r.Int64N(end)] ^= 1 << r.IntN(8)
 			}
 			return b
 		},

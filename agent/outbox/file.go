@@ -15,8 +15,8 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// The buckets of the file. Of the values only the version has no CRC (table):
-// every version of this program must be able to read it.
+// The buckets of the file, which are tables. Every version of this program must
+// be able to read the version.
 //
 //	meta    version, random, run, machine, sum
 //	runs    run -> the name of the store in that run
@@ -185,7 +185,7 @@ func createFile(path string, options Options, fill func(db *bolt.DB) error) erro
 			w := &writing{tx: tx}
 			meta := w.meta()
 			return errors.Join(
-				meta.Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
+				meta.put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
 				meta.put(metaRandom, []byte(random)),
 				meta.put(metaRun, binary.BigEndian.AppendUint32(nil, 0)),
 				w.end())
@@ -219,7 +219,7 @@ func syncDir(path string) error {
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
 	return o.update(func(w *writing) error {
-		if number32(w.meta().Get(metaVersion)) < schemaVersion {
+		if version(w.meta().Get(metaVersion)) < schemaVersion {
 			if err := w.upgrade(); err != nil {
 				return err
 			}
@@ -275,7 +275,7 @@ func (w *writing) upgrade() error {
 			}
 		}
 	}
-	return w.meta().Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
 }
 
 // runGap is skipped where the newest runs may not be known.
@@ -407,6 +407,18 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 type deviceSpan struct {
 	device devices.ID
 	span
+}
+
+// version gives 0 where the value is damaged: that must not look like a newer
+// version.
+func version(value []byte) uint32 {
+	if payload, ok := unsealed(bucketMeta, metaVersion, value); ok {
+		return number32(payload)
+	}
+	if number32(value) == 1 {
+		return 1
+	}
+	return 0
 }
 
 func number32(b []byte) uint32 {

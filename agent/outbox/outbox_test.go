@@ -325,7 +325,8 @@ func TestNewerStoreIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "o.db")
 	o := open(t, path, testOptions())
 	err := o.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketMeta).Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion+1))
+		w := &writing{tx: tx}
+		return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion+1))
 	})
 	if err := errors.Join(err, o.db.Close()); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,11 +38,14 @@ func repair(f *os.File) (*Recovery, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The two are of one transaction after the other: where they are not, the
+	// newest is lost.
+	paired := len(metas) == 2 && metas[0].transaction == metas[1].transaction+1
 	err = damaged("there is no meta page")
 	for i, m := range metas {
 		found := verify(f, m)
 		switch {
-		case found == nil && len(metas) == 2 && i == 0:
+		case found == nil && paired && i == 0:
 			return nil, nil
 		case found == nil:
 			if i == 0 {
@@ -57,14 +61,19 @@ func repair(f *os.File) (*Recovery, error) {
 	return nil, err
 }
 
-// revert makes both metas of a file the one that is whole.
+// revert makes the other meta of a file that of the whole one too, as of a
+// transaction before.
 func revert(f *os.File, whole meta) error {
 	b := make([]byte, pageHeader+metaSize)
 	if _, err := f.ReadAt(b, whole.at); err != nil {
 		return err
 	}
-	other := whole.pageSize - whole.at
-	boltOrder().PutUint64(b, uint64(other/whole.pageSize))
+	other, order := whole.pageSize-whole.at, boltOrder()
+	order.PutUint64(b, uint64(other/whole.pageSize))
+	order.PutUint64(b[pageHeader+48:], whole.transaction-1)
+	sum := fnv.New64a()
+	sum.Write(b[pageHeader : pageHeader+metaSize-8])
+	order.PutUint64(b[pageHeader+56:], sum.Sum64())
 	if _, err := f.WriteAt(b, other); err != nil {
 		return err
 	}
@@ -83,12 +92,12 @@ func verify(f *os.File, m meta) error {
 		return damaged("the file has %d bytes of %d pages", info.Size(), m.pages)
 	}
 	var found, bad error
-	var version uint32
+	var written uint32
 	var sum, want uint64
 	w := newWalk(&pages{f, boltOrder(), m.pageSize, m.pages})
 	w.broken = func(err error) error {
 		found = errors.Join(found, err)
-		if version > schemaVersion {
+		if written > schemaVersion {
 			return err
 		}
 		return nil
@@ -97,7 +106,7 @@ func verify(f *os.File, m meta) error {
 		payload, ok := unsealed(bucket, it.key, it.value)
 		switch inMeta := bytes.Equal(bucket, bucketMeta); {
 		case inMeta && bytes.Equal(it.key, metaVersion):
-			version, ok = number32(it.value), true
+			written = version(it.value)
 		case inMeta && bytes.Equal(it.key, metaSum) && len(payload) == 8:
 			want = binary.BigEndian.Uint64(payload)
 		case !inMeta:
@@ -110,13 +119,13 @@ func verify(f *os.File, m meta) error {
 	}
 	err = w.root(m.root)
 	switch {
-	case version > schemaVersion && version < 1<<8: // beyond that it is damage
-		return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, version, schemaVersion)
+	case written > schemaVersion:
+		return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, written, schemaVersion)
 	case err != nil:
 		return err
 	case found != nil:
 		return first(found)
-	case version == 0 || version > schemaVersion:
+	case written == 0:
 		return damaged("it has no version")
 	}
 	for _, name := range buckets() {
@@ -124,10 +133,10 @@ func verify(f *os.File, m meta) error {
 			return damaged("it has no bucket %s", name)
 		}
 	}
-	if version > 1 && bad != nil {
+	if written > 1 && bad != nil {
 		return bad
 	}
-	if version > 1 && sum != want {
+	if written > 1 && sum != want {
 		return damaged("something is missing, or an old page came back")
 	}
 	return nil
@@ -370,7 +379,7 @@ func (s *salvage) payload(bucket []byte, it item) ([]byte, bool) {
 // survey gathers what must be known before rows are copied.
 func (s *salvage) survey(bucket []byte, it item, linked bool) error {
 	if linked && bytes.Equal(bucket, bucketMeta) && bytes.Equal(it.key, metaVersion) {
-		s.old = number32(it.value) == 1
+		s.old = version(it.value) == 1
 	}
 	switch string(bucket) {
 	case string(bucketCursor):
