@@ -249,6 +249,7 @@ type forwarding struct {
 func startForwarding(t *testing.T) *forwarding {
 	t.Helper()
 	o, err := outbox.Open(filepath.Join(t.TempDir(), "o.db"), outbox.Options{
+		MaxBytes: 1 << 20,
 		LossNote: lossNote,
 		Encode: func(_ devices.ID, _ time.Time, rs []devices.Record, _ int) ([]byte, int) {
 			return fmt.Appendf(nil, "%d-%d", rs[0].Seq, rs[len(rs)-1].Seq), len(rs)

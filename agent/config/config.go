@@ -205,7 +205,7 @@ type DeviceCoAP struct {
 
 // Outbox is the store for readings.
 type Outbox struct {
-	MaxBytes    strictyaml.Size `yaml:"max_bytes" min:"64KiB" doc:"Most space it may take; beyond that the oldest telemetry is dropped."`
+	MaxBytes    strictyaml.Size `yaml:"max_bytes" min:"1MiB" doc:"Most space it may take; beyond that the oldest telemetry is dropped."`
 	CommitAfter time.Duration   `yaml:"commit_after" min:"0s" max:"1m" doc:"Longest time that a reading which the server has not accepted stays unwritten."`
 	Ack         string          `yaml:"ack" enum:"auto,server,disk" doc:"When a device is told that its reading is safe: server: accepted by the XMPP server or written here; disk: written here; auto: disk if the server is on this machine, else server."`
 }

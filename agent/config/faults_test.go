@@ -143,7 +143,7 @@ func TestFaults(t *testing.T) {
 		"discovery":     {"devices:", "discovery: {accept: yes}\ndevices:", `c.yaml:11:21: discovery.accept: "yes" is not one of the allowed values; allowed: ask, auto, off; choose one of them`},
 		"off is a text": {"devices:", "discovery: {accept: off}\ndevices:", ``},
 		"outbox": {"devices:", "outbox: {max_bytes: 1kB, commit_after: 1, ack: both}\ndevices:", "" +
-			`c.yaml:11:21: outbox.max_bytes: 1kB is out of bounds; allowed: a number of bytes, alone or with kB, MB, GB, KiB, MiB or GiB, at least 64KiB; choose one within` + "\n" +
+			`c.yaml:11:21: outbox.max_bytes: 1kB is out of bounds; allowed: a number of bytes, alone or with kB, MB, GB, KiB, MiB or GiB, at least 1MiB; choose one within` + "\n" +
 			`c.yaml:11:40: outbox.commit_after: "1" is not a duration; allowed: a duration from 0s to 1m; write a number with its unit, as 5s or 1m30s` + "\n" +
 			`c.yaml:11:48: outbox.ack: "both" is not one of the allowed values; allowed: auto, server, disk; choose one of them`},
 		"rules": {"devices:", "rules: [{when: x}]\ndevices:", `c.yaml:11:10: rules[0].when: is not a known key; allowed: no key at all; remove it, or put # before the line`},

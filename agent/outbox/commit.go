@@ -2,12 +2,14 @@ package outbox
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
@@ -112,6 +114,7 @@ type commit struct {
 	tidy     []settled
 	states   map[devices.ID][]byte
 	taken    map[devices.ID]place // up to which the server has accepted what is kept
+	told     []uint64             // notes that are not wanted any more
 	used     int64                // bytes of the file, before
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
@@ -136,9 +139,15 @@ func (o *Outbox) commit() {
 		return
 	}
 	crashpoint.At(crashpoint.CommitGathered)
-	err := guarded(func() error {
-		return o.db.Update(func(tx *bolt.Tx) error { return o.write(tx, c) })
-	})
+	write := func(w *writing) error { return o.write(w, c) }
+	err := o.update(write)
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		// Nothing was written. An uncommon lot came at once: room first.
+		err = o.update(func(w *writing) error { return o.evict(w, o.options.MaxBytes/4) })
+		if err == nil {
+			err = o.update(write)
+		}
+	}
 	crashpoint.At(crashpoint.Committed)
 	defer crashpoint.At(crashpoint.CommitApplied)
 	o.mu.Lock()
@@ -150,16 +159,6 @@ func (o *Outbox) commit() {
 	o.stats.Commits++
 	o.stats.UsedBytes = c.used
 	o.apply(c)
-}
-
-// guarded makes an error of a panic: bbolt believes what it reads.
-func guarded(f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the file cannot be used: %v", r)
-		}
-	}()
-	return f()
 }
 
 // gather takes what is to be done. It gives nil where there is nothing.
@@ -216,6 +215,7 @@ func (o *Outbox) gather() *commit {
 		return nil
 	}
 	o.saving = false
+	c.told, o.notes.settled = o.notes.settled, nil
 	for device, s := range o.states {
 		if s.dirty {
 			c.states[device] = s.value
@@ -231,13 +231,40 @@ func usedBytes(tx *bolt.Tx) int64 {
 	return tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(tx.DB().Info().PageSize)
 }
 
-func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
+// update makes one transaction. An error of reading the card is a fault of
+// memory, because the file is mapped; it becomes an error here.
+func (o *Outbox) update(fn func(w *writing) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	tx, err := o.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cannot read the file: %v", p)
+			// Not as bbolt does it in Update, which reads all of the file
+			// again, in a goroutine that nobody can recover.
+			tx.Rollback()
+		}
+	}()
+	w := &writing{tx: tx}
+	w.begin()
+	if err := fn(w); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	if err := w.end(); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+func (o *Outbox) write(w *writing, c *commit) error {
 	for _, j := range c.jobs {
-		if err := o.writeReadings(tx, j); err != nil {
+		if err := o.writeReadings(w, j); err != nil {
 			return err
 		}
 		if j.held != nil {
-			if err := o.writeHeld(tx, j); err != nil {
+			if err := o.writeHeld(w, j); err != nil {
 				return err
 			}
 			crashpoint.At(crashpoint.HeldPut)
@@ -245,50 +272,51 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 	}
 	if len(c.origins) > 0 {
 		var err error
-		if c.originRow, c.originsGone, err = o.origins.write(tx.Bucket(bucketOrigin), c.origins); err != nil {
+		if c.originRow, c.originsGone, err = o.origins.write(w.table(bucketOrigin), c.origins); err != nil {
 			return err
 		}
 	}
 	crashpoint.At(crashpoint.ReadingsPut)
 	for _, s := range c.tidy {
-		if err := forget(tx, s.queue.device, s.place); err != nil {
+		if err := forget(w, s.queue.device, s.place); err != nil {
 			return err
 		}
 		crashpoint.At(crashpoint.SettledForgotten)
 	}
 	for device, p := range c.taken {
-		b := tx.Bucket(bucketTaken)
-		if old, ok := parsePlace(b.Get([]byte(device))); ok && !old.before(p) {
+		t := w.table(bucketTaken)
+		if old, ok := parsePlace(t.get([]byte(device))); ok && !old.before(p) {
 			continue
 		}
-		if err := b.Put([]byte(device), p.bytes()); err != nil {
+		if err := t.put([]byte(device), p.bytes()); err != nil {
 			return err
 		}
 	}
-	// Room for what one commit adds, beside what is free in an eighth.
-	margin := min(max(o.options.MaxBytes/8, 2*commitBytes), o.options.MaxBytes/4)
-	if c.used = usedBytes(tx); c.used > o.options.MaxBytes-margin {
-		if err := o.evict(tx, c.used-o.options.MaxBytes+2*margin); err != nil {
+	// What is freed can be used by the next transaction only, so that there
+	// must be room for this one besides.
+	c.used = usedBytes(w.tx)
+	if full := o.options.MaxBytes/8*7 - 2*commitBytes; c.used > full {
+		if err := o.evict(w, c.used-full+o.options.MaxBytes/8); err != nil {
 			return err
 		}
 	}
 	for _, j := range c.jobs {
 		if j.freeze {
-			if err := o.prepare(tx, j); err != nil {
+			if err := o.prepare(w, j); err != nil {
 				return err
 			}
 			crashpoint.At(crashpoint.PacksPrepared)
 		}
 	}
 	for device, value := range c.states {
-		if err := tx.Bucket(bucketState).Put([]byte(device), value); err != nil {
+		if err := w.table(bucketState).put([]byte(device), value); err != nil {
 			return err
 		}
 		crashpoint.At(crashpoint.StatesPut)
 	}
 	if o.options.State != nil {
 		if state := o.options.State(c.stamped); state != nil {
-			if err := tx.Bucket(bucketMeta).Put(metaClock, state); err != nil {
+			if err := w.meta().put(metaClock, state); err != nil {
 				return err
 			}
 		}
@@ -296,10 +324,9 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 	// Last, because what was lost just now is told in the same transaction.
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
-	gone := o.notes.settled
-	o.notes.settled, c.lastNote = nil, o.notes.last
+	c.lastNote = o.notes.last
 	o.mu.Unlock()
-	err := writeNotes(tx, fresh, c.lastNote, gone)
+	err := writeNotes(w, fresh, c.lastNote, c.told)
 	if len(fresh) > 0 {
 		crashpoint.At(crashpoint.NotesPut)
 	}
@@ -308,20 +335,28 @@ func (o *Outbox) write(tx *bolt.Tx, c *commit) error {
 }
 
 // writeReadings adds a device's readings to its newest row, or makes rows.
-func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
+func (o *Outbox) writeReadings(w *writing, j *job) error {
 	if len(j.entries) == 0 {
 		return nil
 	}
 	frozen := uint64(0) // the highest number that went out, or may be out
-	packs := tx.Bucket(bucketPacks)
+	packs := w.table(bucketPacks)
 	for _, b := range j.boundaries {
 		frozen = max(frozen, b.last)
-		if err := packs.Put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
+		if err := packs.put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
 			return err
 		}
 		crashpoint.At(crashpoint.BoundariesPut)
 	}
-	log := tx.Bucket(bucketLog)
+	log := w.table(bucketLog)
+	key, before := newestRow(log.Bucket, j.queue.device, o.run, j.entries[0].Seq)
+	row := newRow()
+	for _, r := range before {
+		row.add(r)
+	}
+	if key == nil {
+		key = rowKey(j.queue.device, o.run, j.entries[0].Seq)
+	}
 	rs := make([]devices.Record, len(j.entries))
 	for i, e := range j.entries {
 		rs[i] = e.Record
@@ -329,34 +364,28 @@ func (o *Outbox) writeReadings(tx *bolt.Tx, j *job) error {
 			rs[i].Origin = devices.Origin{} // the store itself will know it
 		}
 	}
-	key, row := newestRow(log, j.queue.device, o.run, rs[0].Seq)
-	if key == nil || len(row) >= maxRow {
-		key, row = rowKey(j.queue.device, o.run, rs[0].Seq), nil
-	}
 	return putRows(log, j.queue.device, o.run, key, row, rs)
 }
 
 // putRows writes readings, whose numbers rise by one, to a row that may have
 // others before them, and to rows after it.
-func putRows(log *bolt.Bucket, device devices.ID, run uint32, key, row []byte, rs []devices.Record) error {
-	for len(rs) > 0 {
-		n, size := 0, len(row)
-		for n < len(rs) && (n == 0 || size < maxRow) {
-			size += 24 + 32*len(rs[n].Fields)
-			n++
+func putRows(log table, device devices.ID, run uint32, key []byte, row *rowEncoder, rs []devices.Record) error {
+	for _, r := range rs {
+		if row.add(r) {
+			continue
 		}
-		if err := log.Put(key, appendRow(row, rs[:n])); err != nil {
+		if err := log.put(key, row.payload); err != nil {
 			return err
 		}
-		if rs = rs[n:]; len(rs) > 0 {
-			key, row = rowKey(device, run, rs[0].Seq), nil
-		}
+		key, row = rowKey(device, run, r.Seq), newRow()
+		row.add(r)
 	}
-	return nil
+	return log.put(key, row.payload)
 }
 
-// newestRow finds the row of a device and run that ends just before next.
-func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key, row []byte) {
+// newestRow finds the row of a device and run that ends just before next, and
+// gives its readings where more fit in.
+func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
 	c := log.Cursor()
 	var k, v []byte
 	if after, _ := c.Seek(rowKey(device, run, next)); after == nil {
@@ -365,49 +394,46 @@ func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (ke
 		k, v = c.Prev()
 	}
 	d, r, first, ok := parseRowKey(k)
-	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next {
+	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next || len(v) >= maxRow {
 		return nil, nil
 	}
-	return bytes.Clone(k), v
+	rs, err := decodeRow(bucketLog, k, v)
+	if err != nil {
+		return nil, nil // its loss is told when it is read
+	}
+	return bytes.Clone(k), rs
 }
 
 // forget deletes a device's rows and boundaries up to a place, and remembers
-// the place where a row goes on beyond it.
-func forget(tx *bolt.Tx, device devices.ID, p place) error {
-	partial := false
-	err := deleteWhile(tx.Bucket(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
-		if p.before(place{run, first}) {
-			return false
-		}
-		partial = p.before(place{run, first + uint64(rowCount(row)) - 1})
-		return !partial
+// the place: a row may go on beyond it, and where the file is damaged old
+// pages may bring deleted rows back.
+func forget(w *writing, device devices.ID, p place) error {
+	err := deleteWhile(w.table(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
+		return !p.before(place{run, first + uint64(rowCount(row)) - 1})
 	})
 	if err != nil {
 		return err
 	}
-	err = deleteWhile(tx.Bucket(bucketPacks), device, place{}, func(run uint32, first uint64, _ []byte) bool {
+	err = deleteWhile(w.table(bucketPacks), device, place{}, func(run uint32, first uint64, _ []byte) bool {
 		return !p.before(place{run, first})
 	})
 	if err != nil {
 		return err
 	}
-	if partial {
-		return tx.Bucket(bucketCursor).Put([]byte(device), p.bytes())
-	}
-	return tx.Bucket(bucketCursor).Delete([]byte(device))
+	return w.table(bucketCursor).put([]byte(device), p.bytes())
 }
 
 // deleteWhile deletes a device's keys from a place on, as long as ok. It seeks
-// anew after each, because Next after Delete skips a key.
-func deleteWhile(b *bolt.Bucket, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
+// anew after each, because Next after a deletion skips a key.
+func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
 	start := rowKey(device, from.run, from.seq)
-	c := b.Cursor()
+	c := t.Cursor()
 	for k, v := c.Seek(start); k != nil; k, v = c.Seek(start) {
 		d, run, first, parsed := parseRowKey(k)
 		if !parsed || d != device || !ok(run, first, v) {
 			return nil
 		}
-		if err := c.Delete(); err != nil {
+		if err := t.remove(k); err != nil {
 			return err
 		}
 	}
@@ -416,8 +442,9 @@ func deleteWhile(b *bolt.Bucket, device devices.ID, from place, ok func(run uint
 
 // prepare freezes packs of what is on disk of a device, within the boundaries
 // that are on disk already where there are some.
-func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
-	packs := tx.Bucket(bucketPacks)
+func (o *Outbox) prepare(w *writing, j *job) error {
+	j.prepared = j.prepared[:0]
+	packs := w.table(bucketPacks)
 	if j.unfreeze {
 		// Not those before: what AckDisk keeps may be sent again as it was.
 		all := func(uint32, uint64, []byte) bool { return true }
@@ -425,7 +452,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 			return err
 		}
 	}
-	r := &reader{outbox: o, tx: tx, job: j, at: place{j.disk[0].run, j.disk[0].first}}
+	r := &reader{outbox: o, log: w.table(bucketLog), job: j, at: place{j.disk[0].run, j.disk[0].first}}
 	now := time.Now().Truncate(time.Microsecond)
 	room, prepared := int(o.room.Load()), 0
 	for len(j.prepared) < cap(j.prepared) && (room == 0 || prepared < preparedRooms*room) {
@@ -439,7 +466,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 		run, first := r.run, rs[0].Seq
 		key := rowKey(j.queue.device, run, first)
 		limit := room
-		b, frozen := parseBoundary(run, first, packs.Get(key))
+		b, frozen := parseBoundary(run, first, packs.get(key))
 		if frozen && b.last <= rs[len(rs)-1].Seq {
 			rs = rs[:b.last-first+1]
 			limit = 0
@@ -453,7 +480,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 		prepared += len(payload)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen, b.dating}
 		if made.last != b.last {
-			if err := packs.Put(key, made.bytes()); err != nil {
+			if err := packs.put(key, made.bytes()); err != nil {
 				return err
 			}
 		}
@@ -466,7 +493,7 @@ func (o *Outbox) prepare(tx *bolt.Tx, j *job) error {
 // A reader gives the readings of one device in their order on disk.
 type reader struct {
 	outbox *Outbox
-	tx     *bolt.Tx
+	log    table
 	job    *job
 	at     place // where to read on
 	run    uint32
@@ -477,9 +504,8 @@ type reader struct {
 // fill gives at least as many readings as one pack can take, or all there are
 // before a gap.
 func (r *reader) fill() ([]devices.Record, error) {
-	log := r.tx.Bucket(bucketLog)
 	for len(r.have) < packLimit && !r.end {
-		c := log.Cursor()
+		c := r.log.Cursor()
 		k, v := seekRow(c, r.job.queue.device, r.at)
 		device, run, first, ok := parseRowKey(k)
 		if !ok || device != r.job.queue.device {
@@ -490,11 +516,11 @@ func (r *reader) fill() ([]devices.Record, error) {
 			break // a gap: what comes is for another pack
 		}
 		last := first + uint64(max(1, rowCount(v))) - 1
-		rs, err := decodeRow(device, first, v)
+		rs, err := decodeRow(bucketLog, k, v)
 		if err != nil {
 			last = r.damagedUntil(c, run, first)
-			r.outbox.loseRow(device, run, first, last, err.Error())
-			if err := log.Delete(k); err != nil {
+			r.outbox.loseRows(device, span{run, first, last}, err.Error())
+			if err := r.log.remove(bytes.Clone(k)); err != nil {
 				return nil, err
 			}
 			r.at = place{run, last + 1}
@@ -528,12 +554,12 @@ func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
 	return last
 }
 
-// loseRow counts and tells what was unsettled of readings that were deleted.
-func (o *Outbox) loseRow(device devices.ID, run uint32, first, last uint64, reason string) {
+// loseRows counts and tells what was unsettled of readings that were deleted.
+func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := o.queues[device].remove(run, first, last); n > 0 {
-		o.lose(Loss{device, o.runs[run], last - uint64(n) + 1, last, reason, time.Now()})
+	if n := o.queues[device].remove(s.run, s.first, s.last); n > 0 {
+		o.lose(Loss{device, o.runs[s.run], s.last - uint64(n) + 1, s.last, reason, time.Now()})
 	}
 }
 
@@ -567,9 +593,10 @@ func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 }
 
 // evict makes room: it takes the oldest rows of whoever has most of them.
-// What is frozen may be out, and stays.
-func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
-	log := tx.Bucket(bucketLog)
+// What is frozen may be out, and stays. Rows that followed each other are one
+// loss: the notes of losses should not fill the room.
+func (o *Outbox) evict(w *writing, excess int64) error {
+	log := w.table(bucketLog)
 	size := make(map[devices.ID]int64)
 	err := log.ForEach(func(k, v []byte) error {
 		if device, _, _, ok := parseRowKey(k); ok {
@@ -580,6 +607,7 @@ func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
 	if err != nil {
 		return err
 	}
+	lost := make(map[devices.ID]span)
 	for excess > 0 {
 		var victim devices.ID
 		for device, n := range size {
@@ -588,9 +616,9 @@ func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
 			}
 		}
 		if size[victim] <= 0 {
-			return nil
+			break
 		}
-		freed, err := o.evictRow(log, victim)
+		s, freed, err := o.evictRow(w, victim)
 		if err != nil {
 			return err
 		}
@@ -598,44 +626,67 @@ func (o *Outbox) evict(tx *bolt.Tx, excess int64) error {
 			size[victim] = 0
 			continue
 		}
+		if before, some := lost[victim]; some && before.run == s.run && before.last+1 == s.first {
+			s.first = before.first
+		} else if some {
+			o.loseRows(victim, before, evicted)
+		}
+		lost[victim] = s
 		size[victim] -= freed
 		excess -= freed
+	}
+	for device, s := range lost {
+		o.loseRows(device, s, evicted)
 	}
 	return nil
 }
 
-// evictRow deletes a device's oldest row that is not frozen, and gives its
-// size; 0 where there is none.
-func (o *Outbox) evictRow(log *bolt.Bucket, device devices.ID) (int64, error) {
-	frozen := o.frozenUntil(device)
-	c := log.Cursor()
+const evicted = "the outbox is full"
+
+// evictRow deletes a device's oldest row that is not frozen, and gives what it
+// held and its size; 0 where there is none.
+func (o *Outbox) evictRow(w *writing, device devices.ID) (span, int64, error) {
+	frozen := o.frozenUntil(w, device)
+	c := w.table(bucketLog).Cursor()
 	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
 	d, run, first, ok := parseRowKey(k)
 	if !ok || d != device {
-		return 0, nil
+		return span{}, 0, nil
 	}
-	freed := int64(len(k) + len(v))
-	last := first + uint64(rowCount(v)) - 1
-	if err := c.Delete(); err != nil {
-		return 0, err
-	}
-	o.loseRow(device, run, first, last, "the outbox is full")
-	return freed, nil
+	s, freed := span{run, first, first + uint64(rowCount(v)) - 1}, int64(len(k)+len(v))
+	return s, freed, w.table(bucketLog).remove(k)
 }
 
-// frozenUntil is the place up to which a device's packs are out or may go out
-// while the committer works.
-func (o *Outbox) frozenUntil(device devices.ID) place {
+// frozenUntil is the place up to which a device's packs are out, may go out
+// while the committer works, or may have gone out before a restart: their
+// boundaries are on disk.
+func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
+	var p place
+	c := w.table(bucketPacks).Cursor()
+	k, _ := c.Seek(append([]byte(device), 1)) // after all keys of the device
+	if k == nil {
+		k, _ = c.Last()
+	} else {
+		k, _ = c.Prev()
+	}
+	if d, run, first, ok := parseRowKey(k); ok && d == device {
+		if b, ok := parseBoundary(run, first, w.table(bucketPacks).get(k)); ok {
+			p = place{run, b.last}
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.queues[device]
-	switch n := len(q.prepared); {
-	case n > 0:
-		return place{q.prepared[n-1].boundary.run, q.prepared[n-1].Last}
-	case q.sending != nil:
-		return place{q.sending.boundary.run, q.sending.Last}
+	out := q.prepared
+	if q.sending != nil {
+		out = append([]*Pack{q.sending}, out...)
 	}
-	return place{}
+	for _, pack := range out {
+		if last := (place{pack.boundary.run, pack.Last}); p.before(last) {
+			p = last
+		}
+	}
+	return p
 }
 
 // apply makes memory agree with what was committed.

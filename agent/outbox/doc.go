@@ -30,6 +30,15 @@
 //     was before they were settled. What was sent from memory alone carries its
 //     origin, so that it can be recognised where it arrived (hold.go).
 //
+// # Damage
+//
+// Cards lose what they said they had written. Open therefore looks through the
+// file before bbolt does (page.go, repair.go): it takes the last transaction
+// back where that makes the file whole, and otherwise puts a new file in its
+// place with all that can be read. Either way it goes on under a new store
+// name, since it cannot know which numbers were used. What it did is in
+// [Recovery]. Errors of reading, as opposed to what was read, are returned.
+//
 // # Goroutines
 //
 // Methods may be called from any goroutine. One goroutine, the committer, owns

@@ -10,21 +10,23 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// The buckets of the file.
+// The buckets of the file, which are tables. Every version of this program must
+// be able to read the version.
 //
-//	meta    version, random, run, machine, the state of the clock
+//	meta    version, random, run, machine, sum, the clock's state, and the boot
+//	        of the last run
 //	runs    run -> the name of the store in that run
 //	log     device, run, first -> a row of readings (record.go)
-//	packs   device, run, first -> the last and the time of a frozen pack
-//	cursor  device -> run and sequence number that are settled, where a row
-//	        holds both settled readings and others
+//	packs   device, run, first -> the last, the time and the dating of a frozen
+//	        pack
+//	cursor  device -> run and sequence number up to which what was on disk is
+//	        settled
 //	notes   number -> a note
 //	state   device -> what SetState kept
 //	accepted device -> run and sequence number up to which the server has
@@ -47,45 +49,188 @@ var (
 	metaRandom  = []byte("random")
 	metaRun     = []byte("run")
 	metaMachine = []byte("machine")
+	metaSum     = []byte("sum")
 	metaClock   = []byte("clock")
 	metaBoot    = []byte("boot")
 )
 
-const schemaVersion = 1
+// schemaVersion 1 had no CRCs but in the rows and the origins, no sum, a cursor
+// only where a row is settled in part, and not always the buckets that are
+// last here.
+const schemaVersion = 2
 
-// buckets are all there are.
 func buckets() [][]byte {
 	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken}
 }
 
-// boltOptions are for a file of so many bytes.
-func boltOptions(size int64) *bolt.Options {
-	return &bolt.Options{
-		Timeout: time.Second, // zero would wait for the lock for ever
-		// To map it anew waits for all who read.
-		InitialMmapSize: int(min(size, 1<<30)),
+// firstBuckets is how many of the buckets every file of version 1 has.
+const firstBuckets = 7
+
+// isRows tells of which buckets the values are rows.
+func isRows(bucket []byte) bool {
+	return bytes.Equal(bucket, bucketLog) || bytes.Equal(bucket, bucketHeld)
+}
+
+// lockPatience is for how long another process may hold the file: one that is
+// being stopped lets go of it soon.
+const lockPatience = time.Second
+
+// openFile opens the file, or makes a new one. A damaged one is mended, or
+// replaced by what can be read of it.
+func openFile(path string, options Options) (*bolt.DB, *Recovery, error) {
+	f, err := lockFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = createFile(path, options, nil); err == nil {
+			f, err = lockFile(path)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	recovery, err := repair(f)
+	if errors.As(err, new(damage)) {
+		options.Log.Error("the outbox is damaged; what can be read goes into a new one", "file", path, "damage", err)
+		recovery, err = replace(path, f, options, err)
+		f.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err = lockFile(path)
+	}
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, nil, err
+	}
+	db, err := openBolt(f, options)
+	return db, recovery, err
+}
+
+// openBolt gives f, which is locked, to bbolt.
+func openBolt(f *os.File, options Options) (*bolt.DB, error) {
+	size, err := preallocate(f, options)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	opened := false // bbolt opens the file of a copy by this too
+	db, err := bolt.Open(f.Name(), 0o600, &bolt.Options{
 		// The free list after a drained outage is half a megabyte, and would
 		// be written with every commit.
-		NoFreelistSync: true,
-		FreelistType:   bolt.FreelistMapType,
+		NoFreelistSync:  true,
+		FreelistType:    bolt.FreelistMapType,
+		InitialMmapSize: int(size), // a reader never waits for a new map, nor a writer for a reader
+		MaxSize:         int(size),
+		Timeout:         lockPatience,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			if opened {
+				return os.OpenFile(name, flag, mode)
+			}
+			opened = true
+			return f, nil
+		},
+	})
+	if err != nil {
+		return nil, err // bbolt has closed f
+	}
+	// Where the space could not be had beforehand, the file grows by this.
+	// MaxSize bites that much early, and where it is more than the map, at
+	// powers of two.
+	db.AllocSize = int(size / 64)
+	return db, nil
+}
+
+// preallocate takes all the space that the file may have, so that a full disk
+// cannot hit the buffer, and gives the size it may have.
+func preallocate(f *os.File, options Options) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size := max(options.MaxBytes, info.Size())
+	if info.Size() < size {
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+			options.Log.Warn("the outbox cannot have its space beforehand; a full disk will be one for it too", "bytes", size, "error", err)
+		}
+	}
+	return size, nil
+}
+
+// lockFile opens the file for this process alone, by the lock that bbolt takes
+// too.
+func lockFile(path string) (*os.File, error) {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 20) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			// Another process may have put another file here meanwhile.
+			mine, err := f.Stat()
+			there, thereErr := os.Stat(path)
+			if err == nil && thereErr == nil && os.SameFile(mine, there) {
+				return f, nil
+			}
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, err
+		}
+		if time.Now().After(deadline) {
+			return nil, ErrLocked
+		}
 	}
 }
 
-// openFile opens the file, or makes a new one: aside and renamed, because a
-// power cut during bbolt's first writes leaves a file that cannot be opened.
-func openFile(path string, size int64) (*bolt.DB, error) {
-	_, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		err = createFile(path, size)
+// createFile makes a new file aside and puts it at path, because a power cut
+// during bbolt's first writes leaves a file that cannot be opened. What is
+// there is replaced. fill may be nil.
+func createFile(path string, options Options, fill func(db *bolt.DB) error) error {
+	crashpoint.At(crashpoint.StoreMissing)
+	aside := path + ".new"
+	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
+	db, err := bolt.Open(aside, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: lockPatience})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	db, err := bolt.Open(path, 0o600, boltOptions(size))
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, ErrLocked
+	random, err := newRandom()
+	if err == nil {
+		err = db.Update(func(tx *bolt.Tx) error {
+			for _, name := range buckets() {
+				if _, err := tx.CreateBucket(name); err != nil {
+					return err
+				}
+			}
+			w := &writing{tx: tx}
+			meta := w.meta()
+			return errors.Join(
+				meta.put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
+				meta.put(metaRandom, []byte(random)),
+				meta.put(metaRun, binary.BigEndian.AppendUint32(nil, 0)),
+				w.end())
+		})
 	}
-	return db, err
+	if err == nil {
+		// A second transaction, because the other meta is still of bbolt's
+		// making, with a free list.
+		err = db.Update(func(tx *bolt.Tx) error { return (&writing{tx: tx}).end() })
+	}
+	if err == nil && fill != nil {
+		err = fill(db)
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	crashpoint.At(crashpoint.StoreMade)
+	if err := os.Rename(aside, path); err != nil {
+		return err
+	}
+	crashpoint.At(crashpoint.StoreRenamed)
+	defer crashpoint.At(crashpoint.StoreCreated)
+	return syncDir(filepath.Dir(path))
 }
 
 // InUse reports whether a process has the store at path open. There need not
@@ -105,76 +250,6 @@ func InUse(path string) (bool, error) {
 	return err != nil, nil
 }
 
-func createFile(path string, size int64) error {
-	crashpoint.At(crashpoint.StoreMissing)
-	aside := path + ".new"
-	db, err := newFile(aside, size)
-	if err != nil {
-		return err
-	}
-	if err := db.Close(); err != nil {
-		return err
-	}
-	crashpoint.At(crashpoint.StoreMade)
-	if err := os.Rename(aside, path); err != nil {
-		return err
-	}
-	crashpoint.At(crashpoint.StoreRenamed)
-	defer crashpoint.At(crashpoint.StoreCreated)
-	return syncDir(filepath.Dir(path))
-}
-
-// newFile makes an empty store, in place of what is there. It takes its whole
-// room on the disk at once, so that nothing else can fill that; where the file
-// system cannot do so, the store grows.
-func newFile(path string, size int64) (*bolt.DB, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	db, err := bolt.Open(path, 0o600, boltOptions(size))
-	if err != nil {
-		return nil, err
-	}
-	random, err := newRandom()
-	if err == nil {
-		err = reserve(path, size)
-	}
-	if err == nil {
-		err = db.Update(func(tx *bolt.Tx) error {
-			for _, name := range buckets() {
-				if _, err := tx.CreateBucket(name); err != nil {
-					return err
-				}
-			}
-			meta := tx.Bucket(bucketMeta)
-			return errors.Join(
-				meta.Put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion)),
-				meta.Put(metaRandom, []byte(random)),
-				meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, 0)))
-		})
-	}
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
-}
-
-// reserve has the file system keep room for a file.
-func reserve(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = unix.Fallocate(int(f.Fd()), 0, 0, max(size, 1))
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("cannot reserve %d bytes on the disk: %w", size, err)
-	}
-	return f.Sync()
-}
-
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
@@ -185,66 +260,116 @@ func syncDir(path string) error {
 
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
-	return o.db.Update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return errors.New("it is not an outbox")
-		}
-		if v := number32(meta.Get(metaVersion)); v > schemaVersion {
-			return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, v, schemaVersion)
-		} else if v == 0 {
-			return errors.New("it has no version")
-		}
-		for _, name := range [][]byte{bucketHeld, bucketOrigin, bucketTaken} { // which came later
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+	return o.update(func(w *writing) error {
+		if version(w.meta().Get(metaVersion)) < schemaVersion {
+			if err := w.upgrade(); err != nil {
 				return err
 			}
 		}
-		if err := o.startRun(tx, meta); err != nil {
+		if err := o.startRun(w); err != nil {
 			return err
 		}
 		if o.options.Boot != nil {
-			if err := meta.Put(metaClock, o.options.Boot(bytes.Clone(meta.Get(metaClock)))); err != nil {
+			if err := w.meta().put(metaClock, o.options.Boot(bytes.Clone(w.meta().get(metaClock)))); err != nil {
 				return err
 			}
 		}
 		crashpoint.At(crashpoint.RunRaised)
-		if err := o.origins.load(tx.Bucket(bucketOrigin)); err != nil {
+		if err := o.origins.load(w.table(bucketOrigin)); err != nil {
 			return err
 		}
-		if err := o.loadLog(tx); err != nil {
+		losses, err := o.loadLog(w)
+		if err != nil {
 			return err
 		}
-		tx.Bucket(bucketState).ForEach(func(k, v []byte) error {
-			o.states[devices.ID(k)] = stateRow{value: append([]byte(nil), v...)}
+		state := w.table(bucketState)
+		state.ForEach(func(k, v []byte) error {
+			if value, ok := unsealed(state.name, k, v); ok {
+				o.states[devices.ID(k)] = stateRow{value: append([]byte(nil), value...)}
+			}
 			return nil
 		})
-		return o.notes.load(tx.Bucket(bucketNotes))
+		if err := o.notes.load(w.table(bucketNotes)); err != nil {
+			return err
+		}
+		if r := o.recovery; r != nil {
+			o.log.Error(r.String())
+			if o.options.RecoveryNote != nil {
+				o.addNote(o.options.RecoveryNote(*r))
+			}
+		}
+		for _, l := range losses {
+			o.lose(l)
+		}
+		fresh := o.notes.unwritten()
+		o.notes.stored = o.notes.last
+		return writeNotes(w, fresh, o.notes.last, nil)
 	})
 }
 
-// startRun raises the run, which is on disk before it is used because load is
-// one transaction.
-func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
-	random := string(meta.Get(metaRandom))
-	machine := string(meta.Get(metaMachine))
-	if machine != o.options.Machine || o.recovery != nil {
-		if machine != "" || o.recovery != nil {
-			// A copied card: its original may go on counting under the old
-			// name. And what the last runs were is not sure after a damage.
-			var err error
-			if random, err = newRandom(); err != nil {
-				return err
+// upgrade makes a file of version 1 one of this version. The rows stay as they
+// are.
+func (w *writing) upgrade() error {
+	w.sum = 0
+	for _, name := range buckets() {
+		b, err := w.tx.CreateBucketIfNotExists(name)
+		if err != nil {
+			return err
+		}
+		var keys, values [][]byte
+		b.ForEach(func(k, v []byte) error {
+			switch {
+			case isRows(name):
+				w.sum += weight(v)
+			case bytes.Equal(name, bucketOrigin) && len(v) < 4:
+			case bytes.Equal(name, bucketOrigin):
+				keys, values = append(keys, bytes.Clone(k)), append(values, sealed(name, k, v[4:]))
+			case !bytes.Equal(k, metaVersion):
+				keys, values = append(keys, bytes.Clone(k)), append(values, sealed(name, k, v))
 			}
-			if err := meta.Put(metaRandom, []byte(random)); err != nil {
+			return nil
+		})
+		for i, k := range keys {
+			if string(name) != string(bucketMeta) {
+				w.sum += weight(values[i])
+			}
+			if err := b.Put(k, values[i]); err != nil {
 				return err
 			}
 		}
-		if err := meta.Put(metaMachine, []byte(o.options.Machine)); err != nil {
+	}
+	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+}
+
+// runGap is skipped where the newest runs may not be known.
+const runGap = 1000
+
+// startRun raises the run, which is on disk before it is used because load is
+// one transaction.
+func (o *Outbox) startRun(w *writing) error {
+	meta := w.meta()
+	random, machine := string(meta.get(metaRandom)), string(meta.get(metaMachine))
+	run := number32(meta.get(metaRun))
+	// Of a copied card the original may go on counting under the old name, and
+	// of a damaged one nobody knows what was sent under the newest runs.
+	recovered := o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "")
+	if recovered {
+		run += runGap
+	}
+	if recovered || machine != "" && machine != o.options.Machine {
+		var err error
+		if random, err = newRandom(); err != nil {
+			return err
+		}
+		if err := meta.put(metaRandom, []byte(random)); err != nil {
 			return err
 		}
 	}
-	run := number32(meta.Get(metaRun))
+	if machine != o.options.Machine {
+		if err := meta.put(metaMachine, []byte(o.options.Machine)); err != nil {
+			return err
+		}
+	}
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
@@ -255,88 +380,152 @@ func (o *Outbox) startRun(tx *bolt.Tx, meta *bolt.Bucket) error {
 	o.run = run + 1
 	o.store = fmt.Sprintf("%s.%d", random, o.run)
 	for r := max(o.heldRun, 1); r <= o.run; r++ {
-		if err := tx.Bucket(bucketRuns).Put(binary.BigEndian.AppendUint32(nil, r), fmt.Appendf(nil, "%s.%d", random, r)); err != nil {
+		if err := w.table(bucketRuns).put(binary.BigEndian.AppendUint32(nil, r), fmt.Appendf(nil, "%s.%d", random, r)); err != nil {
 			return err
 		}
 	}
-	return meta.Put(metaRun, binary.BigEndian.AppendUint32(nil, o.run))
+	return meta.put(metaRun, binary.BigEndian.AppendUint32(nil, o.run))
 }
 
-// loadLog makes the queues of what is on disk.
-func (o *Outbox) loadLog(tx *bolt.Tx) error {
-	runs := tx.Bucket(bucketRuns)
-	cursors := tx.Bucket(bucketCursor)
-	used := map[uint32]bool{o.run: true, o.heldRun: true}
-	// Only a power cut makes a server forget, and then it is another boot.
-	boot := tx.Bucket(bucketMeta).Get(metaBoot)
-	sameBoot := o.options.BootID != "" && string(boot) == o.options.BootID
+// loadTaken gives how far the server has accepted what is kept all the same.
+// Only a power cut makes a server forget, and then it is another boot: what is
+// kept is sent again.
+func (o *Outbox) loadTaken(w *writing) (map[devices.ID]place, error) {
 	taken := make(map[devices.ID]place)
-	if sameBoot {
-		err := tx.Bucket(bucketTaken).ForEach(func(k, v []byte) error {
-			if p, ok := parsePlace(v); ok {
-				taken[devices.ID(k)] = p
+	t := w.table(bucketTaken)
+	if boot := w.meta().get(metaBoot); o.options.BootID == "" || string(boot) != o.options.BootID {
+		if err := t.empty(); err != nil {
+			return nil, err
+		}
+		return taken, w.meta().put(metaBoot, []byte(o.options.BootID))
+	}
+	err := t.ForEach(func(k, v []byte) error {
+		b, _ := unsealed(t.name, k, v)
+		if p, ok := parsePlace(b); ok {
+			taken[devices.ID(k)] = p
+		}
+		return nil
+	})
+	return taken, err
+}
+
+// loadLog makes the queues of what is on disk, and gives what is lost: rows
+// that are damaged, and where the file was damaged, what is missing between
+// others.
+func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
+	log, runs, cursors := w.table(bucketLog), w.table(bucketRuns), w.table(bucketCursor)
+	used := map[uint32]bool{o.run: true, o.heldRun: true}
+	taken, err := o.loadTaken(w)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.loadHeld(w, used); err != nil {
+		return nil, err
+	}
+	var bad [][]byte
+	var lost []deviceSpan
+	var before deviceSpan
+	resolved := 0 // of bad, those whose extent is known
+	replaced := o.recovery != nil && o.recovery.Aside != ""
+	// resolve tells how far the damaged rows before next went, by what stands
+	// around them: their own heads cannot be believed.
+	resolve := func(next deviceSpan) {
+		between := next.device != "" && before.device == next.device && before.run == next.run
+		if missing := (span{next.run, before.last + 1, next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
+			lost = append(lost, deviceSpan{next.device, missing})
+		}
+		for _, k := range bad[resolved:] {
+			device, run, first, ok := parseRowKey(k)
+			if id, err := devices.ParseID(string(device)); ok && !between && err == nil && id == device {
+				lost = append(lost, deviceSpan{device, span{run, first, first + uint64(rowCount(log.Get(k))) - 1}})
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
-	} else {
-		err := tx.DeleteBucket(bucketTaken)
-		if err == nil {
-			_, err = tx.CreateBucket(bucketTaken)
-		}
-		if err := errors.Join(err, tx.Bucket(bucketMeta).Put(metaBoot, []byte(o.options.BootID))); err != nil {
-			return err
-		}
+		before, resolved = next, len(bad)
 	}
-	if err := o.loadHeld(tx, used); err != nil {
-		return err
-	}
-	err := tx.Bucket(bucketLog).ForEach(func(k, v []byte) error {
+	err = log.ForEach(func(k, v []byte) error {
 		device, run, first, ok := parseRowKey(k)
-		if !ok {
+		if !ok || !rowIntact(bucketLog, k, v) {
+			bad = append(bad, bytes.Clone(k))
 			return nil
 		}
-		last := first + uint64(rowCount(v)) - 1
-		if p, ok := parsePlace(cursors.Get([]byte(device))); ok && run == p.run && first <= p.seq {
-			first = p.seq + 1
-		}
-		if p, ok := taken[device]; ok && !p.before(place{run, first}) {
-			if run < p.run {
-				first = last + 1
-			} else {
-				first = p.seq + 1
+		row := deviceSpan{device, span{run, first, first + uint64(rowCount(v)) - 1}}
+		resolve(row)
+		if p, ok := parsePlace(cursors.get([]byte(device))); ok && !p.before(place{run, row.first}) {
+			if !p.before(place{run, row.last}) {
+				return nil // the next commit that settles deletes it
 			}
+			row.first = p.seq + 1
 		}
-		if first > last {
-			return nil
+		if p, ok := taken[device]; ok && !p.before(place{run, row.first}) {
+			if !p.before(place{run, row.last}) {
+				used[run] = true
+				return nil // kept for a while
+			}
+			row.first = p.seq + 1
 		}
 		used[run] = true
 		q := o.queue(device)
-		q.extend(run, first, last)
+		q.extend(run, row.first, row.last)
 		o.enqueue(q)
+		if replaced {
+			o.recovery.Readings += row.count()
+		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	resolve(deviceSpan{})
 	for device, p := range taken {
 		o.tidy = append(o.tidy, settled{o.queue(device), p, time.Now()})
+	}
+	if len(bad) > 0 && o.recovery == nil {
+		o.recovery = &Recovery{Reason: errDamaged.Error()}
+	}
+	for _, k := range bad {
+		o.recovery.Damaged++
+		if err := log.remove(k); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range lost {
+		used[l.run] = true
 	}
 	var unused [][]byte
 	err = runs.ForEach(func(k, v []byte) error {
 		if run := number32(k); used[run] {
-			o.runs[run] = string(v)
+			store, _ := unsealed(runs.name, k, v)
+			o.runs[run] = string(store)
 		} else {
-			unused = append(unused, k)
+			unused = append(unused, bytes.Clone(k))
 		}
 		return nil
 	})
 	for _, k := range unused {
-		err = errors.Join(err, runs.Delete(k))
+		err = errors.Join(err, runs.remove(k))
 	}
-	return err
+	var losses []Loss
+	for _, l := range lost {
+		losses = append(losses, Loss{l.device, o.runs[l.run], l.first, l.last, errDamaged.Error(), time.Now()})
+	}
+	return losses, err
+}
+
+type deviceSpan struct {
+	device devices.ID
+	span
+}
+
+// version gives 0 where the value is damaged: that must not look like a newer
+// version.
+func version(value []byte) uint32 {
+	if payload, ok := unsealed(bucketMeta, metaVersion, value); ok {
+		return number32(payload)
+	}
+	if number32(value) == 1 {
+		return 1
+	}
+	return 0
 }
 
 func number32(b []byte) uint32 {

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -148,9 +146,10 @@ func (q *queue) resolution() *resolution {
 
 // writeHeld writes what is held and not on disk, or, once it is known what the
 // server has, gives numbers to the rest and writes it to the log.
-func (o *Outbox) writeHeld(tx *bolt.Tx, j *job) error {
+func (o *Outbox) writeHeld(w *writing, j *job) error {
 	r := j.held
-	b := tx.Bucket(bucketHeld)
+	b := w.table(bucketHeld)
+	r.spans = nil
 	if r.found == nil {
 		r.put = make([]uint64, len(r.held))
 		for i, h := range r.held {
@@ -162,7 +161,7 @@ func (o *Outbox) writeHeld(tx *bolt.Tx, j *job) error {
 				return err
 			}
 			r.put[i] = key
-			if err := b.Put(rowKey(j.queue.device, h.run, key), appendRow(nil, []devices.Record{h.Record})); err != nil {
+			if err := b.put(rowKey(j.queue.device, h.run, key), rowPayload(h.Record)); err != nil {
 				return err
 			}
 		}
@@ -182,14 +181,14 @@ func (o *Outbox) writeHeld(tx *bolt.Tx, j *job) error {
 			keep[i].Seq = first + uint64(i)
 		}
 		r.spans = append(r.spans, span{run, first, first + uint64(len(keep)) - 1})
-		err := putRows(tx.Bucket(bucketLog), j.queue.device, run, rowKey(j.queue.device, run, first), nil, keep)
+		err := putRows(w.table(bucketLog), j.queue.device, run, rowKey(j.queue.device, run, first), newRow(), keep)
 		keep = nil
 		return err
 	}
 	left := maps.Clone(r.found)
 	for _, h := range r.held {
 		if h.key != 0 {
-			if err := b.Delete(rowKey(j.queue.device, h.run, h.key)); err != nil {
+			if err := b.remove(rowKey(j.queue.device, h.run, h.key)); err != nil {
 				return err
 			}
 		}
@@ -260,15 +259,19 @@ func (q *queue) insert(s span) {
 }
 
 // loadHeld takes what the run before held.
-func (o *Outbox) loadHeld(tx *bolt.Tx, used map[uint32]bool) error {
-	return tx.Bucket(bucketHeld).ForEach(func(k, v []byte) error {
+func (o *Outbox) loadHeld(w *writing, used map[uint32]bool) error {
+	t := w.table(bucketHeld)
+	newest := t.Sequence()
+	err := t.ForEach(func(k, v []byte) error {
 		device, run, key, ok := parseRowKey(k)
-		rs, err := decodeRow(device, 0, v)
+		rs, err := decodeRow(bucketHeld, k, v)
 		if !ok || err != nil || len(rs) != 1 {
 			o.log.Error("a held reading cannot be read", "device", device, "error", err)
 			o.stats.Lost++
 			return nil
 		}
+		rs[0].Seq = 0
+		newest = max(newest, key)
 		h := &heldEntry{entry: entry{Record: rs[0], receipt: newReceipt(0)}, run: run, key: key}
 		used[run] = true
 		q := o.queue(device)
@@ -277,6 +280,10 @@ func (o *Outbox) loadHeld(tx *bolt.Tx, used map[uint32]bool) error {
 		o.waiting[q] = struct{}{}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return t.atLeast(newest)
 }
 
 // unwrittenHeld gives when the oldest reading came that is held and not on disk.

@@ -41,7 +41,7 @@ func OpenReader(path string) (*Reader, error) {
 		if meta == nil {
 			return errors.New("it is not an outbox")
 		}
-		if v := number32(meta.Get(metaVersion)); v > schemaVersion {
+		if version(meta.Get(metaVersion)) > schemaVersion {
 			return ErrNewer
 		}
 		return nil
@@ -172,13 +172,25 @@ func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
 	return nil
 }
 
+// lookup gives the value of a key; nil too where it is damaged.
+func lookup(tx *bolt.Tx, bucket, key []byte) []byte {
+	b := tx.Bucket(bucket)
+	if b == nil {
+		return nil
+	}
+	if number32(tx.Bucket(bucketMeta).Get(metaVersion)) == 1 {
+		return b.Get(key)
+	}
+	return table{Bucket: b, name: bucket}.get(key)
+}
+
 // waiting gives the readings of a row that are not settled.
 func waiting(tx *bolt.Tx, bucket, k, v []byte) ([]Stored, error) {
-	device, run, first, ok := parseRowKey(k)
+	device, run, _, ok := parseRowKey(k)
 	if !ok {
 		return nil, errors.New("the key is damaged")
 	}
-	rs, err := decodeRow(device, first, v)
+	rs, err := decodeRow(bucket, k, v)
 	if err != nil {
 		return nil, err
 	}
@@ -190,14 +202,14 @@ func waiting(tx *bolt.Tx, bucket, k, v []byte) ([]Stored, error) {
 		}
 		return out, nil
 	}
-	store := string(tx.Bucket(bucketRuns).Get(k[len(device)+1 : len(device)+5]))
+	store := string(lookup(tx, bucketRuns, k[len(device)+1:len(device)+5]))
 	if store == "" {
 		return nil, fmt.Errorf("run %d has no name", run)
 	}
-	settled, partial := parsePlace(tx.Bucket(bucketCursor).Get([]byte(device)))
+	settled, some := parsePlace(lookup(tx, bucketCursor, []byte(device)))
 	var out []Stored
 	for _, r := range rs {
-		if !partial || settled.before(place{run, r.Seq}) {
+		if !some || settled.before(place{run, r.Seq}) {
 			out = append(out, Stored{Record: r, Store: store})
 		}
 	}
@@ -211,13 +223,20 @@ func (r *Reader) Verify() (readings int, faults []Fault, err error) {
 		for broken := range tx.Check() {
 			faults = append(faults, Fault{"the file", broken.Error()})
 		}
-		return tx.Bucket(bucketPacks).ForEach(func(k, v []byte) error {
-			_, run, first, ok := parseRowKey(k)
-			if _, good := parseBoundary(run, first, v); !ok || !good {
-				faults = append(faults, Fault{fmt.Sprintf("packs %q", k), "the boundary is damaged"})
+		for _, name := range buckets() {
+			old := number32(tx.Bucket(bucketMeta).Get(metaVersion)) == 1
+			if b := tx.Bucket(name); b == nil || old || isRows(name) {
+				continue
+			} else if err := b.ForEach(func(k, v []byte) error {
+				if _, ok := unsealed(name, k, v); !ok {
+					faults = append(faults, Fault{fmt.Sprintf("%s %q", name, k), "the value is damaged"})
+				}
+				return nil
+			}); err != nil {
+				return err
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("cannot read the outbox: %w", err)

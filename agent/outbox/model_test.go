@@ -36,7 +36,7 @@ func encodeText(device devices.ID, frozen time.Time, rs []devices.Record, room i
 }
 
 func testOptions() Options {
-	return Options{Encode: encodeText, Machine: "m", BootID: "b", MaxBytes: 16 << 20}
+	return Options{Encode: encodeText, Machine: "m", BootID: "b", MaxBytes: 1 << 20}
 }
 
 func message(device devices.ID, values ...int) devices.Message {
@@ -89,6 +89,9 @@ func (m *model) open() {
 	o, err := Open(m.path, m.options)
 	if err != nil {
 		m.t.Fatal(err)
+	}
+	if r := o.recovery; r != nil {
+		m.t.Fatalf("a whole store was taken for damaged: %+v", r)
 	}
 	m.o = o
 }

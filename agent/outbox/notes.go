@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/porchlight-iot/porchlight/crashpoint"
 )
 
@@ -29,15 +27,18 @@ type notes struct {
 	out     bool      // the first is with the caller
 }
 
-func (n *notes) load(b *bolt.Bucket) error {
-	n.last = b.Sequence()
-	n.stored = n.last
-	return b.ForEach(func(k, v []byte) error {
-		if len(k) == 8 {
-			n.list = append(n.list, Note{binary.BigEndian.Uint64(k), append([]byte(nil), v...)})
+func (n *notes) load(t table) error {
+	n.last = t.Sequence()
+	err := t.ForEach(func(k, v []byte) error {
+		if body, ok := unsealed(t.name, k, v); ok && len(k) == 8 {
+			note := Note{binary.BigEndian.Uint64(k), append([]byte(nil), body...)}
+			n.list = append(n.list, note)
+			n.last = max(n.last, note.Number) // the sequence has no CRC
 		}
 		return nil
 	})
+	n.stored = n.last
+	return err
 }
 
 // unwritten gives the notes that are not on disk.
@@ -51,19 +52,19 @@ func (n *notes) unwritten() []Note {
 }
 
 // writeNotes puts new notes on disk and takes settled ones off it.
-func writeNotes(tx *bolt.Tx, fresh []Note, last uint64, settled []uint64) error {
-	b := tx.Bucket(bucketNotes)
+func writeNotes(w *writing, fresh []Note, last uint64, settled []uint64) error {
+	t := w.table(bucketNotes)
 	for _, note := range fresh {
-		if err := b.Put(noteKey(note.Number), note.Body); err != nil {
+		if err := t.put(noteKey(note.Number), note.Body); err != nil {
 			return err
 		}
 	}
 	for _, number := range settled {
-		if err := b.Delete(noteKey(number)); err != nil {
+		if err := t.remove(noteKey(number)); err != nil {
 			return err
 		}
 	}
-	return b.SetSequence(last)
+	return t.SetSequence(last)
 }
 
 func noteKey(number uint64) []byte { return binary.BigEndian.AppendUint64(nil, number) }

@@ -2,9 +2,6 @@ package outbox
 
 import (
 	"encoding/binary"
-	"hash/crc32"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -49,46 +46,48 @@ func (o *origins) remember(origin devices.Origin, r *receipt) {
 
 // load takes what the runs before wrote. A row that is damaged is left out: at
 // worst a message is taken for a new one.
-func (o *origins) load(b *bolt.Bucket) error {
+func (o *origins) load(t table) error {
 	done := newReceipt(0)
-	return b.ForEach(func(k, v []byte) error {
+	err := t.ForEach(func(k, v []byte) error {
 		if len(k) != 8 {
 			return nil
 		}
 		row := originRow{key: binary.BigEndian.Uint64(k)}
-		if len(v) > 4 && binary.BigEndian.Uint32(v) == crc32.Checksum(v[4:], castagnoli) {
-			for v = v[4:]; len(v) >= len(devices.Origin{}); v = v[len(devices.Origin{}):] {
-				o.remember(devices.Origin(v[:len(devices.Origin{})]), done)
-				row.n++
-			}
+		all, _ := unsealed(t.name, k, v)
+		for ; len(all) >= len(devices.Origin{}); all = all[len(devices.Origin{}):] {
+			o.remember(devices.Origin(all[:len(devices.Origin{})]), done)
+			row.n++
 		}
 		o.rows = append(o.rows, row)
 		o.kept += row.n
 		return nil
 	})
+	if n := len(o.rows); err == nil && n > 0 {
+		err = t.atLeast(o.rows[n-1].key)
+	}
+	return err
 }
 
 // write writes the origins of the messages whose readings are written
 // in the same transaction, one row a commit, and deletes the oldest rows. It
 // gives the origins' row, and how many of the old ones are gone.
-func (o *origins) write(b *bolt.Bucket, fresh []devices.Origin) (row originRow, gone int, err error) {
+func (o *origins) write(t table, fresh []devices.Origin) (row originRow, gone int, err error) {
 	kept := o.kept + len(fresh)
 	for ; gone < len(o.rows) && kept > storedOrigins; gone++ {
 		kept -= o.rows[gone].n
-		if err := b.Delete(binary.BigEndian.AppendUint64(nil, o.rows[gone].key)); err != nil {
+		if err := t.remove(binary.BigEndian.AppendUint64(nil, o.rows[gone].key)); err != nil {
 			return originRow{}, 0, err
 		}
 	}
-	key, err := b.NextSequence()
+	key, err := t.NextSequence()
 	if err != nil {
 		return originRow{}, 0, err
 	}
-	v := make([]byte, 4, 4+len(devices.Origin{})*len(fresh))
+	v := make([]byte, 0, len(devices.Origin{})*len(fresh))
 	for _, origin := range fresh {
 		v = append(v, origin[:]...)
 	}
-	binary.BigEndian.PutUint32(v, crc32.Checksum(v[4:], castagnoli))
-	return originRow{key, len(fresh)}, gone, b.Put(binary.BigEndian.AppendUint64(nil, key), v)
+	return originRow{key, len(fresh)}, gone, t.put(binary.BigEndian.AppendUint64(nil, key), v)
 }
 
 // wrote makes memory agree with what write did.

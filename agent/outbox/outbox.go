@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ const (
 
 // Options are what an Outbox needs besides its file.
 type Options struct {
-	MaxBytes    int64         // the size of the file that is not exceeded by much; 0 is 256 MiB
+	MaxBytes    int64         // the size of the file; 0 is 256 MiB, less than 1 MiB is that
 	CommitAfter time.Duration // the longest that an unaccepted reading stays unwritten; 0 is 1 s
 	Ack         Ack           // "" is AckServer
 	DiskFirst   bool          // nothing is sent that is not on disk: for payloads without origins
@@ -66,6 +67,7 @@ type Options struct {
 
 const (
 	defaultMaxBytes    = 256 << 20
+	minMaxBytes        = 1 << 20 // one commit must fit in the eighth that is kept free
 	defaultCommitAfter = time.Second
 
 	// commitBytes of unwritten readings are a reason to commit at once.
@@ -99,7 +101,6 @@ var errClosed = errors.New("the outbox is closed")
 // An Outbox is one open store. See the package comment.
 type Outbox struct {
 	db       *bolt.DB
-	path     string
 	options  Options
 	log      *slog.Logger
 	run      uint32
@@ -172,6 +173,10 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.MaxBytes == 0 {
 		options.MaxBytes = defaultMaxBytes
 	}
+	options.MaxBytes = max(options.MaxBytes, minMaxBytes)
+	if strconv.IntSize == 32 {
+		options.MaxBytes = min(options.MaxBytes, defaultMaxBytes) // it is mapped into memory
+	}
 	if options.CommitAfter == 0 {
 		options.CommitAfter = defaultCommitAfter
 	}
@@ -181,17 +186,12 @@ func Open(path string, options Options) (*Outbox, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	recovery, err := mend(path, options.MaxBytes)
-	var db *bolt.DB
-	if err == nil {
-		db, err = openFile(path, options.MaxBytes)
-	}
+	db, recovery, err := openFile(path, options)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
 	o := &Outbox{
 		db:       db,
-		path:     path,
 		recovery: recovery,
 		options:  options,
 		log:      options.Log,
@@ -211,9 +211,6 @@ func Open(path string, options Options) (*Outbox, error) {
 	}
 	crashpoint.At(crashpoint.StoreLoaded)
 	o.stats.Store = o.store
-	if recovery != nil {
-		o.tellRecovery()
-	}
 	go o.commitLoop()
 	return o, nil
 }
@@ -234,9 +231,6 @@ func (o *Outbox) Close() error {
 	crashpoint.At(crashpoint.StoreCommitted)
 	err := o.db.Close()
 	crashpoint.At(crashpoint.StoreClosed)
-	if err == nil && o.failed == nil { // the committer has ended
-		err = markClean(o.path)
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for q := range o.waiting {

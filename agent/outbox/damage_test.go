@@ -1,0 +1,316 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// encodeExact is an Encode that says which reading is which, so that an altered
+// one is seen.
+func encodeExact(_ devices.ID, _ time.Time, rs []devices.Record, _ int) ([]byte, int) {
+	rs = rs[:min(len(rs), 20)]
+	var b strings.Builder
+	for _, r := range rs {
+		fmt.Fprintln(&b, r.Device, r.Time.UnixMicro(), r.Fields)
+	}
+	return []byte(b.String()), len(rs)
+}
+
+func exactly(r devices.Reading) string { return fmt.Sprintln(r.Device, r.Time.UnixMicro(), r.Fields) }
+
+// aged makes the file of a store that has seen some life: two runs, many
+// commits, settled readings, frozen packs without an answer, notes, and what
+// is held of one device. It gives
+// the readings it took, which are true where they wait in it, and the items
+// that were sent.
+func aged(t *testing.T, path string, options Options) (taken map[string]bool, sent map[string]string) {
+	taken, sent = map[string]bool{}, map[string]string{}
+	house := newOrdinary(6)
+	for run := range 2 {
+		o := open(t, path, options)
+		for i := range 5 {
+			m := message("held", 10*run+i)
+			m.Redelivered = true
+			m.Readings[0].Time = time.Unix(int64(1e9+10*run+i), 0).UTC()
+			taken[exactly(m.Readings[0])] = true
+			take(t, o, m)
+		}
+		for i := range 600 {
+			r := house.reading(i % 6)
+			m := devices.Message{Origin: devices.NewOrigin(fmt.Append(nil, run, i)), Readings: []devices.Reading{r}}
+			if i%5 == 0 {
+				m.Readings[0].Fields = append(m.Readings[0].Fields, devices.Field{Name: "id", Value: devices.Text(fmt.Sprintf("%0200d", i))})
+			}
+			taken[exactly(m.Readings[0])] = true
+			take(t, o, m)
+			if i%20 == 0 {
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+			}
+			if i%40 != 1 {
+				continue
+			}
+			if p := o.Next(); p != nil {
+				sent[string(p.Device)+p.Item()] = string(p.Payload)
+				if i%80 == 1 {
+					o.Settle(p)
+					for line := range strings.SplitAfterSeq(strings.TrimSpace(string(p.Payload)), "\n") {
+						taken[strings.TrimSpace(line)+"\n"] = false
+					}
+				}
+			}
+		}
+		o.AddNote(fmt.Append(nil, "note ", run))
+		o.SetState("device-1", []byte("warm"))
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return taken, sent
+}
+
+// damages are what cards, and people, do to a file.
+func damages() map[string]func(r *rand.Rand, b []byte) []byte {
+	page := int64(os.Getpagesize())
+	used := func(b []byte) int64 { // bytes that were ever written
+		order := boltOrder()
+		return int64(max(order.Uint64(b[16+40:]), order.Uint64(b[page+16+40:]))) * page
+	}
+	newest := func(b []byte) int64 {
+		if order := boltOrder(); order.Uint64(b[16+48:]) > order.Uint64(b[page+16+48:]) {
+			return 0
+		}
+		return page
+	}
+	zero := func(b []byte) { clear(b) }
+	return map[string]func(r *rand.Rand, b []byte) []byte{
+		"nothing": func(_ *rand.Rand, b []byte) []byte { return b },
+		"bit": func(r *rand.Rand, b []byte) []byte {
+			b[r.Int64N(used(b))] ^= 1 << r.IntN(8)
+			return b
+		},
+		"bits": func(r *rand.Rand, b []byte) []byte {
+			end := used(b) // before it is hurt
+			for range 30 {
+				b[r.Int64N(end)] ^= 1 << r.IntN(8)
+			}
+			return b
+		},
+		"page": func(r *rand.Rand, b []byte) []byte {
+			at := r.Int64N(used(b)/page) * page
+			zero(b[at : at+page])
+			return b
+		},
+		"old page": func(r *rand.Rand, b []byte) []byte {
+			to, from := r.Int64N(used(b)/page)*page, r.Int64N(used(b)/page)*page
+			copy(b[to:to+page], b[from:from+page])
+			if r.IntN(2) == 0 {
+				boltOrder().PutUint64(b[to:], uint64(to/page))
+			}
+			return b
+		},
+		"cut":   func(r *rand.Rand, b []byte) []byte { return b[:r.Int64N(used(b))] },
+		"empty": func(*rand.Rand, []byte) []byte { return nil },
+		"newest meta": func(r *rand.Rand, b []byte) []byte {
+			b[newest(b)+16+r.Int64N(64)] ^= 1 << r.IntN(8)
+			return b
+		},
+		"both metas": func(r *rand.Rand, b []byte) []byte {
+			zero(b[:2*page])
+			return b
+		},
+		"page size": func(r *rand.Rand, b []byte) []byte {
+			for _, at := range []int64{0, page} {
+				binary.NativeEndian.PutUint32(b[at+16+8:], 16384)
+			}
+			return b
+		},
+		"noise": func(r *rand.Rand, b []byte) []byte {
+			for i := range b {
+				b[i] = byte(r.Uint32())
+			}
+			return b
+		},
+	}
+}
+
+// TestDamage opens damaged stores. Each must work, give no reading that it did
+// not get, repeat an item only as it was, and tell where something is missing.
+func TestDamage(t *testing.T) {
+	options := testOptions()
+	options.Encode = encodeExact
+	for name, damage := range damages() {
+		rounds := uint64(12)
+		if strings.HasPrefix(name, "bit") || strings.HasSuffix(name, "page") {
+			rounds = 60
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				path := filepath.Join(dir, "o.db")
+				taken, sent := aged(t, path, options)
+				whole, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for seed := range rounds {
+					hurt := damage(rand.New(rand.NewPCG(seed, 1)), append([]byte(nil), whole...))
+					path := filepath.Join(dir, fmt.Sprint(seed, ".db"))
+					if err := os.WriteFile(path, hurt, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					openDamaged(t, fmt.Sprintf("%s, seed %d", name, seed), path, options, taken, sent, name == "nothing")
+					os.Remove(path)
+				}
+			})
+		})
+	}
+}
+
+func openDamaged(t *testing.T, name, path string, options Options, taken map[string]bool, sent map[string]string, whole bool) {
+	lost := uint64(0)
+	options.LossNote = func(l Loss) []byte {
+		lost += l.Last - l.First + 1
+		return []byte("lost")
+	}
+	o, err := Open(path, options)
+	if err != nil {
+		t.Errorf("%s: %v", name, err)
+		return
+	}
+	defer o.Close()
+	recovered := o.recovery
+	if whole && recovered != nil {
+		t.Errorf("%s: recovered %+v", name, recovered)
+	}
+	fresh := devices.Reading{Device: "device-1", Time: time.UnixMicro(2e15).UTC(), Fields: []devices.Field{{Name: "n", Value: number("1")}}}
+	take(t, o, devices.Message{Readings: []devices.Reading{fresh}})
+	arrived := false
+	got := map[string]bool{}
+	for idle := 0; idle < 3; {
+		p := o.Next()
+		if p == nil {
+			for device, some := o.Doubt(); some; device, some = o.Doubt() {
+				o.Resolve(device, nil)
+			}
+			idle++
+			time.Sleep(2 * time.Second) // virtual
+			continue
+		}
+		idle = 0
+		if before, again := sent[string(p.Device)+p.Item()]; again && before != string(p.Payload) {
+			t.Errorf("%s: item %s has other bytes than when it was sent first", name, p.Item())
+		}
+		for line := range strings.SplitAfterSeq(string(p.Payload), "\n") {
+			waits, known := taken[line]
+			switch {
+			case line == "":
+			case line == exactly(fresh):
+				arrived = true
+			case got[line]:
+				t.Errorf("%s: reading came twice: %s", name, line)
+			case !waits && (recovered == nil || !known):
+				t.Errorf("%s: reading %q was never taken, or was settled", name, line)
+			default:
+				got[line] = true
+			}
+		}
+		o.Settle(p)
+	}
+	if fault := o.Stats().Fault; !arrived || fault != "" {
+		t.Errorf("%s: the store does not work: arrived %v, fault %q", name, arrived, fault)
+	}
+	missing, again := 0, 0
+	for line, waits := range taken {
+		if waits && !got[line] {
+			missing++
+		}
+		if !waits && got[line] {
+			again++
+		}
+	}
+	if missing > 0 && recovered == nil && uint64(missing) > lost {
+		t.Errorf("%s: %d readings are missing, %d are told as lost", name, missing, lost)
+	}
+	if recovered != nil && recovered.Aside != "" {
+		os.Remove(recovered.Aside)
+	}
+	if testing.Verbose() {
+		t.Logf("%s: %+v, %d of %d missing, %d told as lost, %d settled ones again", name, recovered, missing, len(taken), lost, again)
+	}
+	if err := o.Close(); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	checkFile(t, path)
+}
+
+// TestCardFails takes the file away under the map: an outbox that cannot read
+// its card says so, and the process lives.
+func TestCardFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, testOptions())
+	values := make([]int, 3000)
+	r := take(t, o, message("kitchen", values...))
+	<-r.Done()
+	if err := os.Truncate(path, int64(2*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	o.Next() // wants it frozen from the disk
+	if err := o.Close(); err == nil {
+		t.Error("closed without an error")
+	}
+	if !strings.Contains(o.Stats().Fault, "cannot read the file") {
+		t.Errorf("fault %q", o.Stats().Fault)
+	}
+}
+
+// TestNotDamage has errors that are no damage: the file stays.
+func TestNotDamage(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "o.db")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, testOptions()); err == nil {
+		t.Error("a folder was opened")
+	}
+	if there, _ := os.ReadDir(dir); len(there) != 1 {
+		t.Errorf("there are %v", there)
+	}
+	if _, err := Open(filepath.Join(dir, "none", "o.db"), testOptions()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTwoDamagedAreKept(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "o.db")
+	for i := range 4 {
+		if err := os.WriteFile(path, fmt.Append(nil, "noise ", i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := open(t, path, testOptions())
+		if r := o.recovery; r == nil || r.Aside != fmt.Sprint(path, ".damaged-", i+1) {
+			t.Errorf("recovered %+v", r)
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 {
+		b, err := os.ReadFile(fmt.Sprint(path, ".damaged-", i+1))
+		if kept := err == nil && string(b) == fmt.Sprint("noise ", i); kept != (i >= 2) {
+			t.Errorf("damaged file %d: %q, %v", i+1, b, err)
+		}
+	}
+}

@@ -1,0 +1,544 @@
+package outbox
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+// A Recovery tells what Open had to do to a damaged store.
+type Recovery struct {
+	Reason   string // what was found
+	Reverted bool   // the last transaction was taken back, or what is left of it
+	Aside    string // where the damaged file is now; empty: it was mended in its place
+	Readings int    // those that could be read of the file that was set aside
+	Damaged  int    // rows and pages that could not be read
+}
+
+// String tells it to people.
+func (r Recovery) String() string {
+	switch {
+	case r.Aside != "":
+		return fmt.Sprintf("the store was damaged (%s) and is set aside as %s: %d readings go on, %d rows or pages could not be read", r.Reason, filepath.Base(r.Aside), r.Readings, r.Damaged)
+	case r.Reverted:
+		return fmt.Sprintf("the store was damaged (%s): its last change was taken back", r.Reason)
+	}
+	return fmt.Sprintf("the store was damaged (%s): %d rows could not be read", r.Reason, r.Damaged)
+}
+
+// keptAside is how many damaged files are kept for whoever wants to look.
+const keptAside = 2
+
+// repair looks through all of a locked file, before bbolt does, and takes the
+// last transaction back where that makes the file whole: a card that loses
+// what it said it had written loses the newest. The error is a damage where
+// nothing makes it whole.
+func repair(f *os.File) (*Recovery, error) {
+	metas, err := readMetas(f)
+	if err != nil {
+		return nil, err
+	}
+	// The two are of one transaction after the other: where they are not, the
+	// newest is lost.
+	paired := len(metas) == 2 && metas[0].transaction == metas[1].transaction+1
+	err = damaged("there is no meta page")
+	for i, m := range metas {
+		found := verify(f, m)
+		switch {
+		case found == nil && paired && i == 0:
+			return nil, nil
+		case found == nil:
+			if i == 0 {
+				err = damaged("a meta page is damaged")
+			}
+			return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, m)
+		case !errors.As(found, new(damage)):
+			return nil, found
+		case i == 0:
+			err = found
+		}
+	}
+	return nil, err
+}
+
+// revert makes the other meta of a file that of the whole one too, as of a
+// transaction before.
+func revert(f *os.File, whole meta) error {
+	b := make([]byte, pageHeader+metaSize)
+	if _, err := f.ReadAt(b, whole.at); err != nil {
+		return err
+	}
+	other, order := whole.pageSize-whole.at, boltOrder()
+	order.PutUint64(b, uint64(other/whole.pageSize))
+	order.PutUint64(b[pageHeader+48:], whole.transaction-1)
+	sum := fnv.New64a()
+	sum.Write(b[pageHeader : pageHeader+metaSize-8])
+	order.PutUint64(b[pageHeader+56:], sum.Sum64())
+	if _, err := f.WriteAt(b, other); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// verify looks through the tree of a meta. It is whole where bbolt can walk
+// it, and where it has all values that were written: what is damaged in itself
+// is left to those who read it only in the log.
+func verify(f *os.File, m meta) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if m.pages > uint64(info.Size()/m.pageSize) {
+		return damaged("the file has %d bytes of %d pages", info.Size(), m.pages)
+	}
+	var found, bad error
+	var written uint32
+	var sum, want uint64
+	w := newWalk(&pages{f, boltOrder(), m.pageSize, m.pages})
+	w.broken = func(err error) error {
+		found = errors.Join(found, err)
+		if written > schemaVersion {
+			return err
+		}
+		return nil
+	}
+	w.visit = func(bucket []byte, it item) error {
+		payload, ok := unsealed(bucket, it.key, it.value)
+		switch inMeta := bytes.Equal(bucket, bucketMeta); {
+		case inMeta && bytes.Equal(it.key, metaVersion):
+			written = version(it.value)
+		case inMeta && bytes.Equal(it.key, metaSum) && len(payload) == 8:
+			want = binary.BigEndian.Uint64(payload)
+		case !inMeta:
+			sum += weight(it.value)
+		}
+		if !ok && !isRows(bucket) {
+			bad = damaged("the value of %q in %s is damaged", it.key, bucket)
+		}
+		return nil
+	}
+	err = w.root(m.root)
+	switch {
+	case written > schemaVersion:
+		return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, written, schemaVersion)
+	case err != nil:
+		return err
+	case found != nil:
+		return first(found)
+	case written == 0:
+		return damaged("it has no version")
+	}
+	for i, name := range buckets() {
+		if _, ok := w.buckets[string(name)]; !ok && (written > 1 || i < firstBuckets) {
+			return damaged("it has no bucket %s", name)
+		}
+	}
+	if written > 1 && bad != nil {
+		return bad
+	}
+	if written > 1 && sum != want {
+		return damaged("something is missing, or an old page came back")
+	}
+	return nil
+}
+
+// first gives the first of joined errors.
+func first(err error) error {
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		return first(list.Unwrap()[0])
+	}
+	return err
+}
+
+// replace puts a new file in the place of a damaged one, which is locked, with
+// all that can be read of it, and sets it aside.
+func replace(path string, f *os.File, options Options, why error) (*Recovery, error) {
+	aside, err := nextAside(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &salvage{file: f, cursors: make(map[devices.ID]place), stores: make(map[uint32]string), used: make(map[uint32]bool)}
+	err = createFile(path, options, func(db *bolt.DB) error {
+		if err := s.into(db); err != nil {
+			return err
+		}
+		// A power cut must leave one of the two at path.
+		if os.Link(path, aside) == nil {
+			return nil
+		}
+		return os.Rename(path, aside) // a file system without links
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot replace it, which is damaged (%w): %w", why, err)
+	}
+	return &Recovery{Reason: why.Error(), Aside: aside, Damaged: s.damaged}, nil
+}
+
+// nextAside gives a name for a damaged file, and deletes the oldest where there
+// would be too many.
+func nextAside(path string) (string, error) {
+	prefix := path + ".damaged-"
+	there, err := filepath.Glob(prefix + "*")
+	if err != nil {
+		return "", err
+	}
+	var numbers []int
+	for _, name := range there {
+		if n, err := strconv.Atoi(strings.TrimPrefix(name, prefix)); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	for ; len(numbers) >= keptAside; numbers = numbers[1:] {
+		if err := os.Remove(prefix + strconv.Itoa(numbers[0])); err != nil {
+			return "", err
+		}
+	}
+	next := 1
+	if len(numbers) > 0 {
+		next = numbers[len(numbers)-1] + 1
+	}
+	return prefix + strconv.Itoa(next), nil
+}
+
+// A salvage takes what is whole out of a damaged file: first what the newest
+// tree leads to, then what stands in pages that none does. Those may be old,
+// so that of them only what no cursor tells as settled is taken.
+type salvage struct {
+	file    *os.File
+	pages   *pages
+	roots   uint64 // the page of the newest root; 0 where there is none
+	old     bool   // of version 1, whose values but the log's have no CRC
+	cursors map[devices.ID]place
+	stores  map[uint32]string
+	used    map[uint32]bool
+	run     uint32
+	damaged int
+
+	db *bolt.DB
+	w  *writing // under way
+	n  int      // values in it
+}
+
+// salvageLot is how many values one transaction takes.
+const salvageLot = 1000
+
+func (s *salvage) into(db *bolt.DB) (err error) {
+	if err := s.find(); err != nil || s.pages.n == 0 {
+		return err
+	}
+	// Twice through the file: which rows are settled must be known before the
+	// first is copied.
+	if err := s.through(s.survey); err != nil {
+		return err
+	}
+	s.damaged = 0
+	db.NoSync = true // Sync is at the end
+	s.db = db
+	err = s.through(s.copy)
+	if err == nil {
+		err = s.finish()
+	}
+	if s.w != nil {
+		err = errors.Join(err, s.w.tx.Rollback())
+	}
+	return errors.Join(err, db.Sync())
+}
+
+// find tells the size of the pages and where the newest root is.
+func (s *salvage) find() error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	s.pages = &pages{r: s.file, order: boltOrder()}
+	metas, err := readMetas(s.file)
+	if err != nil {
+		return err
+	}
+	most := 0
+	for size := int64(1024); size <= 1<<16 && len(metas) == 0; size *= 2 {
+		n, err := s.count(size, info.Size()/size)
+		if err != nil {
+			return err
+		}
+		if n > most {
+			most, s.pages.size = n, size
+		}
+	}
+	if len(metas) > 0 {
+		s.pages.size = metas[0].pageSize
+	}
+	if s.pages.size == 0 {
+		return nil
+	}
+	s.pages.n = uint64(info.Size() / s.pages.size)
+	for _, m := range metas {
+		if _, ok := s.rootSequence(m.root); ok {
+			s.roots = m.root
+			return nil
+		}
+	}
+	newest := uint64(0)
+	for id := uint64(2); id < s.pages.n; id++ {
+		if n, ok := s.rootSequence(id); ok && n >= newest {
+			newest, s.roots = n, id
+		}
+	}
+	return nil
+}
+
+// count tells how many pages have their own number where pages are of a size.
+func (s *salvage) count(size, pages int64) (int, error) {
+	n := 0
+	b := make([]byte, pageHeader)
+	for id := int64(2); id < pages; id++ {
+		if _, err := s.file.ReadAt(b, id*size); err != nil {
+			return 0, err
+		}
+		if flags := s.pages.order.Uint16(b[8:]); s.pages.order.Uint64(b) == uint64(id) && (flags == leafPage || flags == branchPage) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// rootSequence tells whether a page is a root of ours, and how many
+// transactions there were before it.
+func (s *salvage) rootSequence(id uint64) (uint64, bool) {
+	p, err := s.pages.read(id)
+	if err != nil || !p.leaf || len(p.items) < firstBuckets || len(p.items) > len(buckets()) {
+		return 0, false
+	}
+	sequence := uint64(0)
+	for _, it := range p.items {
+		if !it.bucket || len(it.value) < 16 || !slices.ContainsFunc(buckets(), func(name []byte) bool { return bytes.Equal(name, it.key) }) {
+			return 0, false
+		}
+		if bytes.Equal(it.key, bucketMeta) {
+			sequence = s.pages.order.Uint64(it.value[8:])
+		}
+	}
+	return sequence, true
+}
+
+// through gives each value that can be read, with its bucket; linked tells
+// whether the tree leads to it.
+func (s *salvage) through(visit func(bucket []byte, it item, linked bool) error) error {
+	w := newWalk(s.pages)
+	w.broken = func(error) error { s.damaged++; return nil }
+	w.visit = func(bucket []byte, it item) error { return visit(bucket, it, true) }
+	if s.roots != 0 {
+		if err := w.root(s.roots); err != nil {
+			return err
+		}
+	}
+	stray := func(it item) error {
+		for _, name := range [][]byte{bucketLog, bucketPacks, bucketCursor, bucketRuns, bucketNotes, bucketHeld, bucketOrigin} {
+			_, ok := unsealed(name, it.key, it.value)
+			if ok || bytes.Equal(name, bucketLog) && rowIntact(name, it.key, it.value) {
+				return visit(name, it, false)
+			}
+		}
+		return nil
+	}
+	w.broken = func(error) error { return nil }
+	for id := uint64(2); id < s.pages.n; id++ {
+		if w.wasSeen(id) {
+			continue
+		}
+		p, err := s.pages.read(id)
+		if err != nil && !errors.As(err, new(damage)) {
+			return err
+		}
+		for _, it := range p.items {
+			switch {
+			case err != nil || !p.leaf:
+			case it.bucket && len(it.value) > 16:
+				if err := w.inline(it.value[16:], stray); err != nil {
+					return err
+				}
+			default:
+				if err := stray(it); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// payload gives a value without its CRC.
+func (s *salvage) payload(bucket []byte, it item) ([]byte, bool) {
+	switch {
+	case s.old && bytes.Equal(bucket, bucketOrigin):
+		return it.value[min(4, len(it.value)):], len(it.value) > 4
+	case s.old:
+		return it.value, true
+	}
+	return unsealed(bucket, it.key, it.value)
+}
+
+// survey gathers what must be known before rows are copied.
+func (s *salvage) survey(bucket []byte, it item, linked bool) error {
+	if linked && bytes.Equal(bucket, bucketMeta) && bytes.Equal(it.key, metaVersion) {
+		s.old = version(it.value) == 1
+	}
+	switch string(bucket) {
+	case string(bucketCursor):
+		b, _ := s.payload(bucket, it)
+		if p, ok := parsePlace(b); ok && s.cursors[devices.ID(it.key)].before(p) {
+			s.cursors[devices.ID(it.key)] = p
+		}
+	case string(bucketRuns):
+		if b, ok := s.payload(bucket, it); ok && len(it.key) == 4 {
+			s.sawRun(number32(it.key))
+			if linked || s.stores[number32(it.key)] == "" {
+				s.stores[number32(it.key)] = string(b)
+			}
+		}
+	case string(bucketLog), string(bucketHeld):
+		if _, run, _, ok := parseRowKey(it.key); ok && rowIntact(bucket, it.key, it.value) {
+			s.sawRun(run)
+		}
+	}
+	return nil
+}
+
+// sawRun bounds what keys of version 1, which have no CRC, can do.
+func (s *salvage) sawRun(run uint32) {
+	if run < maxRun/2 {
+		s.run = max(s.run, run)
+	}
+}
+
+// copy puts a value into the new file, where it is wanted there.
+func (s *salvage) copy(bucket []byte, it item, linked bool) error {
+	payload, whole := s.payload(bucket, it)
+	value := it.value
+	if s.old && !isRows(bucket) {
+		value = sealed(bucket, it.key, payload)
+	}
+	device, run, first, isPlace := parseRowKey(it.key)
+	last := first
+	switch string(bucket) {
+	case string(bucketLog):
+		if !isPlace || !rowIntact(bucket, it.key, it.value) {
+			s.damaged++
+			return nil
+		}
+		last += uint64(rowCount(it.value)) - 1
+		if _, settled := s.settled(device, run, last); settled {
+			return nil
+		}
+		s.used[run] = true
+	case string(bucketPacks):
+		b, ok := parseBoundary(run, first, payload)
+		if _, settled := s.settled(device, run, b.last); !ok || !isPlace || settled {
+			return nil
+		}
+	case string(bucketNotes):
+		if !whole || !linked && s.damaged == 0 {
+			return nil // an old one, which arrived
+		}
+	case string(bucketHeld):
+		if !isPlace || !rowIntact(bucket, it.key, it.value) || !linked && s.damaged == 0 {
+			return nil // an old one, which got its number
+		}
+		s.used[run] = true
+	case string(bucketMeta):
+		if !whole || !linked || !bytes.Equal(it.key, metaClock) && !bytes.Equal(it.key, metaBoot) {
+			return nil
+		}
+	case string(bucketTaken):
+		if !whole || !linked {
+			return nil
+		}
+	case string(bucketState), string(bucketOrigin):
+		if !whole {
+			return nil
+		}
+	default:
+		return nil
+	}
+	if s.w == nil {
+		tx, err := s.db.Begin(true)
+		if err != nil {
+			return err
+		}
+		s.w = &writing{tx: tx}
+		s.w.begin()
+	}
+	t := s.w.table(bucket)
+	if bytes.Equal(bucket, bucketMeta) {
+		t = s.w.meta()
+	}
+	if before := t.Get(it.key); before != nil && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
+		return nil
+	}
+	if err := t.copy(it.key, value); err != nil {
+		return err
+	}
+	if s.n++; s.n%salvageLot > 0 {
+		return nil
+	}
+	return s.commit()
+}
+
+func (s *salvage) settled(device devices.ID, run uint32, last uint64) (place, bool) {
+	p := s.cursors[device]
+	return p, !p.before(place{run, last})
+}
+
+func (s *salvage) commit() error {
+	w := s.w
+	s.w = nil
+	if err := w.end(); err != nil {
+		return errors.Join(err, w.tx.Rollback())
+	}
+	return w.tx.Commit()
+}
+
+// finish writes what the rows need: how far they are settled, and their names.
+func (s *salvage) finish() error {
+	if s.w != nil {
+		if err := s.commit(); err != nil {
+			return err
+		}
+	}
+	random, err := newRandom()
+	if err != nil {
+		return err
+	}
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	s.w = &writing{tx: tx}
+	s.w.begin()
+	for device, p := range s.cursors {
+		err = errors.Join(err, s.w.table(bucketCursor).put([]byte(device), p.bytes()))
+	}
+	for run := range s.used {
+		if s.stores[run] == "" {
+			s.stores[run] = fmt.Sprintf("%s.%d", random, run)
+		}
+		err = errors.Join(err, s.w.table(bucketRuns).put(binary.BigEndian.AppendUint32(nil, run), []byte(s.stores[run])))
+	}
+	err = errors.Join(err, s.w.meta().put(metaRun, binary.BigEndian.AppendUint32(nil, s.run)))
+	if err != nil {
+		return err
+	}
+	return s.commit()
+}

@@ -1,0 +1,128 @@
+package outbox
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// A table is a bucket, each value of which begins with the CRC-32C of the
+// bucket's name, the key and the rest of the value: what stands where it was
+// not written is damage too.
+type table struct {
+	*bolt.Bucket
+	name []byte
+	sum  *uint64
+}
+
+func crc(parts ...[]byte) uint32 {
+	sum := uint32(0)
+	for _, p := range parts {
+		sum = crc32.Update(sum, crc32.MakeTable(crc32.Castagnoli), p)
+	}
+	return sum
+}
+
+// sealed gives the value for a key.
+func sealed(bucket, key, payload []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(payload)), crc(bucket, key, payload)), payload...)
+}
+
+// unsealed gives what sealed was given. It reports false where the value is
+// not what was written.
+func unsealed(bucket, key, value []byte) ([]byte, bool) {
+	if len(value) < 4 || binary.BigEndian.Uint32(value) != crc(bucket, key, value[4:]) {
+		return nil, false
+	}
+	return value[4:], true
+}
+
+// weight is what a value adds to the sum over all values.
+func weight(value []byte) uint64 {
+	if len(value) < 4 {
+		return 0
+	}
+	return uint64(binary.BigEndian.Uint32(value))
+}
+
+// get gives nil too where the value is damaged.
+func (t table) get(key []byte) []byte {
+	payload, _ := unsealed(t.name, key, t.Get(key))
+	return payload
+}
+
+func (t table) put(key, payload []byte) error {
+	return t.copy(key, sealed(t.name, key, payload))
+}
+
+// copy puts a value that has its CRC.
+func (t table) copy(key, value []byte) error {
+	*t.sum += weight(value) - weight(t.Get(key))
+	return t.Put(key, value)
+}
+
+// atLeast has the next number of the sequence be higher than one that is in
+// use: the sequence has no CRC.
+func (t table) atLeast(used uint64) error {
+	if t.Sequence() >= used {
+		return nil
+	}
+	return t.SetSequence(used)
+}
+
+func (t table) remove(key []byte) error {
+	*t.sum -= weight(t.Get(key))
+	return t.Delete(key)
+}
+
+// A writing is a transaction that writes. It keeps the sum of the CRCs of all
+// values but those of meta: a card that brings back an old page, which is whole
+// in itself, is caught by it.
+type writing struct {
+	tx  *bolt.Tx
+	sum uint64
+}
+
+func (w *writing) table(name []byte) table {
+	b := w.tx.Bucket(name)
+	if bytes.Equal(name, bucketLog) {
+		b.FillPercent = 0.9 // rows come in order
+	}
+	return table{b, name, &w.sum}
+}
+
+// empty deletes all keys of a table.
+func (t table) empty() error {
+	var keys [][]byte
+	err := t.ForEach(func(k, _ []byte) error {
+		keys = append(keys, bytes.Clone(k))
+		return nil
+	})
+	for _, k := range keys {
+		err = errors.Join(err, t.remove(k))
+	}
+	return err
+}
+
+func (w *writing) begin() {
+	if b := w.meta().get(metaSum); len(b) == 8 {
+		w.sum = binary.BigEndian.Uint64(b)
+	}
+}
+
+// end makes the sum good. The sequence of meta counts the transactions, so that
+// of two trees the newer is known where nothing else says it.
+func (w *writing) end() error {
+	meta := w.meta()
+	if err := meta.put(metaSum, binary.BigEndian.AppendUint64(nil, w.sum)); err != nil {
+		return err
+	}
+	_, err := meta.NextSequence()
+	return err
+}
+
+// meta is not in the sum, which it holds.
+func (w *writing) meta() table { return table{w.tx.Bucket(bucketMeta), bucketMeta, new(uint64)} }
