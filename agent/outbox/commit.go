@@ -200,7 +200,9 @@ func (o *Outbox) gather() *commit {
 		c.jobs = append(c.jobs, j)
 	}
 	keep := o.tidyDelay()
-	for len(o.tidy) > 0 && (o.options.Ack == AckServer || time.Since(o.tidy[0].at) >= keep) {
+	// To evict row by row of what is kept would leave parts of packs.
+	full := o.stats.UsedBytes > o.options.MaxBytes/2
+	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keep) {
 		c.tidy = append(c.tidy, o.tidy[0])
 		o.tidy = o.tidy[1:]
 	}
@@ -386,13 +388,7 @@ func putRows(log table, device devices.ID, run uint32, key []byte, row *rowEncod
 // newestRow finds the row of a device and run that ends just before next, and
 // gives its readings where more fit in.
 func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
-	c := log.Cursor()
-	var k, v []byte
-	if after, _ := c.Seek(rowKey(device, run, next)); after == nil {
-		k, v = c.Last()
-	} else {
-		k, v = c.Prev()
-	}
+	k, v := rowUpTo(log.Cursor(), device, place{run, next - 1})
 	d, r, first, ok := parseRowKey(k)
 	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next || len(v) >= maxRow {
 		return nil, nil
@@ -408,6 +404,10 @@ func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (ke
 // the place: a row may go on beyond it, and where the file is damaged old
 // pages may bring deleted rows back.
 func forget(w *writing, device devices.ID, p place) error {
+	cursors := w.table(bucketCursor)
+	if at, ok := parsePlace(cursors.get([]byte(device))); ok && p.before(at) {
+		return nil // as of the bucket of what was accepted, which may be older
+	}
 	err := deleteWhile(w.table(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
 		return !p.before(place{run, first + uint64(rowCount(row)) - 1})
 	})
@@ -420,7 +420,7 @@ func forget(w *writing, device devices.ID, p place) error {
 	if err != nil {
 		return err
 	}
-	return w.table(bucketCursor).put([]byte(device), p.bytes())
+	return cursors.put([]byte(device), p.bytes())
 }
 
 // deleteWhile deletes a device's keys from a place on, as long as ok. It seeks
@@ -575,19 +575,30 @@ func (o *Outbox) loseMissing(q *queue, spans []span) {
 
 // seekRow finds the row that holds a place, or the next after it.
 func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
-	want := rowKey(device, p.run, p.seq)
-	k, v = c.Seek(want)
-	if bytes.Equal(k, want) {
+	k, v = rowUpTo(c, device, p)
+	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || first+uint64(rowCount(v)) > p.seq) {
 		return k, v
 	}
-	var pk, pv []byte
-	if k == nil {
-		pk, pv = c.Last()
-	} else {
-		pk, pv = c.Prev()
-	}
-	if d, run, first, ok := parseRowKey(pk); ok && d == device && run == p.run && first+uint64(rowCount(pv)) > p.seq {
-		return pk, pv
+	return c.Seek(rowKey(device, p.run, p.seq))
+}
+
+// rowUpTo finds the last row of a place's run that begins there or before. It
+// does without the cursor's Prev and Last: a page that this transaction has
+// emptied is the beginning to Prev, and where all are, Last does not end.
+func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
+	low, high := uint64(0), p.seq
+	for low <= high {
+		middle := low + (high-low)/2
+		foundKey, found := c.Seek(rowKey(device, p.run, middle))
+		d, run, first, ok := parseRowKey(foundKey)
+		switch {
+		case ok && d == device && run == p.run && first <= p.seq:
+			k, v, low = foundKey, found, first+1
+		case middle == 0:
+			return k, v
+		default:
+			high = middle - 1
+		}
 	}
 	return k, v
 }
@@ -608,6 +619,7 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 		return err
 	}
 	lost := make(map[devices.ID]span)
+	frozen := make(map[devices.ID]place)
 	for excess > 0 {
 		var victim devices.ID
 		for device, n := range size {
@@ -618,7 +630,10 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 		if size[victim] <= 0 {
 			break
 		}
-		s, freed, err := o.evictRow(w, victim)
+		if _, known := frozen[victim]; !known {
+			frozen[victim] = o.frozenUntil(w, victim)
+		}
+		s, freed, err := o.evictRow(w, victim, frozen[victim])
 		if err != nil {
 			return err
 		}
@@ -644,9 +659,8 @@ func (o *Outbox) evict(w *writing, excess int64) error {
 const evicted = "the outbox is full"
 
 // evictRow deletes a device's oldest row that is not frozen, and gives what it
-// held and its size; 0 where there is none.
-func (o *Outbox) evictRow(w *writing, device devices.ID) (span, int64, error) {
-	frozen := o.frozenUntil(w, device)
+// held and its size; 0 where there is none that may go.
+func (o *Outbox) evictRow(w *writing, device devices.ID, frozen place) (span, int64, error) {
 	c := w.table(bucketLog).Cursor()
 	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
 	d, run, first, ok := parseRowKey(k)
@@ -654,7 +668,23 @@ func (o *Outbox) evictRow(w *writing, device devices.ID) (span, int64, error) {
 		return span{}, 0, nil
 	}
 	s, freed := span{run, first, first + uint64(rowCount(v)) - 1}, int64(len(k)+len(v))
+	if o.beingWritten(device, s) {
+		return span{}, 0, nil
+	}
 	return s, freed, w.table(bucketLog).remove(k)
+}
+
+// beingWritten reports whether this commit may have written a device's row: it
+// will be acknowledged, and no queue knows yet that it is on disk, so that its
+// loss could not be told.
+func (o *Outbox) beingWritten(device devices.ID, s span) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	q := o.queues[device]
+	if s.run == o.run {
+		return q.committing > 0 && s.last >= q.memory[0].Seq
+	}
+	return s.run <= o.heldRun && q.found != nil
 }
 
 // frozenUntil is the place up to which a device's packs are out, may go out
@@ -662,15 +692,14 @@ func (o *Outbox) evictRow(w *writing, device devices.ID) (span, int64, error) {
 // boundaries are on disk.
 func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
 	var p place
-	c := w.table(bucketPacks).Cursor()
-	k, _ := c.Seek(append([]byte(device), 1)) // after all keys of the device
-	if k == nil {
-		k, _ = c.Last()
-	} else {
-		k, _ = c.Prev()
-	}
-	if d, run, first, ok := parseRowKey(k); ok && d == device {
-		if b, ok := parseBoundary(run, first, w.table(bucketPacks).get(k)); ok {
+	packs := w.table(bucketPacks)
+	c := packs.Cursor()
+	for k, _ := c.Seek(rowKey(device, 0, 0)); ; k, _ = c.Next() {
+		d, run, first, ok := parseRowKey(k)
+		if !ok || d != device {
+			break
+		}
+		if b, ok := parseBoundary(run, first, packs.get(k)); ok {
 			p = place{run, b.last}
 		}
 	}

@@ -450,21 +450,20 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 		}
 		row := deviceSpan{device, span{run, first, first + uint64(rowCount(v)) - 1}}
 		resolve(row)
+		q := o.queue(device)
 		if p, ok := parsePlace(cursors.get([]byte(device))); ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
 				return nil // the next commit that settles deletes it
 			}
 			row.first = p.seq + 1
 		}
+		used[run] = true
 		if p, ok := taken[device]; ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
-				used[run] = true
 				return nil // kept for a while
 			}
 			row.first = p.seq + 1
 		}
-		used[run] = true
-		q := o.queue(device)
 		q.extend(run, row.first, row.last)
 		o.enqueue(q)
 		if replaced {
