@@ -143,7 +143,9 @@ func (o *Outbox) commit() {
 	err := o.update(write)
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
 		// Nothing was written. An uncommon lot came at once: room first.
-		err = o.update(func(w *writing) error { return o.evict(w, o.options.MaxBytes/4) })
+		err = o.update(func(w *writing) error {
+			return errors.Join(o.evict(w, o.options.MaxBytes/4), o.writeSmall(w, c))
+		})
 		if err == nil {
 			err = o.update(write)
 		}
@@ -310,6 +312,14 @@ func (o *Outbox) write(w *writing, c *commit) error {
 			crashpoint.At(crashpoint.PacksPrepared)
 		}
 	}
+	err := o.writeSmall(w, c)
+	crashpoint.At(crashpoint.Committing)
+	return err
+}
+
+// writeSmall writes all but readings. It is called last, because what was lost
+// just now is told in the same transaction.
+func (o *Outbox) writeSmall(w *writing, c *commit) error {
 	for device, value := range c.states {
 		if err := w.table(bucketState).put([]byte(device), value); err != nil {
 			return err
@@ -323,7 +333,6 @@ func (o *Outbox) write(w *writing, c *commit) error {
 			}
 		}
 	}
-	// Last, because what was lost just now is told in the same transaction.
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
 	c.lastNote = o.notes.last
@@ -332,7 +341,6 @@ func (o *Outbox) write(w *writing, c *commit) error {
 	if len(fresh) > 0 {
 		crashpoint.At(crashpoint.NotesPut)
 	}
-	crashpoint.At(crashpoint.Committing)
 	return err
 }
 

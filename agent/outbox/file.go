@@ -409,6 +409,20 @@ func (o *Outbox) loadTaken(w *writing) (map[devices.ID]place, error) {
 	return taken, err
 }
 
+// removeDamaged takes rows away that cannot be read.
+func (o *Outbox) removeDamaged(t table, keys [][]byte) error {
+	if len(keys) > 0 && o.recovery == nil {
+		o.recovery = &Recovery{Reason: errDamaged.Error()}
+	}
+	for _, k := range keys {
+		o.recovery.Damaged++
+		if err := t.remove(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // loadLog makes the queues of what is on disk, and gives what is lost: rows
 // that are damaged, and where the file was damaged, what is missing between
 // others.
@@ -478,14 +492,8 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	for device, p := range taken {
 		o.tidy = append(o.tidy, settled{o.queue(device), p, time.Now()})
 	}
-	if len(bad) > 0 && o.recovery == nil {
-		o.recovery = &Recovery{Reason: errDamaged.Error()}
-	}
-	for _, k := range bad {
-		o.recovery.Damaged++
-		if err := log.remove(k); err != nil {
-			return nil, err
-		}
+	if err := o.removeDamaged(log, bad); err != nil {
+		return nil, err
 	}
 	for _, l := range lost {
 		used[l.run] = true

@@ -1,6 +1,8 @@
 package outbox
 
 import (
+	"bytes"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -262,11 +264,12 @@ func (q *queue) insert(s span) {
 func (o *Outbox) loadHeld(w *writing, used map[uint32]bool) error {
 	t := w.table(bucketHeld)
 	newest := t.Sequence()
+	var bad [][]byte
 	err := t.ForEach(func(k, v []byte) error {
 		device, run, key, ok := parseRowKey(k)
 		rs, err := decodeRow(bucketHeld, k, v)
 		if !ok || err != nil || len(rs) != 1 {
-			o.log.Error("a held reading cannot be read", "device", device, "error", err)
+			bad = append(bad, bytes.Clone(k))
 			o.stats.Lost++
 			return nil
 		}
@@ -280,7 +283,7 @@ func (o *Outbox) loadHeld(w *writing, used map[uint32]bool) error {
 		o.waiting[q] = struct{}{}
 		return nil
 	})
-	if err != nil {
+	if err := errors.Join(err, o.removeDamaged(t, bad)); err != nil {
 		return err
 	}
 	return t.atLeast(newest)

@@ -409,8 +409,17 @@ func TestDamagedRow(t *testing.T) {
 		_, _, first, _ = parseRowKey(k)
 		next, _ := c.Next()
 		_, _, second, _ = parseRowKey(next)
-		return tx.Bucket(bucketLog).Put(append([]byte(nil), k...), damaged)
+		w := &writing{tx: tx}
+		w.begin()
+		return errors.Join(w.table(bucketLog).Put(bytes.Clone(k), damaged), w.end())
 	})
+	if err == nil { // or the last change would be taken back
+		err = db.Update(func(tx *bolt.Tx) error {
+			w := &writing{tx: tx}
+			w.begin()
+			return w.end()
+		})
+	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -195,7 +195,7 @@ type walk struct {
 	visit  func(bucket []byte, it item) error
 	broken func(err error) error
 
-	buckets map[string]bool // those that were met
+	buckets map[string]uint64 // those that were met, and their sequences
 	depth   int
 }
 
@@ -203,7 +203,7 @@ type walk struct {
 const maxDepth = 64
 
 func newWalk(f *pages) *walk {
-	return &walk{pages: f, seen: make([]uint64, f.n/64+1), buckets: make(map[string]bool)}
+	return &walk{pages: f, seen: make([]uint64, f.n/64+1), buckets: make(map[string]uint64)}
 }
 
 func (w *walk) wasSeen(id uint64) bool { return w.seen[id/64]>>(id%64)&1 != 0 }
@@ -214,7 +214,7 @@ func (w *walk) root(id uint64) error {
 		if !it.bucket || len(it.value) < 16 {
 			return w.broken(damaged("the root has something that is no bucket"))
 		}
-		w.buckets[string(it.key)] = true
+		w.buckets[string(it.key)] = w.order.Uint64(it.value[8:])
 		visit := func(in item) error {
 			if in.bucket {
 				return w.broken(damaged("there is a bucket in the bucket %q", it.key))

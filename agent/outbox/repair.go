@@ -52,24 +52,32 @@ func repair(f *os.File) (*Recovery, error) {
 	// The two are of one transaction after the other: where they are not, the
 	// newest is lost.
 	paired := len(metas) == 2 && metas[0].transaction == metas[1].transaction+1
-	err = damaged("there is no meta page")
+	if !paired {
+		err = damaged("a meta page is damaged")
+	}
+	best, least := -1, 0
 	for i, m := range metas {
-		found := verify(f, m)
+		rows, found := verify(f, m)
 		switch {
-		case found == nil && paired && i == 0:
-			return nil, nil
-		case found == nil:
-			if i == 0 {
-				err = damaged("a meta page is damaged")
-			}
-			return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, m)
-		case !errors.As(found, new(damage)):
+		case found != nil && !errors.As(found, new(damage)):
 			return nil, found
-		case i == 0:
+		case found != nil && i == 0:
 			err = found
+		case found == nil && (best < 0 || rows < least):
+			best, least = i, rows
 		}
 	}
-	return nil, err
+	switch {
+	case len(metas) == 0:
+		return nil, damaged("there is no meta page")
+	case best < 0:
+		return nil, err
+	case best == 0 && paired:
+		return nil, nil
+	case err == nil:
+		err = errDamaged
+	}
+	return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, metas[best])
 }
 
 // revert makes the other meta of a file that of the whole one too, as of a
@@ -93,18 +101,18 @@ func revert(f *os.File, whole meta) error {
 
 // verify looks through the tree of a meta. It is whole where bbolt can walk
 // it, and where it has all values that were written: what is damaged in itself
-// is left to those who read it only in the log.
-func verify(f *os.File, m meta) error {
+// is left to those who read it only in rows, which are counted.
+func verify(f *os.File, m meta) (rows int, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if m.pages > uint64(info.Size()/m.pageSize) {
-		return damaged("the file has %d bytes of %d pages", info.Size(), m.pages)
+		return 0, damaged("the file has %d bytes of %d pages", info.Size(), m.pages)
 	}
 	var found, bad error
 	var written uint32
-	var sum, want uint64
+	var sum, want, transaction uint64
 	w := newWalk(&pages{f, boltOrder(), m.pageSize, m.pages})
 	w.broken = func(err error) error {
 		found = errors.Join(found, err)
@@ -118,12 +126,14 @@ func verify(f *os.File, m meta) error {
 		switch inMeta := bytes.Equal(bucket, bucketMeta); {
 		case inMeta && bytes.Equal(it.key, metaVersion):
 			written = version(it.value)
-		case inMeta && bytes.Equal(it.key, metaSum) && len(payload) == 8:
-			want = binary.BigEndian.Uint64(payload)
+		case inMeta && bytes.Equal(it.key, metaSum):
+			want, transaction = parseSum(payload)
 		case !inMeta:
 			sum += weight(it.value)
 		}
-		if !ok && !isRows(bucket) {
+		if !ok && isRows(bucket) {
+			rows++
+		} else if !ok {
 			bad = damaged("the value of %q in %s is damaged", it.key, bucket)
 		}
 		return nil
@@ -131,26 +141,31 @@ func verify(f *os.File, m meta) error {
 	err = w.root(m.root)
 	switch {
 	case written > schemaVersion:
-		return fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, written, schemaVersion)
+		return 0, fmt.Errorf("%w: its version is %d, this program knows %d", ErrNewer, written, schemaVersion)
 	case err != nil:
-		return err
+		return 0, err
 	case found != nil:
-		return first(found)
+		return 0, first(found)
 	case written == 0:
-		return damaged("it has no version")
+		return 0, damaged("it has no version")
 	}
 	for i, name := range buckets() {
 		if _, ok := w.buckets[string(name)]; !ok && (written > 1 || i < firstBuckets) {
-			return damaged("it has no bucket %s", name)
+			return 0, damaged("it has no bucket %s", name)
 		}
 	}
 	if written > 1 && bad != nil {
-		return bad
+		return 0, bad
+	}
+	// Where nothing of the newest tree was written, its root is that of an older
+	// one, whole in itself.
+	if written > 1 && transaction != m.transaction {
+		return 0, damaged("the tree of the transaction %d is that of %d", m.transaction, transaction)
 	}
 	if written > 1 && sum != want {
-		return damaged("something is missing, or an old page came back")
+		return 0, damaged("something is missing, or an old page came back")
 	}
-	return nil
+	return rows, nil
 }
 
 // first gives the first of joined errors.
@@ -314,8 +329,8 @@ func (s *salvage) count(size, pages int64) (int, error) {
 	return n, nil
 }
 
-// rootSequence tells whether a page is a root of ours, and how many
-// transactions there were before it.
+// rootSequence tells whether a page is a root of ours, and of which
+// transaction.
 func (s *salvage) rootSequence(id uint64) (uint64, bool) {
 	p, err := s.pages.read(id)
 	if err != nil || !p.leaf || len(p.items) < firstBuckets || len(p.items) > len(buckets()) {

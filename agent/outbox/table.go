@@ -107,21 +107,25 @@ func (t table) empty() error {
 	return err
 }
 
-func (w *writing) begin() {
-	if b := w.meta().get(metaSum); len(b) == 8 {
-		w.sum = binary.BigEndian.Uint64(b)
-	}
+func (w *writing) begin() { w.sum, _ = parseSum(w.meta().get(metaSum)) }
+
+// end makes the sum good. With it goes the number of the transaction, so that
+// an old tree is known by it. The sequence of meta is that number too: a root
+// tells of itself which is newer where no meta page is left.
+func (w *writing) end() error {
+	meta, transaction := w.meta(), uint64(w.tx.ID())
+	sum := binary.BigEndian.AppendUint64(nil, w.sum)
+	return errors.Join(
+		meta.put(metaSum, binary.BigEndian.AppendUint64(sum, transaction)),
+		meta.SetSequence(transaction))
 }
 
-// end makes the sum good. The sequence of meta counts the transactions, so that
-// of two trees the newer is known where nothing else says it.
-func (w *writing) end() error {
-	meta := w.meta()
-	if err := meta.put(metaSum, binary.BigEndian.AppendUint64(nil, w.sum)); err != nil {
-		return err
+// parseSum gives zeros where there is none.
+func parseSum(b []byte) (sum, transaction uint64) {
+	if len(b) != 16 {
+		return 0, 0
 	}
-	_, err := meta.NextSequence()
-	return err
+	return binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 }
 
 // meta is not in the sum, which it holds.
