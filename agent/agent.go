@@ -112,6 +112,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
 	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	defer stopBridge()
 	defer stopForward()
 	var bridging, forwarding sync.WaitGroup
@@ -124,6 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	a.mu.Lock()
+	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.hire(ctx)
 	a.mu.Unlock()
 
@@ -273,19 +276,6 @@ func lossNote(l outbox.Loss) []byte {
 		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
 	}
 	b, err := json.Marshal(e)
-	if err != nil {
-		panic(err) // the type has nothing that cannot be marshalled
-	}
-	return b
-}
-
-// recoveryNote tells of a damaged store as an event.
-func recoveryNote(r outbox.Recovery) []byte {
-	now := time.Now()
-	b, err := json.Marshal(bridge.Event{
-		ID: fmt.Sprintf("store-%d", now.UnixMicro()), Time: now, Category: "alarm", Device: devices.Gateway,
-		Title: "the store was damaged", Summary: r.String(),
-	})
 	if err != nil {
 		panic(err) // the type has nothing that cannot be marshalled
 	}

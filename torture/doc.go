@@ -35,16 +35,4 @@
 //     printed, and does not count; what is doubled or out of order does.
 //
 // Clock steps are left out: that needs a machine whose clock may be set.
-//
-// # Not yet
-//
-// The gateway does not bear all of it yet. The test in this folder runs what it
-// does bear; with these the verdict is not good so far:
-//
-//   - disk-bad-writes, disk-bad-syncs, disk-read-only, disk-full: after the
-//     first commit that fails nothing is written any more until somebody starts
-//     the gateway anew, with outbox.ack: disk nothing is taken, and what was on
-//     the disk holds up what comes after it.
-//   - lying-card: where the number of the new run is forgotten it is given
-//     again, and items of the run before are overwritten with other readings.
 package main

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// TestTorture runs what the gateway bears so far; see "Not yet" in the package
-// comment.
+// TestTorture has some of each kind of fault.
 func TestTorture(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes half a minute")
+		t.Skip("it takes a minute")
 	}
 	for name, faults := range map[string]string{
 		"links":    "link-cut,link-flap,link-held,link-up-held,link-down-held,server-,broker-",
 		"restarts": "kill,term,power-cut,server-,broker-",
+		"disks":    "disk-",
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options{cycles: 3, seed: 1, faults: faults, ack: "server", patience: 3 * time.Minute, dir: t.TempDir()}

@@ -781,6 +781,7 @@ func (o *Outbox) applyJob(j *job) {
 // that wait for the disk alone are not acknowledged.
 func (o *Outbox) fail(c *commit, err error) {
 	o.failed = err
+	close(o.down)
 	o.log.Error("the outbox cannot be written any more; readings are kept in memory only", "error", err)
 	for _, j := range c.jobs {
 		j.queue.committing = 0

@@ -121,6 +121,7 @@ type Outbox struct {
 	saving  bool                // Save was called
 	urgent  bool                // an ack window is half full, or a queue wants to be frozen
 	failed  error               // why nothing can be written any more
+	down    chan struct{}       // closed then
 	closed  bool
 	stats   Stats
 	tidy    []settled // what the disk may forget, oldest first
@@ -203,6 +204,7 @@ func Open(path string, options Options) (*Outbox, error) {
 		ready:    make(chan struct{}, 1),
 		kick:     make(chan struct{}, 1),
 		done:     make(chan struct{}),
+		down:     make(chan struct{}),
 	}
 	crashpoint.At(crashpoint.StoreOpened)
 	if err := o.load(); err != nil {
@@ -214,6 +216,11 @@ func Open(path string, options Options) (*Outbox, error) {
 	go o.commitLoop()
 	return o, nil
 }
+
+// Failed gives a channel that is closed when the file cannot be written any
+// more, which another start alone can change. Until then the outbox goes on in
+// memory, as far as that is bounded; with [AckDisk] nothing is taken.
+func (o *Outbox) Failed() <-chan struct{} { return o.down }
 
 // Close writes what is not settled, stops the committer and closes the file.
 func (o *Outbox) Close() error {

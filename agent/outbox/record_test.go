@@ -129,23 +129,7 @@ func v1Reading(device devices.ID, i int) devices.Reading {
 // 0-11 of two devices and the second 100-108; one pack of each device was
 // frozen, and the one of the kitchen settled.
 func TestUpgrade(t *testing.T) {
-	f, err := os.Open("testdata/v1.db.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "o.db")
-	if err := os.WriteFile(path, old, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := gunzip(t, "testdata/v1.db.gz")
 	options := testOptions()
 	options.Encode = func(device devices.ID, frozen time.Time, rs []devices.Record, _ int) ([]byte, int) {
 		rs = rs[:min(len(rs), 5)]
@@ -161,8 +145,8 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	o := open(t, path, options)
-	if want := "8f2f26f381.8"; o.Store() != want {
-		t.Errorf("store %s, want %s", o.Store(), want)
+	if !o.Mine("8f2f26f381.2") {
+		t.Errorf("store %s", o.Store())
 	}
 	take(t, o, message("hall", 1)) // goes last
 	items := map[devices.ID]string{}
@@ -185,7 +169,7 @@ func TestUpgrade(t *testing.T) {
 		o.Settle(p)
 	}
 	want := map[devices.ID]string{
-		"hall":    " 8f2f26f381.1-1-5 8f2f26f381.1-6-10 8f2f26f381.1-11-12 8f2f26f381.2-1-5 8f2f26f381.2-6-9 8f2f26f381.8-1-1",
+		"hall":    " 8f2f26f381.1-1-5 8f2f26f381.1-6-10 8f2f26f381.1-11-12 8f2f26f381.2-1-5 8f2f26f381.2-6-9 " + o.Store() + "-1-1",
 		"kitchen": " 8f2f26f381.1-6-10 8f2f26f381.1-11-12 8f2f26f381.2-1-5 8f2f26f381.2-6-9",
 	}
 	if !reflect.DeepEqual(items, want) {
@@ -272,4 +256,78 @@ func BenchmarkStoredBytes(b *testing.B) {
 			b.ReportMetric(float64(written.GetPageAlloc())/float64(b.N*count), "written-bytes/reading")
 		})
 	}
+}
+
+// TestUpgradeHeld opens a file of version 1 with all else that version could
+// keep: what is held, what was accepted and is kept, stamps of a boot that did
+// not know the time, and the clock's state.
+func TestUpgradeHeld(t *testing.T) {
+	path := gunzip(t, "testdata/v1-held.db.gz")
+	options := testOptions()
+	options.Encode = encodeExact
+	options.Ack, options.Machine, options.BootID = AckDisk, "m", "b"
+	var clock string
+	options.Boot = func(b []byte) []byte { clock = string(b); return b }
+	options.Date = func(stamp string) string { return "dating of " + stamp }
+	options.Apply = func(dating string, r *devices.Record) {
+		if dating == "dating of s1" {
+			r.Time = r.Time.Add(time.Hour)
+		}
+	}
+	o := open(t, path, options)
+	if !o.Mine("247de404b8.1") || clock != "clock 2" || string(o.State("kitchen")) != "warm" {
+		t.Errorf("store %s, clock %q, state %q", o.Store(), clock, o.State("kitchen"))
+	}
+	if note := o.NextNote(); note == nil || string(note.Body) != "note" {
+		t.Errorf("note %v", note)
+	}
+	if device, any := o.Doubt(); device != "hall" || !any {
+		t.Fatalf("doubt about %q", device)
+	}
+	o.Resolve("hall", map[devices.Origin]int{devices.NewOrigin([]byte("hall"), []byte{1}): 1})
+	got := ""
+	for n := 0; n < 7+2; {
+		p := nextWithin(t, o)
+		got += fmt.Sprintln(p.Device, p.Item()) + string(p.Payload)
+		n += p.Count()
+		o.Settle(p)
+	}
+	const want = `kitchen 247de404b8.1-6-10
+kitchen 1795161605000000 [{n 5  0}]
+kitchen 1795165206000000 [{n 6  0}]
+kitchen 1795165207000000 [{n 7  0}]
+kitchen 1795165208000000 [{n 8  0}]
+kitchen 1795165209000000 [{n 9  0}]
+kitchen 247de404b8.1-11-12
+kitchen 1795165210000000 [{n 10  0}]
+kitchen 1795165211000000 [{n 11  0}]
+hall 247de404b8.2-1-2
+hall 1795161600000000 [{n 0  0}]
+hall 1795161602000000 [{n 2  0}]
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+// gunzip unpacks a file to where it may be changed.
+func gunzip(t *testing.T, name string) (path string) {
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(t.TempDir(), "o.db")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

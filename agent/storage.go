@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+const (
+	// probeEvery is how often a disk that failed is tried. Each success is a
+	// new start, which must not be all that the gateway does.
+	probeEvery = 15 * time.Second
+	// probeSize is about what a commit writes.
+	probeSize = 64 << 10
+)
+
+// watchStore waits for the store to fail, and then for the disk to work again.
+// After a failed write nobody knows what a file holds that is open still, so
+// that the gateway ends then, for whoever keeps it running to start it anew.
+func (a *Agent) watchStore(ctx context.Context, dir string, end func()) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.outbox.Failed():
+	}
+	a.outbox.AddNote(storeNote("the store cannot be written", a.outbox.Stats().Fault+"; what comes is sent, and kept in memory until then"))
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := probe(dir); err == nil {
+			a.log.Info("the disk can be written again; the gateway ends, to read the store anew")
+			end()
+			return
+		}
+	}
+}
+
+// probe writes as much to a directory as the store does at a time.
+func probe(dir string) error {
+	f, err := os.CreateTemp(dir, "probe-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, probeSize))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
+}
+
+// recoveryNote tells of a damaged store as an event.
+func recoveryNote(r outbox.Recovery) []byte { return storeNote("the store was damaged", r.String()) }
+
+func storeNote(title, summary string) []byte {
+	now := time.Now()
+	b, err := json.Marshal(bridge.Event{
+		ID: fmt.Sprintf("store-%d", now.UnixMicro()), Time: now, Category: "alarm", Device: devices.Gateway,
+		Title: title, Summary: summary,
+	})
+	if err != nil {
+		panic(err) // the type has nothing that cannot be marshalled
+	}
+	return b
+}
