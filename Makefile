@@ -40,6 +40,12 @@ test: go deps ## everything, against real servers
 	$(GO) vet $(PKG)
 	$(GO) test $(RACE) -timeout 20m $(PKG)
 
+# The store counts in 64 bits, and its file may be larger than an int is on the
+# boards of 32 bits.
+.PHONY: test32
+test32: go ## the store's tests as a program of 32 bits
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -timeout 20m ./agent/outbox
+
 .PHONY: bench
 bench: go deps ## throughput, delay and memory
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)

@@ -53,6 +53,9 @@ func (n *notes) unwritten() []Note {
 
 // writeNotes puts new notes on disk and takes settled ones off it.
 func writeNotes(w *writing, fresh []Note, last uint64, settled []uint64) error {
+	if len(fresh)+len(settled) == 0 {
+		return nil // or each commit would write the bucket
+	}
 	t := w.table(bucketNotes)
 	for _, note := range fresh {
 		if err := t.put(noteKey(note.Number), note.Body); err != nil {
