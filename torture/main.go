@@ -19,6 +19,7 @@ import (
 // options are what is to be done.
 type options struct {
 	cycles   int
+	houses   int
 	seed     uint64
 	faults   string // see choose
 	mode     string // component or account
@@ -32,6 +33,7 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.cycles, "cycles", 30, "how many times faults happen and a verdict is given")
+	flag.IntVar(&o.houses, "houses", 4, "how many gateways, with all around them, share the cycles")
 	flag.Uint64Var(&o.seed, "seed", rand.Uint64N(1_000_000), "chooses the faults (default random)")
 	flag.StringVar(&o.faults, "faults", "", "only these: names with commas; disk- is all that begin so: "+names())
 	flag.StringVar(&o.mode, "mode", "", "component or account (default by seed)")
@@ -41,7 +43,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep what was written also when all is well")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := torture(ctx, o, os.Stdout)
+	err := street(ctx, o, os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "torture:", err)
@@ -60,8 +62,8 @@ func names() string {
 // errVerdict says that the verdict is not good; it was printed.
 var errVerdict = errors.New("the gateway does not keep its promise")
 
-// torture runs the cycles and prints the verdict.
-func torture(ctx context.Context, o options, out io.Writer) (err error) {
+// torture runs the cycles of one house and prints the verdict.
+func torture(ctx context.Context, o options, out io.Writer) (v verdict, err error) {
 	r := rand.New(rand.NewPCG(o.seed, 0))
 	if mode := []string{"component", "account"}[r.IntN(2)]; o.mode == "" {
 		o.mode = mode
@@ -72,11 +74,11 @@ func torture(ctx context.Context, o options, out io.Writer) (err error) {
 	noDisk := hasFUSE()
 	allowed, err := choose(o.faults, noDisk == nil)
 	if err != nil {
-		return err
+		return v, err
 	}
 	if o.dir == "" {
 		if o.dir, err = os.MkdirTemp("", "porchlight-torture-"); err != nil {
-			return err
+			return v, err
 		}
 		defer func() {
 			if err == nil && !o.keep || ctx.Err() != nil {
@@ -84,7 +86,7 @@ func torture(ctx context.Context, o options, out io.Writer) (err error) {
 			}
 		}()
 	}
-	replay := fmt.Sprintf("go run ./torture -cycles %d -seed %d -mode %s -ack %s", o.cycles, o.seed, o.mode, o.ack)
+	replay := fmt.Sprintf("go run ./torture -houses 1 -cycles %d -seed %d -mode %s -ack %s", o.cycles, o.seed, o.mode, o.ack)
 	if o.faults != "" {
 		replay += " -faults " + o.faults
 	}
@@ -94,27 +96,27 @@ func torture(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	program := filepath.Join(o.dir, "porchlight")
 	if err := build(ctx, program, o.race); err != nil {
-		return err
+		return v, err
 	}
 	w, err := newWorld(ctx, o, program, noDisk == nil, out)
 	if err != nil {
-		return err
+		return v, err
 	}
-	good := w.cycles(ctx, allowed)
+	v, good := w.cycles(ctx, allowed)
 	if err := w.close(!good); err != nil {
-		return err
+		return v, err
 	}
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return v, err
 	}
 	if noDisk != nil {
 		fmt.Fprintf(out, "DISK FAULTS AND POWER CUTS WERE SKIPPED: %v\n", noDisk)
 	}
 	if !good {
 		fmt.Fprintf(out, "logs, ledger and store are in %s\nagain: %s\n", o.dir, replay)
-		return errVerdict
+		return v, errVerdict
 	}
-	return nil
+	return v, nil
 }
 
 func build(ctx context.Context, program string, race bool) error {

@@ -25,7 +25,7 @@ func TestTorture(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options{cycles: 3, seed: 1, faults: faults, ack: "server", patience: 3 * time.Minute, dir: t.TempDir()}
-			if err := torture(t.Context(), o, t.Output()); err != nil {
+			if _, err := torture(t.Context(), o, t.Output()); err != nil {
 				t.Error(err)
 			}
 		})

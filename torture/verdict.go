@@ -30,6 +30,17 @@ func (v verdict) String() string {
 	return s
 }
 
+// join adds the counts of another house.
+func (v *verdict) join(other verdict) {
+	v.acknowledged += other.acknowledged
+	v.delivered += other.delivered
+	v.lost += other.lost
+	v.doubled += other.doubled
+	v.disordered += other.disordered
+	v.changed += other.changed
+	v.excused += other.excused
+}
+
 func (v *verdict) add(count *int, format string, args ...any) {
 	*count++
 	v.details = append(v.details, fmt.Sprintf(format, args...))

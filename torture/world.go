@@ -253,10 +253,9 @@ func (w *world) close(keep bool) error {
 
 // cycles runs the cycles, prints of each what happened and what came of it, and
 // reports whether all was well.
-func (w *world) cycles(ctx context.Context, allowed []kind) bool {
+func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good bool) {
 	began := time.Now()
 	told := make(map[string]bool)
-	var v verdict
 	drain := func() (took time.Duration) {
 		since := time.Now()
 		if err := w.drain(ctx); err != nil && ctx.Err() == nil {
@@ -319,7 +318,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) bool {
 	if w.ledger.err != nil {
 		fmt.Fprintln(w.out, w.ledger.err)
 	}
-	return v.good() && len(w.blamed()) == 0 && crashed == 0 && w.ledger.err == nil
+	return v, v.good() && len(w.blamed()) == 0 && crashed == 0 && w.ledger.err == nil
 }
 
 func (w *world) tell(took time.Duration) {
