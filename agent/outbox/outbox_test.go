@@ -471,6 +471,57 @@ func TestDiskFails(t *testing.T) {
 	})
 }
 
+// TestUnsureCommit has a commit fail of which all was written. What it had is
+// not sent under boundaries that the disk may not know, and a start finds it.
+func TestUnsureCommit(t *testing.T) {
+	options := testOptions()
+	options.CommitAfter = time.Hour
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, options)
+	take(t, o, message("hall", 1))
+	out := o.Next()
+	kept := take(t, o, message("kitchen", 1, 2))
+	o.mu.Lock()
+	c := o.gather()
+	o.mu.Unlock()
+	err := o.update(func(w *writing) error {
+		w.tx.OnCommit(func() { panic("the last sync fails") })
+		return o.write(w, c)
+	})
+	o.mu.Lock()
+	o.fail(c, err)
+	o.mu.Unlock()
+	take(t, o, message("attic", 1))
+	if p := o.Next(); p == nil || p.Device != "attic" {
+		t.Errorf("%+v goes out, want what is not on disk", p)
+	}
+	if p := o.Next(); p != nil {
+		t.Errorf("%s of %s goes out, and may be on disk in other items", p.Item(), p.Device)
+	}
+	o.Settle(out)
+	if o.Close() == nil || kept.Err() == nil {
+		t.Error("acknowledged though neither disk nor server has it for sure")
+	}
+	o = open(t, path, options)
+	if p := nextOf(t, o, "hall"); p.Item() != out.Item() {
+		t.Errorf("%s was sent, and goes out as %s", out.Item(), p.Item())
+	}
+	if p := nextOf(t, o, "kitchen"); p.Count() != 2 {
+		t.Errorf("%s goes out", p.Item())
+	}
+}
+
+// nextOf gives the next pack of a device.
+func nextOf(t *testing.T, o *Outbox, device devices.ID) *Pack {
+	t.Helper()
+	for p := nextWithin(t, o); ; p = nextWithin(t, o) {
+		if p.Device == device {
+			return p
+		}
+		o.Release(p, 0)
+	}
+}
+
 // TestFloodKeepsToItsShare has devices send without end while the disk takes
 // nothing: they get their shares, and one that sends a little is not refused.
 func TestFloodKeepsToItsShare(t *testing.T) {
