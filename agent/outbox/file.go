@@ -98,6 +98,9 @@ func openFile(path string, options Options) (*bolt.DB, *Recovery, error) {
 		}
 		f, err = lockFile(path)
 	}
+	if err == nil {
+		err = persist(f)
+	}
 	if err != nil {
 		if f != nil {
 			f.Close()

@@ -80,6 +80,26 @@ func repair(f *os.File) (*Recovery, error) {
 	return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, metas[best])
 }
 
+// persist writes again what is seen, and may not be kept: where a sync failed,
+// the system takes what it could not write for written. That is the metas,
+// before which all they lead to was synced, and the name of the file.
+func persist(f *os.File) error {
+	metas, err := readMetas(f)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, pageHeader+metaSize)
+	for _, m := range metas {
+		if _, err := f.ReadAt(b, m.at); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, m.at); err != nil {
+			return err
+		}
+	}
+	return errors.Join(f.Sync(), syncDir(filepath.Dir(f.Name())))
+}
+
 // revert makes the other meta of a file that of the whole one too, as of a
 // transaction before.
 func revert(f *os.File, whole meta) error {
