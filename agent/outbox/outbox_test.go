@@ -366,6 +366,58 @@ func TestCopiedCard(t *testing.T) {
 	}
 }
 
+// TestMendedStore opens a store of which the last change is taken back, and one
+// that is replaced: neither gives an item the id of one that is out, and both
+// recognise that one as theirs.
+func TestMendedStore(t *testing.T) {
+	page := os.Getpagesize()
+	for name, damage := range map[string]func(b []byte, newest int64){
+		"taken back": func(b []byte, newest int64) { clear(b[newest:][:page]) },
+		"replaced":   func(b []byte, _ int64) { clear(b[:2*page]) },
+	} {
+		path := filepath.Join(t.TempDir(), "o.db")
+		var sent *Pack
+		for range 2 {
+			o := open(t, path, testOptions())
+			take(t, o, message("kitchen", 1))
+			sent = nextWithin(t, o)
+			o.Settle(sent)
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		metas, err := readMetas(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damage(b, metas[0].at)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := open(t, path, testOptions())
+		if !o.Mine(sent.Store) {
+			t.Errorf("%s: %s does not know %s", name, o.Store(), sent.Store)
+		}
+		for _, r := range o.runs {
+			if r == sent.Store {
+				t.Errorf("%s: %s is used again", name, r)
+			}
+		}
+		options := testOptions()
+		options.Machine = "another"
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if o = open(t, path, options); o.Mine(sent.Store) {
+			t.Errorf("%s: %s goes on as %s on another machine", name, sent.Store, o.Store())
+		}
+	}
+}
+
 func nextWithin(t *testing.T, o *Outbox) *Pack {
 	t.Helper()
 	deadline := time.After(30 * time.Second)

@@ -493,7 +493,11 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		}
 		s.used[run] = true
 	case string(bucketMeta):
-		if !whole || !linked || !bytes.Equal(it.key, metaClock) && !bytes.Equal(it.key, metaBoot) {
+		wanted := [][]byte{metaClock, metaBoot, metaMachine}
+		if !s.old { // and has a CRC
+			wanted = append(wanted, metaRandom)
+		}
+		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
 		}
 	case string(bucketTaken):
@@ -516,10 +520,11 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		s.w.begin()
 	}
 	t := s.w.table(bucket)
-	if bytes.Equal(bucket, bucketMeta) {
+	inMeta := bytes.Equal(bucket, bucketMeta)
+	if inMeta {
 		t = s.w.meta()
 	}
-	if before := t.Get(it.key); before != nil && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
+	if before := t.Get(it.key); before != nil && !inMeta && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
 		return nil
 	}
 	if err := t.copy(it.key, value); err != nil {
