@@ -243,6 +243,12 @@ func (o *Outbox) update(fn func(w *writing) error) (err error) {
 	if err != nil {
 		return err
 	}
+	id := tx.ID()
+	defer func() {
+		if err != nil && o.shows(id) {
+			err = fmt.Errorf("%w: %w", errUnsure, err)
+		}
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("cannot read the file: %v", p)
@@ -260,6 +266,22 @@ func (o *Outbox) update(fn func(w *writing) error) (err error) {
 		return errors.Join(err, tx.Rollback())
 	}
 	return tx.Commit()
+}
+
+// errUnsure says that a transaction failed when all of it was written: its last
+// sync did, and nobody knows whether a start finds it.
+var errUnsure = errors.New("it is not known what the disk has")
+
+// shows reports whether a transaction, which failed, is seen all the same. A
+// file that cannot be read may show anything.
+func (o *Outbox) shows(id int) (seen bool) {
+	defer func() { seen = seen || recover() != nil }()
+	tx, err := o.db.Begin(false)
+	if err != nil {
+		return false // closed, so that nothing was written
+	}
+	seen = tx.ID() >= id
+	return tx.Rollback() != nil || seen
 }
 
 func (o *Outbox) write(w *writing, c *commit) error {
@@ -778,14 +800,22 @@ func (o *Outbox) applyJob(j *job) {
 }
 
 // fail ends all writing. What is in memory still goes to the server; devices
-// that wait for the disk alone are not acknowledged.
+// that wait for the disk alone are not acknowledged. What may be on disk stays,
+// as if it were being written: a start would send it in other items.
 func (o *Outbox) fail(c *commit, err error) {
 	o.failed = err
 	close(o.down)
 	o.log.Error("the outbox cannot be written any more; readings are kept in memory only", "error", err)
 	for _, j := range c.jobs {
-		j.queue.committing = 0
-		j.queue.wants = false
-		o.enqueue(j.queue)
+		q := j.queue
+		q.wants = false
+		if errors.Is(err, errUnsure) {
+			continue
+		}
+		q.committing = 0
+		if q.accepted > 0 { // while it was being written
+			o.settleMemory(q, q.memory[q.accepted-1].Seq)
+		}
+		o.enqueue(q)
 	}
 }

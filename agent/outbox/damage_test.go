@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/torture/faultfs"
 )
 
 // encodeExact is an Encode that says which reading is which, so that an altered
@@ -313,4 +315,86 @@ func TestTwoDamagedAreKept(t *testing.T) {
 			t.Errorf("damaged file %d: %q, %v", i+1, b, err)
 		}
 	}
+}
+
+// TestFailedSync has the last sync of a commit fail, and after a start and a
+// power cut all is well: the system shows what the disk never got. It runs in a
+// child process; see [faultfs.Disk.Mount].
+func TestFailedSync(t *testing.T) {
+	if dir := os.Getenv("OUTBOX_DISK"); dir != "" {
+		o := open(t, filepath.Join(dir, "o.db"), testOptions())
+		if o.recovery != nil {
+			t.Fatal(o.recovery)
+		}
+		take(t, o, message("kitchen", 1, 2, 3))
+		if os.Getenv("OUTBOX_CLOSE") == "" {
+			os.Exit(0) // as a killed process does
+		}
+		return
+	}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil || os.Geteuid() != 0 {
+		t.Skipf("SKIPPED: mounting needs root and /dev/fuse (%v), so nothing is known of it", err)
+	} else {
+		f.Close()
+	}
+	d, dir := faultfs.New(), t.TempDir()
+	mount := func() (unmount func()) {
+		end, err := d.Mount(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := end(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	use := func(env ...string) {
+		child := exec.Command(os.Args[0], "-test.run", "^TestFailedSync$", "-test.v")
+		child.Env = append(append(os.Environ(), "OUTBOX_DISK="+dir), env...)
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	pages := func() (b []byte, newest int64) {
+		f, err := os.Open(filepath.Join(dir, "o.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		metas, err := readMetas(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = make([]byte, 2*metas[0].pageSize)
+		if _, err := f.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		return b, metas[0].at
+	}
+	unmount := mount()
+	use("OUTBOX_CLOSE=1")
+	old, _ := pages()
+	use("OUTBOX_CLOSE=1")
+	now, at := pages()
+	f, err := os.OpenFile(filepath.Join(dir, "o.db"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(b []byte) error {
+		_, err := f.WriteAt(b[at:at+pageHeader+metaSize], at)
+		return errors.Join(err, f.Sync())
+	}
+	kept := write(old)
+	d.Set(faultfs.Trouble{FailSyncs: true})
+	failed := write(now)
+	d.Set(faultfs.Trouble{})
+	if err := errors.Join(kept, f.Close()); err != nil || failed == nil {
+		t.Fatalf("%v, %v", err, failed)
+	}
+	use()
+	unmount()
+	d.Cut(rand.New(rand.NewPCG(1, 1)))
+	defer mount()()
+	use()
 }

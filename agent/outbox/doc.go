@@ -35,9 +35,8 @@
 // Cards lose what they said they had written. Open therefore looks through the
 // file before bbolt does (page.go, repair.go): it takes the last transaction
 // back where that makes the file whole, and otherwise puts a new file in its
-// place with all that can be read. Either way it goes on under a new store
-// name, since it cannot know which numbers were used. What it did is in
-// [Recovery]. Errors of reading, as opposed to what was read, are returned.
+// place with all that can be read. Either way it goes on with a far higher
+// run, since it cannot know which were used. What it did is in [Recovery]. Errors of reading, as opposed to what was read, are returned.
 //
 // # Goroutines
 //

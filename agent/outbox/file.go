@@ -98,6 +98,9 @@ func openFile(path string, options Options) (*bolt.DB, *Recovery, error) {
 		}
 		f, err = lockFile(path)
 	}
+	if err == nil {
+		err = persist(f)
+	}
 	if err != nil {
 		if f != nil {
 			f.Close()
@@ -342,11 +345,11 @@ func (w *writing) upgrade() error {
 	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
 }
 
-// runGap is skipped where the newest runs may not be known.
-const runGap = 1000
-
 // runStep bounds how much is skipped at each start, while there are many left.
 const runStep = 4096
+
+// runGap is skipped where the newest runs may not be known.
+const runGap = 4 * runStep
 
 // startRun raises the run, which is on disk before it is used because load is
 // one transaction.
@@ -354,13 +357,13 @@ func (o *Outbox) startRun(w *writing) error {
 	meta := w.meta()
 	random, machine := string(meta.get(metaRandom)), string(meta.get(metaMachine))
 	run := number32(meta.get(metaRun))
-	// Of a copied card the original may go on counting under the old name, and
-	// of a damaged one nobody knows what was sent under the newest runs.
-	recovered := o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "")
-	if recovered {
+	// Nobody knows what was sent under the newest runs of a damaged file. Its
+	// random stays, or what arrived would not be recognised.
+	if o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "") {
 		run += runGap
 	}
-	if recovered || machine != "" && machine != o.options.Machine {
+	// Of a copied card the original may go on counting under the old name.
+	if machine != "" && machine != o.options.Machine {
 		var err error
 		if random, err = newRandom(); err != nil {
 			return err

@@ -366,6 +366,58 @@ func TestCopiedCard(t *testing.T) {
 	}
 }
 
+// TestMendedStore opens a store of which the last change is taken back, and one
+// that is replaced: neither gives an item the id of one that is out, and both
+// recognise that one as theirs.
+func TestMendedStore(t *testing.T) {
+	page := os.Getpagesize()
+	for name, damage := range map[string]func(b []byte, newest int64){
+		"taken back": func(b []byte, newest int64) { clear(b[newest:][:page]) },
+		"replaced":   func(b []byte, _ int64) { clear(b[:2*page]) },
+	} {
+		path := filepath.Join(t.TempDir(), "o.db")
+		var sent *Pack
+		for range 2 {
+			o := open(t, path, testOptions())
+			take(t, o, message("kitchen", 1))
+			sent = nextWithin(t, o)
+			o.Settle(sent)
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		metas, err := readMetas(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damage(b, metas[0].at)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := open(t, path, testOptions())
+		if !o.Mine(sent.Store) {
+			t.Errorf("%s: %s does not know %s", name, o.Store(), sent.Store)
+		}
+		for _, r := range o.runs {
+			if r == sent.Store {
+				t.Errorf("%s: %s is used again", name, r)
+			}
+		}
+		options := testOptions()
+		options.Machine = "another"
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if o = open(t, path, options); o.Mine(sent.Store) {
+			t.Errorf("%s: %s goes on as %s on another machine", name, sent.Store, o.Store())
+		}
+	}
+}
+
 func nextWithin(t *testing.T, o *Outbox) *Pack {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
@@ -469,6 +521,57 @@ func TestDiskFails(t *testing.T) {
 			t.Errorf("memory is not bounded: %v", err)
 		}
 	})
+}
+
+// TestUnsureCommit has a commit fail of which all was written. What it had is
+// not sent under boundaries that the disk may not know, and a start finds it.
+func TestUnsureCommit(t *testing.T) {
+	options := testOptions()
+	options.CommitAfter = time.Hour
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, options)
+	take(t, o, message("hall", 1))
+	out := o.Next()
+	kept := take(t, o, message("kitchen", 1, 2))
+	o.mu.Lock()
+	c := o.gather()
+	o.mu.Unlock()
+	err := o.update(func(w *writing) error {
+		w.tx.OnCommit(func() { panic("the last sync fails") })
+		return o.write(w, c)
+	})
+	o.mu.Lock()
+	o.fail(c, err)
+	o.mu.Unlock()
+	take(t, o, message("attic", 1))
+	if p := o.Next(); p == nil || p.Device != "attic" {
+		t.Errorf("%+v goes out, want what is not on disk", p)
+	}
+	if p := o.Next(); p != nil {
+		t.Errorf("%s of %s goes out, and may be on disk in other items", p.Item(), p.Device)
+	}
+	o.Settle(out)
+	if o.Close() == nil || kept.Err() == nil {
+		t.Error("acknowledged though neither disk nor server has it for sure")
+	}
+	o = open(t, path, options)
+	if p := nextOf(t, o, "hall"); p.Item() != out.Item() {
+		t.Errorf("%s was sent, and goes out as %s", out.Item(), p.Item())
+	}
+	if p := nextOf(t, o, "kitchen"); p.Count() != 2 {
+		t.Errorf("%s goes out", p.Item())
+	}
+}
+
+// nextOf gives the next pack of a device.
+func nextOf(t *testing.T, o *Outbox, device devices.ID) *Pack {
+	t.Helper()
+	for p := nextWithin(t, o); ; p = nextWithin(t, o) {
+		if p.Device == device {
+			return p
+		}
+		o.Release(p, 0)
+	}
 }
 
 // TestFloodKeepsToItsShare has devices send without end while the disk takes

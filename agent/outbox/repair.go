@@ -80,6 +80,26 @@ func repair(f *os.File) (*Recovery, error) {
 	return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, metas[best])
 }
 
+// persist writes again what is seen, and may not be kept: where a sync failed,
+// the system takes what it could not write for written. That is the metas,
+// before which all they lead to was synced, and the name of the file.
+func persist(f *os.File) error {
+	metas, err := readMetas(f)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, pageHeader+metaSize)
+	for _, m := range metas {
+		if _, err := f.ReadAt(b, m.at); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, m.at); err != nil {
+			return err
+		}
+	}
+	return errors.Join(f.Sync(), syncDir(filepath.Dir(f.Name())))
+}
+
 // revert makes the other meta of a file that of the whole one too, as of a
 // transaction before.
 func revert(f *os.File, whole meta) error {
@@ -473,7 +493,11 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		}
 		s.used[run] = true
 	case string(bucketMeta):
-		if !whole || !linked || !bytes.Equal(it.key, metaClock) && !bytes.Equal(it.key, metaBoot) {
+		wanted := [][]byte{metaClock, metaBoot, metaMachine}
+		if !s.old { // and has a CRC
+			wanted = append(wanted, metaRandom)
+		}
+		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
 		}
 	case string(bucketTaken):
@@ -496,10 +520,11 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		s.w.begin()
 	}
 	t := s.w.table(bucket)
-	if bytes.Equal(bucket, bucketMeta) {
+	inMeta := bytes.Equal(bucket, bucketMeta)
+	if inMeta {
 		t = s.w.meta()
 	}
-	if before := t.Get(it.key); before != nil && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
+	if before := t.Get(it.key); before != nil && !inMeta && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
 		return nil
 	}
 	if err := t.copy(it.key, value); err != nil {
