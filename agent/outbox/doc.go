@@ -36,7 +36,13 @@
 // file before bbolt does (page.go, repair.go): it takes the last transaction
 // back where that makes the file whole, and otherwise puts a new file in its
 // place with all that can be read. Either way it goes on with a far higher
-// run, since it cannot know which were used. What it did is in [Recovery]. Errors of reading, as opposed to what was read, are returned.
+// run, since it cannot know which were used. What it did is in [Recovery].
+// Errors of reading, as opposed to what was read, are returned.
+//
+// Where a commit fails, nothing is written any more until the file is opened
+// anew: what a failed sync leaves, no other sync tells. What it had is sent
+// from memory, unless all of it was written but not synced, so that it may be
+// on disk; that waits.
 //
 // # Goroutines
 //
