@@ -296,18 +296,29 @@ func (r *recorder) open() {
 
 // watch has the writes of a database recorded.
 func (r *recorder) watch(db *bolt.DB) {
-	field := reflect.ValueOf(db).Elem().FieldByName("ops").FieldByName("writeAt")
-	writeAt := (*func([]byte, int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
-	write := *writeAt
 	page := db.Info().PageSize
-	*writeAt = func(b []byte, at int64) (int, error) {
+	beforeWrites(db, func(b []byte, at int64) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		info, err := os.Stat(r.path)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		r.wrote(b, at, page, info.Size())
+		return nil
+	})
+}
+
+// beforeWrites has each write of a database told before it is made. bbolt keeps
+// to itself by what it writes.
+func beforeWrites(db *bolt.DB, tell func(b []byte, at int64) error) {
+	field := reflect.ValueOf(db).Elem().FieldByName("ops").FieldByName("writeAt")
+	writeAt := (*func([]byte, int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
+	write := *writeAt
+	*writeAt = func(b []byte, at int64) (int, error) {
+		if err := tell(b, at); err != nil {
+			return 0, err
+		}
 		return write(b, at)
 	}
 }
