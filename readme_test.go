@@ -1,9 +1,11 @@
 package porchlight
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -54,5 +56,34 @@ func TestFaultsAreShown(t *testing.T) {
 	}
 	if shown < 30 {
 		t.Errorf("the README names %d tests", shown)
+	}
+}
+
+// TestRunsAreSummed compares what the README says of all runs of the torture
+// with the list of them.
+func TestRunsAreSummed(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs, err := os.ReadFile("torture/RUNS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sums [5]int // cycles, acknowledged, lost, doubled, out of order
+	for line := range strings.Lines(string(runs)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 11 {
+			continue
+		}
+		for i := range sums {
+			if n, err := strconv.Atoi(strings.TrimSpace(cells[4+i])); err == nil {
+				sums[i] += n
+			}
+		}
+	}
+	said := fmt.Sprintf("%d cycles, %d readings acknowledged, %d lost, %d doubled, %d out of order", sums[0], sums[1], sums[2], sums[3], sums[4])
+	if sums[1] == 0 || !strings.Contains(string(readme), said) {
+		t.Errorf("the README does not say: %s", said)
 	}
 }
