@@ -22,6 +22,7 @@ const (
 // again whenever it ends.
 type gateway struct {
 	program, config string
+	env             []string // more than we have
 	log             *os.File
 	say             func(format string, args ...any)
 
@@ -39,7 +40,7 @@ func (g *gateway) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		g.power.Lock()
 		fmt.Fprintf(g.log, "--- %s start\n", time.Now().Format(stamp))
-		p, err := start(g.log, g.program, "run", "-c", g.config)
+		p, err := start(g.log, g.env, g.program, "run", "-c", g.config)
 		if err == nil {
 			g.mu.Lock()
 			g.now, g.wanted = p, false

@@ -11,6 +11,14 @@ import (
 	"github.com/porchlight-iot/porchlight/torture/link"
 )
 
+const (
+	decade = 10 * 365 * 24 * time.Hour
+	// most is what NTP daemons slew rather than step, and how many steps of
+	// that nobody calls steps.
+	most      = 1500 * time.Millisecond
+	slewSteps = 20
+)
+
 // happen has the faults happen, and returns when all is mended.
 func (w *world) happen(ctx context.Context, faults []fault) {
 	var all sync.WaitGroup
@@ -71,6 +79,28 @@ func (w *world) inflict(ctx context.Context, f fault) error {
 		return w.disturb(ctx, lasts, func(t *faultfs.Trouble, on bool) { t.FailWrites = on })
 	case "disk-bad-syncs":
 		return w.disturb(ctx, lasts, func(t *faultfs.Trouble, on bool) { t.FailSyncs = on })
+	case "clock-step":
+		by := []time.Duration{time.Hour, -time.Hour, decade, -decade}[f.seed%4]
+		if err := w.machine.step(by); err != nil {
+			return err
+		}
+		pause(ctx, lasts)
+		return w.machine.sync(0)
+	case "clock-slew":
+		by := []time.Duration{most, -most}[f.seed%2]
+		for left := slewSteps; left > 0; left-- {
+			if err := w.machine.sync(by * time.Duration(left) / slewSteps); err != nil {
+				return err
+			}
+			pause(ctx, lasts/slewSteps)
+		}
+		return w.machine.sync(0)
+	case "clock-1970":
+		if err := w.gateway.off(w.machine.boot); err != nil {
+			return err
+		}
+		pause(ctx, lasts)
+		return w.machine.sync(0)
 	case "broker-stop", "broker-kill":
 		return w.restartBroker(ctx, f.name == "broker-kill", lasts)
 	case "server-stop", "server-kill":

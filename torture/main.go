@@ -120,7 +120,7 @@ func torture(ctx context.Context, o options, out io.Writer) (v verdict, err erro
 }
 
 func build(ctx context.Context, program string, race bool) error {
-	args := []string{"build", "-o", program}
+	args := []string{"build", "-tags", "torture,crashpoint", "-o", program}
 	if race {
 		args = append(args, "-race")
 	}

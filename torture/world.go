@@ -46,6 +46,7 @@ type world struct {
 	broker  *mosquitto
 	gateway *gateway
 	links   map[string]*link.Link
+	machine *machine
 	port    *pty.PTY
 
 	disk    *faultfs.Disk // nil where disks cannot fail
@@ -86,7 +87,7 @@ func (w *world) blame(format string, args ...any) {
 }
 
 func newWorld(ctx context.Context, o options, program string, disk bool, out io.Writer) (w *world, err error) {
-	w = &world{options: o, out: out, links: make(map[string]*link.Link), stop: func() {}}
+	w = &world{options: o, out: out, links: make(map[string]*link.Link), machine: &machine{path: filepath.Join(o.dir, "clock")}, stop: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close(false))
@@ -97,6 +98,9 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 		return nil, err
 	}
 	if w.ledger, err = openLedger(path("ledger")); err != nil {
+		return nil, err
+	}
+	if err := w.machine.sync(0); err != nil {
 		return nil, err
 	}
 	users := xmppserver.Accounts("anna", "gateway")
@@ -191,7 +195,8 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 		w.direct = append(w.direct, d.tap)
 		run(d.tap, d.run)
 	}
-	wire := &serialDevice{tap: newTap("serial0", 2*every, nil), port: w.port}
+	wire := &serialDevice{tap: newTap("serial0", 2*every, w.ledger), port: w.port}
+	wire.mute = true
 	fmt.Fprintf(&config, "  - {id: %s, profile: lines, serial: {port: %s}}\n", wire.device, w.port.Path())
 	w.serial = wire.tap
 	run(wire.tap, wire.run)
@@ -215,7 +220,7 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	if err != nil {
 		return nil, err
 	}
-	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say}
+	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say, env: []string{"PORCHLIGHT_CLOCK=" + w.machine.path}}
 	w.running.Go(func() { w.gateway.run(running) })
 	// Before the gateway has subscribed, the broker keeps nothing for it.
 	subscribing, cancel := context.WithTimeout(ctx, o.patience)
