@@ -106,6 +106,13 @@ func (g *gateway) running() *process {
 	return g.now
 }
 
+// current gives the process; nil while it is down.
+func (g *gateway) current() *process {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now
+}
+
 func (g *gateway) kill() {
 	if p := g.running(); p != nil {
 		p.kill()

@@ -29,6 +29,7 @@ func kinds() []kind {
 	return []kind{
 		{name: "kill", weight: 5},
 		{name: "term", weight: 2},
+		{name: "stop", weight: 1, lasts: true},
 		{name: "power-cut", weight: 5, disk: true},
 		{name: "lying-card", weight: 1, lasts: true, disk: true},
 		{name: "disk-full", weight: 1, lasts: true, disk: true},
@@ -40,8 +41,10 @@ func kinds() []kind {
 		{name: "clock-1970", weight: 1, lasts: true},
 		{name: "broker-stop", weight: 1, lasts: true},
 		{name: "broker-kill", weight: 2, lasts: true},
+		{name: "broker-stall", weight: 1, lasts: true},
 		{name: "server-stop", weight: 1, lasts: true},
 		{name: "server-kill", weight: 2, lasts: true},
+		{name: "server-stall", weight: 1, lasts: true},
 		{name: "link-cut", weight: 2, lasts: true, link: true},
 		{name: "link-flap", weight: 1, lasts: true, link: true},
 		{name: "link-held", weight: 2, lasts: true, link: true},

@@ -48,6 +48,9 @@ func start(log *os.File, more []string, program string, args ...string) (*proces
 	return p, nil
 }
 
+// signal fails where the process has ended.
+func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
+
 // kill ends the process and waits until it is gone.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it fails if it has just ended

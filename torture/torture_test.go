@@ -64,7 +64,7 @@ func TestChoose(t *testing.T) {
 		disk bool
 		want string
 	}{
-		{"kill,server-", true, "kill server-stop server-kill"},
+		{"kill,server-", true, "kill server-stop server-kill server-stall"},
 		{"kill,power-cut", false, "kill"},
 		{"server", true, ""},
 		{"disk-", false, ""},

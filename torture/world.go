@@ -66,6 +66,7 @@ type world struct {
 
 	mu      sync.Mutex
 	trouble faultfs.Trouble
+	leaks   leaks
 	excuses []excuse
 	faults  []string // of the gateway, beside the verdict on its readings
 	log     *os.File
@@ -277,6 +278,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 		return time.Since(since).Round(100 * time.Millisecond)
 	}
 	w.tell(drain()) // that it works at all
+	w.leaks.look(ctx, w.gateway, 0)
 	done := 0
 	for cycle := 1; cycle <= w.options.cycles && ctx.Err() == nil && !w.gateway.dead(); cycle++ {
 		faults := plan(w.options.seed, cycle, allowed)
@@ -294,6 +296,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 		if ctx.Err() != nil {
 			break
 		}
+		w.leaks.look(ctx, w.gateway, cycle)
 		done = cycle
 		v = judge(w.ledger, w.subscriber, w.excused)
 		fmt.Fprintf(w.out, "cycle %d: %s; arrived after %v\n", cycle, strings.Join(texts, ", "), took)
@@ -319,6 +322,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 	crashed := w.crashes()
 	s := w.seen(w.serial.device)
 	fmt.Fprintf(w.out, "serial, which nobody acknowledges: written %d, arrived %d\n", w.serial.count(), s)
+	fmt.Fprintln(w.out, w.leaks)
 	fmt.Fprintf(w.out, "cycles %d in %v, %v\n", done, time.Since(began).Round(time.Second), v)
 	if w.ledger.err != nil {
 		fmt.Fprintln(w.out, w.ledger.err)
