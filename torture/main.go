@@ -27,7 +27,8 @@ type options struct {
 	patience time.Duration
 	race     bool
 	keep     bool
-	dir      string // for everything that is written
+	dir      string        // for everything that is written
+	point    func() string // see gateway
 }
 
 func main() {

@@ -221,7 +221,7 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	if err != nil {
 		return nil, err
 	}
-	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say, env: []string{"PORCHLIGHT_CLOCK=" + w.machine.path}}
+	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say, point: o.point, env: []string{"PORCHLIGHT_CLOCK=" + w.machine.path}}
 	w.running.Go(func() { w.gateway.run(running) })
 	// Before the gateway has subscribed, the broker keeps nothing for it.
 	subscribing, cancel := context.WithTimeout(ctx, o.patience)
