@@ -2,10 +2,12 @@ package outbox
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -69,9 +71,12 @@ func (o *Outbox) due() time.Duration {
 		return 0
 	}
 	wait := never
+	if o.journaled() {
+		wait = min(wait, checkpoints*o.options.CommitAfter-time.Since(o.journal.began))
+	}
 	for q := range o.waiting {
-		if len(q.memory) > 0 {
-			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[0].came))
+		if len(q.memory) > q.journaled {
+			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[q.journaled].came))
 		}
 		if came, any := q.unwrittenHeld(); any {
 			wait = min(wait, o.options.CommitAfter-time.Since(came))
@@ -81,23 +86,56 @@ func (o *Outbox) due() time.Duration {
 		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
 	}
 	if len(o.tidy) > 0 {
-		wait = min(wait, o.tidyDelay()-time.Since(o.tidy[0].at))
+		wait = min(wait, o.tidyWait()-time.Since(o.tidy[0].at))
 	}
 	return wait
 }
 
-func (o *Outbox) tidyDelay() time.Duration {
+// tidyWait is when what was settled is a reason to commit.
+func (o *Outbox) tidyWait() time.Duration {
 	if o.options.Ack == AckDisk {
-		return keepSettled
+		return tidyKept
 	}
 	return tidyAfter
+}
+
+// journaled reports whether readings are in the journal that are not in bbolt.
+func (o *Outbox) journaled() bool {
+	for q := range o.waiting {
+		if q.journaled > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// light reports whether a commit may go to the journal alone: it has readings
+// only, and the journal is not due for a checkpoint.
+func (o *Outbox) light() bool {
+	switch {
+	case o.journal.file == nil, o.closed, o.saving, o.memory >= commitBytes, len(o.notes.unwritten()) > 0:
+		return false
+	case len(o.tidy) > 0 && time.Since(o.tidy[0].at) >= o.tidyWait():
+		return false
+	case o.journaled() && time.Since(o.journal.began) >= checkpoints*o.options.CommitAfter:
+		return false
+	}
+	for q := range o.waiting {
+		if _, unwritten := q.unwrittenHeld(); unwritten || q.found != nil || q.wants && len(q.disk) > 0 && !q.blocked() {
+			return false
+		}
+	}
+	return true
 }
 
 // A job is what one commit does for one queue.
 type job struct {
 	queue      *queue
-	entries    []entry // to be written
-	boundaries []boundary
+	entries    []entry // all of memory,
+	journaled  int     // and how many of it are in the journal
+	boundaries []memoryBoundary
+	frozen     []*Pack // made of entries, whose boundaries are among those
+	accepted   place   // up to which the server has accepted of entries, where the journal should know
 	wanted     bool
 	freeze     bool   // packs are to be made of what is on disk,
 	disk       []span // which is this,
@@ -108,8 +146,32 @@ type job struct {
 	prepared []*Pack
 }
 
-// A commit is all that one transaction does.
+// records gives what is to be written of a queue's memory from an index on. The
+// store itself will know the origins of what did not go out before that.
+func (j *job) records(from int) []devices.Record {
+	frozen := j.frozenUntil()
+	rs := make([]devices.Record, 0, len(j.entries)-from)
+	for _, e := range j.entries[from:] {
+		r := e.Record
+		if r.Seq > frozen {
+			r.Origin = devices.Origin{}
+		}
+		rs = append(rs, r)
+	}
+	return rs
+}
+
+// frozenUntil is the highest number that went out, or may be out.
+func (j *job) frozenUntil() (last uint64) {
+	for _, b := range j.boundaries {
+		last = max(last, b.last)
+	}
+	return last
+}
+
+// A commit is all that is written at once.
 type commit struct {
+	light    bool // to the journal, and not to bbolt
 	jobs     []*job
 	tidy     []settled
 	states   map[devices.ID][]byte
@@ -119,14 +181,17 @@ type commit struct {
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
 
+	generation uint64 // of the journal, from then on
+
 	origins     []devices.Origin // of what is written
 	originRow   originRow
 	originsGone int
 }
 
-// commit writes what is to be written, in one transaction. An error ends all
-// writing: after a failed fdatasync nobody knows what the disk holds, and
-// trying again on the same file may say that all is well where it is not.
+// commit writes what is to be written, in one batch or one transaction. An
+// error ends all writing: after a failed fdatasync nobody knows what the disk
+// holds, and trying again on the same file may say that all is well where it is
+// not.
 func (o *Outbox) commit() {
 	o.mu.Lock()
 	if o.failed != nil {
@@ -139,72 +204,131 @@ func (o *Outbox) commit() {
 		return
 	}
 	crashpoint.At(crashpoint.CommitGathered)
+	var err error
+	if c.light {
+		if o.journalize(c); o.journal.fits() {
+			err = o.journal.write()
+			crashpoint.At(crashpoint.JournalSynced)
+		} else {
+			o.mu.Lock()
+			o.gatherRest(c)
+			o.mu.Unlock()
+		}
+	}
+	if !c.light {
+		err = o.transact(c)
+		crashpoint.At(crashpoint.Committed)
+	}
+	defer crashpoint.At(crashpoint.CommitApplied)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err != nil:
+		o.fail(c, fmt.Errorf("cannot write the outbox: %w", err))
+	case c.light:
+		o.stats.Batches++
+		o.applyLight(c)
+	default:
+		o.stats.Commits++
+		o.stats.UsedBytes = c.used
+		o.apply(c)
+	}
+}
+
+// transact writes a full commit.
+func (o *Outbox) transact(c *commit) error {
 	write := func(w *writing) error { return o.write(w, c) }
+	o.evicted = nil
 	err := o.update(write)
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
-		// Nothing was written. An uncommon lot came at once: room first.
+		// Nothing was written. An uncommon lot came at once: room first. What
+		// was evicted then is told as lost, and has to go.
+		again := o.evicted
 		err = o.update(func(w *writing) error {
-			return errors.Join(o.evict(w, o.options.MaxBytes/4), o.writeSmall(w, c))
+			var err error
+			for _, k := range again {
+				err = errors.Join(err, w.table(bucketLog).remove(k))
+			}
+			return errors.Join(err, o.evict(w, o.options.MaxBytes/4), o.writeSmall(w, c))
 		})
 		if err == nil {
 			err = o.update(write)
 		}
 	}
-	crashpoint.At(crashpoint.Committed)
-	defer crashpoint.At(crashpoint.CommitApplied)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err != nil {
-		o.fail(c, fmt.Errorf("cannot write the outbox: %w", err))
-		return
-	}
-	o.stats.Commits++
-	o.stats.UsedBytes = c.used
-	o.apply(c)
+	return err
 }
 
 // gather takes what is to be done. It gives nil where there is nothing.
 func (o *Outbox) gather() *commit {
-	c := &commit{states: make(map[devices.ID][]byte)}
-	wanting := 0
+	c := &commit{light: o.light()}
+	fresh := false
 	for q := range o.waiting {
-		if q.wants {
+		if !c.light {
+			o.dropKept(q)
+		}
+		j := &job{queue: q, entries: q.memory, journaled: q.journaled, wanted: q.wants}
+		// What will go out next gets its boundary at once, for one sync instead
+		// of two: that is where packs are answered, and where nothing may go out
+		// that is not on disk.
+		wants := q.wants || q.out || q.answered || q.diskFirst && q.sending == nil
+		if wants && q.unsent() > 0 && len(q.disk) == 0 && !q.blocked() && len(q.prepared) == 0 {
+			j.frozen = o.freezeJournaled(q)
+		}
+		j.boundaries = append(j.boundaries, q.inMemory...)
+		if o.options.Ack == AckDisk && q.accepted > 0 && q.memory[q.accepted-1].Seq > q.took {
+			j.accepted = place{o.run, q.memory[q.accepted-1].Seq}
+		}
+		for i, e := range q.memory {
+			c.stamped = c.stamped || e.Stamp != ""
+			if i >= q.journaled && e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
+				c.origins = append(c.origins, e.Origin)
+			}
+		}
+		fresh = fresh || j.journaled < len(j.entries) || len(j.frozen) > 0 || j.wanted
+		c.jobs = append(c.jobs, j)
+	}
+	o.urgent, o.fresh = false, false
+	if !c.light {
+		if o.gatherRest(c); len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
+			return nil
+		}
+		o.saving = false
+	} else if !fresh {
+		return nil
+	}
+	for _, j := range c.jobs {
+		j.queue.committing = len(j.entries)
+	}
+	return c
+}
+
+// gatherRest has a commit be a full one, and takes what only those do.
+func (o *Outbox) gatherRest(c *commit) {
+	c.light, c.states = false, make(map[devices.ID][]byte)
+	c.origins = append(o.journal.origins[:len(o.journal.origins):len(o.journal.origins)], c.origins...)
+	wanting := 0
+	for _, j := range c.jobs {
+		if j.queue.wants {
 			wanting++
 		}
 	}
-	for q := range o.waiting {
-		j := &job{
-			queue:      q,
-			entries:    q.memory,
-			boundaries: append([]boundary(nil), q.inMemory...),
-			freeze:     q.wants && len(q.disk) > 0 && !q.blocked(),
-			held:       q.resolution(),
-			wanted:     q.wants,
-			unfreeze:   q.unfreeze,
-			limit:      q.limit,
-		}
+	for _, j := range c.jobs {
+		q := j.queue
+		j.wanted, j.held, j.unfreeze, j.limit = q.wants, q.resolution(), q.unfreeze, q.limit
+		j.freeze = j.wanted && len(q.disk) > 0 && !q.blocked()
 		if j.freeze {
 			j.disk = append(j.disk, q.disk...)
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
-		}
-		q.committing = len(q.memory)
-		for i, e := range q.memory {
-			c.stamped = c.stamped || e.Stamp != ""
-			if e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
-				c.origins = append(c.origins, e.Origin)
-			}
 		}
 		if j.held != nil && j.held.found != nil {
 			for _, h := range j.held.held {
 				c.origins = append(c.origins, h.Origin)
 			}
 		}
-		c.jobs = append(c.jobs, j)
 	}
-	keep := o.tidyDelay()
 	// To evict row by row of what is kept would leave parts of packs.
 	full := o.stats.UsedBytes > o.options.MaxBytes/2
-	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keep) {
+	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keepSettled) {
 		c.tidy = append(c.tidy, o.tidy[0])
 		o.tidy = o.tidy[1:]
 	}
@@ -214,11 +338,6 @@ func (o *Outbox) gather() *commit {
 			c.taken[s.queue.device] = s.place
 		}
 	}
-	o.urgent = false
-	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
-		return nil
-	}
-	o.saving = false
 	c.told, o.notes.settled = o.notes.settled, nil
 	for device, s := range o.states {
 		if s.dirty {
@@ -226,7 +345,6 @@ func (o *Outbox) gather() *commit {
 			o.states[device] = stateRow{value: s.value}
 		}
 	}
-	return c
 }
 
 // usedBytes is how much of the file is in use; the file itself never shrinks.
@@ -334,7 +452,8 @@ func (o *Outbox) write(w *writing, c *commit) error {
 			crashpoint.At(crashpoint.PacksPrepared)
 		}
 	}
-	err := o.writeSmall(w, c)
+	c.generation = o.journal.generation + 1
+	err := errors.Join(o.writeSmall(w, c), w.meta().put(metaJournal, binary.BigEndian.AppendUint64(nil, c.generation)))
 	crashpoint.At(crashpoint.Committing)
 	return err
 }
@@ -371,32 +490,28 @@ func (o *Outbox) writeReadings(w *writing, j *job) error {
 	if len(j.entries) == 0 {
 		return nil
 	}
-	frozen := uint64(0) // the highest number that went out, or may be out
 	packs := w.table(bucketPacks)
 	for _, b := range j.boundaries {
-		frozen = max(frozen, b.last)
 		if err := packs.put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
 			return err
 		}
 		crashpoint.At(crashpoint.BoundariesPut)
 	}
-	log := w.table(bucketLog)
-	key, before := newestRow(log.Bucket, j.queue.device, o.run, j.entries[0].Seq)
+	return addToLog(w.table(bucketLog), j.queue.device, o.run, j.records(0))
+}
+
+// addToLog adds readings, whose numbers rise by one, to the row that ends just
+// before them, or makes rows.
+func addToLog(log table, device devices.ID, run uint32, rs []devices.Record) error {
+	key, before := newestRow(log.Bucket, device, run, rs[0].Seq)
 	row := newRow()
 	for _, r := range before {
 		row.add(r)
 	}
 	if key == nil {
-		key = rowKey(j.queue.device, o.run, j.entries[0].Seq)
+		key = rowKey(device, run, rs[0].Seq)
 	}
-	rs := make([]devices.Record, len(j.entries))
-	for i, e := range j.entries {
-		rs[i] = e.Record
-		if e.Seq > frozen {
-			rs[i].Origin = devices.Origin{} // the store itself will know it
-		}
-	}
-	return putRows(log, j.queue.device, o.run, key, row, rs)
+	return putRows(log, device, run, key, row, rs)
 }
 
 // putRows writes readings, whose numbers rise by one, to a row that may have
@@ -701,6 +816,7 @@ func (o *Outbox) evictRow(w *writing, device devices.ID, frozen place) (span, in
 	if o.beingWritten(device, s) {
 		return span{}, 0, nil
 	}
+	o.evicted = append(o.evicted, bytes.Clone(k))
 	return s, freed, w.table(bucketLog).remove(k)
 }
 
@@ -750,6 +866,7 @@ func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
 
 // apply makes memory agree with what was committed.
 func (o *Outbox) apply(c *commit) {
+	o.journal.anew(c.generation)
 	for _, j := range c.jobs {
 		o.applyJob(j)
 	}
@@ -759,15 +876,55 @@ func (o *Outbox) apply(c *commit) {
 	}
 }
 
+// applyLight makes memory agree with what the journal has now.
+func (o *Outbox) applyLight(c *commit) {
+	l := &o.journal
+	l.origins = append(l.origins, c.origins...)
+	if !o.journaled() {
+		l.began = time.Time{}
+	}
+	for _, j := range c.jobs {
+		q, frozen := j.queue, j.frozenUntil()
+		q.committing = 0
+		for i := j.journaled; i < len(j.entries); i++ {
+			e := &q.memory[i]
+			if e.receipt.add(-1, nil); e.Seq > frozen {
+				e.Origin = devices.Origin{} // as the journal has it
+			}
+			if l.began.IsZero() || e.came.Before(l.began) {
+				l.began = e.came
+			}
+		}
+		q.journaled = max(q.journaled, len(j.entries))
+		q.took = max(q.took, j.accepted.seq)
+		for i, b := range q.inMemory {
+			if slices.Contains(j.boundaries, b) { // and was not split meanwhile
+				q.inMemory[i].safe = true
+			}
+		}
+		if j.wanted {
+			q.wants = false
+		}
+		q.prepared = append(q.prepared, j.frozen...)
+		if q.accepted > 0 { // while it was being written
+			o.settleMemory(q, q.memory[q.accepted-1].Seq)
+		}
+		o.enqueue(q)
+	}
+}
+
 func (o *Outbox) applyJob(j *job) {
 	q := j.queue
 	q.committing = 0
+	q.prepared = append(q.prepared, j.frozen...)
 	if n := len(j.entries); n > 0 {
 		first, last := j.entries[0].Seq, j.entries[n-1].Seq
 		q.extend(o.run, first, last)
-		for _, e := range j.entries {
+		for i, e := range j.entries {
 			o.memory -= e.size
-			e.receipt.add(-1, nil)
+			if i >= j.journaled {
+				e.receipt.add(-1, nil)
+			}
 		}
 		if q.accepted > 0 {
 			// Accepted while it was being written, or kept for AckDisk.

@@ -20,8 +20,8 @@ import (
 // The buckets of the file, which are tables. Every version of this program must
 // be able to read the version.
 //
-//	meta    version, random, run, machine, sum, the clock's state, and the boot
-//	        of the last run
+//	meta    version, random, run, machine, sum, the clock's state, the boot of
+//	        the last run, and the generation of the journal (journal.go)
 //	runs    run -> the name of the store in that run
 //	log     device, run, first -> a row of readings (record.go)
 //	packs   device, run, first -> the last, the time and the dating of a frozen
@@ -53,12 +53,13 @@ var (
 	metaSum     = []byte("sum")
 	metaClock   = []byte("clock")
 	metaBoot    = []byte("boot")
+	metaJournal = []byte("journal")
 )
 
 // schemaVersion 1 had no CRCs but in the rows and the origins, no sum, a cursor
 // only where a row is settled in part, and not always the buckets that are
-// last here.
-const schemaVersion = 2
+// last here. Version 2 had no journal.
+const schemaVersion = 3
 
 func buckets() [][]byte {
 	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken}
@@ -270,7 +271,12 @@ func (o *Outbox) load() error {
 				return err
 			}
 		}
-		if err := o.startRun(w); err != nil {
+		journaled, newest, err := o.replay(w)
+		if err != nil {
+			return err
+		}
+		crashpoint.At(crashpoint.JournalReplayed)
+		if err := o.startRun(w, newest); err != nil {
 			return err
 		}
 		if o.options.Boot != nil {
@@ -279,7 +285,7 @@ func (o *Outbox) load() error {
 			}
 		}
 		crashpoint.At(crashpoint.RunRaised)
-		if err := o.origins.load(w.table(bucketOrigin)); err != nil {
+		if err := o.origins.load(w.table(bucketOrigin), journaled); err != nil {
 			return err
 		}
 		losses, err := o.loadLog(w)
@@ -311,9 +317,18 @@ func (o *Outbox) load() error {
 	})
 }
 
-// upgrade makes a file of version 1 one of this version. The rows stay as they
-// are.
+// upgrade makes a file of an older version one of this version. The rows stay
+// as they are.
 func (w *writing) upgrade() error {
+	if version(w.meta().Get(metaVersion)) == 1 {
+		if err := w.upgradeFirst(); err != nil {
+			return err
+		}
+	}
+	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+}
+
+func (w *writing) upgradeFirst() error {
 	w.sum = 0
 	for _, name := range buckets() {
 		b, err := w.tx.CreateBucketIfNotExists(name)
@@ -342,7 +357,7 @@ func (w *writing) upgrade() error {
 			}
 		}
 	}
-	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+	return nil
 }
 
 // runStep bounds how much is skipped at each start, while there are many left.
@@ -352,11 +367,11 @@ const runStep = 4096
 const runGap = 4 * runStep
 
 // startRun raises the run, which is on disk before it is used because load is
-// one transaction.
-func (o *Outbox) startRun(w *writing) error {
+// one transaction. The newest run in the journal may be one that a card forgot.
+func (o *Outbox) startRun(w *writing, journaled uint32) error {
 	meta := w.meta()
 	random, machine := string(meta.get(metaRandom)), string(meta.get(metaMachine))
-	run := number32(meta.get(metaRun))
+	run := max(number32(meta.get(metaRun)), journaled)
 	// Nobody knows what was sent under the newest runs of a damaged file. Its
 	// random stays, or what arrived would not be recognised.
 	if o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "") {

@@ -57,7 +57,6 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 		}
 	}
 	now := time.Now()
-	idle := o.memory == 0
 	receipt := newReceipt(len(m.Readings))
 	records := make([]devices.Record, 0, len(m.Readings))
 	for _, reading := range m.Readings {
@@ -72,9 +71,8 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 	}
 	o.origins.remember(m.Origin, receipt)
 	signal(o.ready)
-	if idle {
-		o.wakeCommitter()
-	}
+	o.fresh = true
+	o.wakeCommitter()
 	return receipt, records, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -219,6 +220,7 @@ func (m *model) crash() {
 	m.collect()
 	m.made++
 	path := filepath.Join(filepath.Dir(m.path), fmt.Sprintf("outbox-%d.db", m.made))
+	copyJournal(m.t, m.path, path)
 	if err := m.o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(path, 0o600) }); err != nil {
 		m.t.Fatal(err)
 	}
@@ -235,6 +237,18 @@ func (m *model) crash() {
 			m.t.Fatal(err)
 		}
 		m.unacked = append(m.unacked, s)
+	}
+}
+
+// copyJournal puts the journal of a store beside another.
+func copyJournal(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(journalPath(from))
+	if err == nil {
+		err = os.WriteFile(journalPath(to), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -85,6 +85,9 @@ const (
 	// server on this machine loses in a power cut what its system had not
 	// written yet.
 	keepSettled = time.Minute
+	// tidyKept is when at the latest that is deleted, if nothing else is to be
+	// written.
+	tidyKept = 4 * keepSettled
 	// packLimit bounds the readings that are offered to Encode for one pack.
 	packLimit = 2000
 )
@@ -116,8 +119,10 @@ type Outbox struct {
 	notes   notes
 	states  map[devices.ID]stateRow
 	origins origins
+	journal journal
 	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
 	memory  int                 // estimated bytes of unwritten readings
+	fresh   bool                // something came that the committer has not seen
 	saving  bool                // Save was called
 	urgent  bool                // an ack window is half full, or a queue wants to be frozen
 	failed  error               // why nothing can be written any more
@@ -125,6 +130,7 @@ type Outbox struct {
 	closed  bool
 	stats   Stats
 	tidy    []settled // what the disk may forget, oldest first
+	evicted [][]byte  // keys of the rows that went in the transaction under way; only the committer uses it
 
 	room atomic.Int64 // for Encode, where it decides boundaries
 
@@ -152,7 +158,8 @@ type Stats struct {
 	Settled   uint64 `json:"settled"`   // readings that the server accepted
 	Lost      uint64 `json:"lost"`      // readings, each in a Loss
 	Repeated  uint64 `json:"repeated"`  // messages that came again and were recognised
-	Commits   uint64 `json:"commits"`   //
+	Commits   uint64 `json:"commits"`   // to the store, which write some pages each
+	Batches   uint64 `json:"batches"`   // to the journal, of a page mostly
 	Memory    int    `json:"memory"`    // readings here that are not on disk
 	Disk      int    `json:"disk"`      // readings here that are on disk
 	UsedBytes int64  `json:"usedBytes"` // of the file, at the last commit
@@ -206,8 +213,14 @@ func Open(path string, options Options) (*Outbox, error) {
 		done:     make(chan struct{}),
 		down:     make(chan struct{}),
 	}
+	if o.journal.file, err = openJournal(path); err != nil {
+		o.log.Warn("the outbox has no journal; each commit writes more to the card", "error", err)
+	} else {
+		o.journal.writeAt = o.journal.file.WriteAt
+	}
 	crashpoint.At(crashpoint.StoreOpened)
 	if err := o.load(); err != nil {
+		o.journal.close()
 		db.Close()
 		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
 	}
@@ -236,7 +249,7 @@ func (o *Outbox) Close() error {
 	o.wakeCommitter()
 	<-o.done
 	crashpoint.At(crashpoint.StoreCommitted)
-	err := o.db.Close()
+	err := errors.Join(o.journal.close(), o.db.Close())
 	crashpoint.At(crashpoint.StoreClosed)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -300,7 +313,6 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	}
 	records := make([]devices.Record, 0, len(m.Readings))
 	now := time.Now()
-	idle := o.memory == 0
 	r := newReceipt(len(m.Readings))
 	for _, reading := range m.Readings {
 		q := o.queue(reading.Device)
@@ -328,7 +340,8 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		o.origins.remember(m.Origin, r)
 	}
 	o.urgent = o.urgent || o.options.DiskFirst
-	if idle || o.urgent || o.memory >= commitBytes {
+	if !o.fresh || o.urgent || o.memory >= commitBytes {
+		o.fresh = true
 		o.wakeCommitter()
 	}
 	return r, records, nil
@@ -359,8 +372,8 @@ func (o *Outbox) Stats() Stats {
 	defer o.mu.Unlock()
 	s := o.stats
 	for _, q := range o.queues {
-		s.Memory += q.unsent()
-		s.Disk += q.onDisk()
+		s.Memory += q.unsafe()
+		s.Disk += q.onDisk() + q.unsent() - q.unsafe()
 		for _, h := range q.held {
 			if h.key == 0 {
 				s.Memory++

@@ -496,6 +496,7 @@ func TestDiskFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
 		o.db.Close()
+		o.journal.close()
 		first := take(t, o, message("kitchen", 1))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -639,7 +640,7 @@ func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
 	for _, boot := range []string{"b", "another"} {
 		t.Run(boot, func(t *testing.T) {
 			options := testOptions()
-			options.Ack, options.CommitAfter = AckDisk, time.Millisecond
+			options.Ack, options.CommitAfter = AckDisk, 50*time.Millisecond
 			path := filepath.Join(t.TempDir(), "o.db")
 			o := open(t, path, options)
 			<-take(t, o, message("kitchen", 1)).Done()
@@ -652,6 +653,7 @@ func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
 			}
 			<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
 			copied := filepath.Join(t.TempDir(), "crashed.db")
+			copyJournal(t, path, copied)
 			if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(copied, 0o600) }); err != nil {
 				t.Fatal(err)
 			}

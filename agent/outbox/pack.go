@@ -61,7 +61,7 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 	case q.sending != nil:
 	case len(q.prepared) > 0:
 		q.sending, q.prepared = q.prepared[0], q.prepared[1:]
-	case len(q.disk) > 0:
+	case len(q.disk) > 0 || q.onDiskToo():
 		q.wants, o.urgent = true, true
 		o.waiting[q] = struct{}{}
 		o.wakeCommitter()
@@ -76,14 +76,37 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 
 // freeze makes a pack of readings that are in memory only.
 func (o *Outbox) freeze(q *queue, now time.Time) {
-	waiting := q.memory[q.accepted:]
+	q.sending = o.freezeMemory(q, now, q.memory[q.accepted:])
+	crashpoint.At(crashpoint.PackFrozen)
+}
+
+// freezeMemory makes a pack of the oldest of the readings in memory.
+func (o *Outbox) freezeMemory(q *queue, now time.Time, waiting []entry) *Pack {
 	rs := make([]devices.Record, min(len(waiting), packLimit))
 	for i := range rs {
 		rs[i] = waiting[i].Record
 	}
-	q.sending = o.pack(q, o.run, now, rs)
-	q.inMemory = append(q.inMemory, q.sending.boundary)
-	crashpoint.At(crashpoint.PackFrozen)
+	p := o.pack(q, o.run, now, rs)
+	q.inMemory = append(q.inMemory, memoryBoundary{boundary: p.boundary})
+	return p
+}
+
+// freezeJournaled makes packs of what is in memory, and in the journal now or
+// with the commit that is being gathered, which writes their boundaries. It
+// leaves out the pack that is under way.
+func (o *Outbox) freezeJournaled(q *queue) (packs []*Pack) {
+	now := time.Now().Truncate(time.Microsecond)
+	room, made := int(o.room.Load()), 0
+	rest := q.memory[q.accepted:]
+	for q.sending != nil && len(rest) > 0 && rest[0].Seq <= q.sending.Last {
+		rest = rest[1:]
+	}
+	for len(rest) > 0 && len(packs) < preparedPacks && (room == 0 || made < preparedRooms*room) {
+		p := o.freezeMemory(q, now, rest)
+		packs, rest = append(packs, p), rest[p.Count():]
+		made += len(p.Payload)
+	}
+	return packs
 }
 
 // pack makes a pack of the oldest of rs, which were numbered by run without a
@@ -159,7 +182,7 @@ func (o *Outbox) Refuse(p *Pack, reason string) {
 // finish forgets the pack's readings. The sources of those that are not on
 // disk are acknowledged, unless that waits for the disk.
 func (o *Outbox) finish(q *queue, p *Pack) {
-	q.sending, q.out, q.notUntil = nil, false, time.Time{}
+	q.sending, q.out, q.answered, q.notUntil = nil, false, true, time.Time{}
 	if q.remove(p.boundary.run, p.First, p.Last) > 0 {
 		o.deleteLater(q, place{p.boundary.run, p.Last})
 	}
@@ -180,19 +203,43 @@ func (o *Outbox) settleMemory(q *queue, last uint64) {
 		return
 	}
 	if q.committing > 0 || o.options.Ack == AckDisk {
-		q.accepted = n
+		now := time.Now()
+		for i := q.accepted; i < n; i++ {
+			q.memory[i].took = now
+		}
+		q.accepted = max(q.accepted, n)
 		return
 	}
-	for _, e := range q.memory[:n] {
+	o.drop(q, n)
+	if len(q.memory) == 0 {
+		delete(o.waiting, q)
+	}
+}
+
+// drop ends the oldest n readings in memory, with their boundaries.
+func (o *Outbox) drop(q *queue, n int) {
+	last := q.memory[n-1].Seq
+	for i, e := range q.memory[:n] {
 		o.memory -= e.size
-		e.receipt.add(-1, nil)
+		if i >= q.journaled {
+			e.receipt.add(-1, nil)
+		}
 	}
 	q.forget(n)
 	for len(q.inMemory) > 0 && q.inMemory[0].last <= last {
 		q.inMemory = q.inMemory[1:]
 	}
-	if len(q.memory) == 0 {
-		delete(o.waiting, q)
+}
+
+// dropKept ends what AckDisk has kept for long enough in the journal: it need
+// not be in bbolt any more.
+func (o *Outbox) dropKept(q *queue) {
+	n := 0
+	for n < min(q.accepted, q.journaled) && time.Since(q.memory[n].took) >= keepSettled {
+		n++
+	}
+	if n > 0 && q.committing == 0 {
+		o.drop(q, n)
 	}
 }
 
@@ -219,12 +266,7 @@ func (o *Outbox) Split(p *Pack) bool {
 	// What was prepared to go after it was not sent yet, and would be too big
 	// as well.
 	q.prepared, q.unfreeze = nil, true
-	for i, b := range q.inMemory {
-		if b == p.boundary {
-			q.inMemory = append(q.inMemory[:i], q.inMemory[i+1:]...)
-			break
-		}
-	}
+	q.inMemory = slices.DeleteFunc(q.inMemory, func(b memoryBoundary) bool { return b.run == p.boundary.run && b.first >= p.First })
 	o.enqueue(q)
 	return true
 }
@@ -235,7 +277,7 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
-	q.out = false
+	q.out, q.answered = false, false
 	crashpoint.At(crashpoint.PackReleased)
 	if pause <= 0 {
 		o.enqueue(q)

@@ -29,7 +29,8 @@ type entry struct {
 	devices.Record
 	receipt *receipt
 	came    time.Time
-	size    int // estimated bytes
+	took    time.Time // when the server accepted it, where it stays all the same
+	size    int       // estimated bytes
 }
 
 // A queue is what waits of one device. Its fields are guarded by the outbox's
@@ -48,15 +49,18 @@ type queue struct {
 	committing int // how many of memory are being written
 
 	sending  *Pack   // handed out by Next, or to be handed out again
+	answered bool    // the pack before was not given back without an answer
 	out      bool    // sending is with the caller
 	prepared []*Pack // frozen from disk, to be sent after sending
 	// inMemory are the boundaries frozen from memory whose readings are not
-	// on disk, the pack under way included: they are written with them.
-	inMemory  []boundary
-	wants     bool // waits for the committer to freeze more from disk
-	unfreeze  bool // the boundaries on disk are not to be used
-	limit     int  // of readings in a pack; 0 where none is known
-	listed    bool // is in the outbox's turn
+	// in bbolt, the pack under way included: they are written with them.
+	inMemory  []memoryBoundary
+	journaled int    // how many of memory are in the journal too
+	took      uint64 // up to which number the journal has them as accepted
+	wants     bool   // waits for the committer to freeze more of what is on disk
+	unfreeze  bool   // the boundaries on disk are not to be used
+	limit     int    // of readings in a pack; 0 where none is known
+	listed    bool   // is in the outbox's turn
 	notUntil  time.Time
 	diskFirst bool
 	unacked   int // messages whose source waits, in its window
@@ -75,6 +79,12 @@ type boundary struct {
 	first, last uint64
 	frozen      time.Time
 	dating      string // "" where its readings have their times
+}
+
+// A memoryBoundary is of a pack whose readings are in memory.
+type memoryBoundary struct {
+	boundary
+	safe bool // it is in the journal
 }
 
 // spread gives a reading's time to the microsecond, and different from that of
@@ -105,6 +115,14 @@ func (q *queue) onDisk() int {
 // unsent counts the readings in memory that are not settled.
 func (q *queue) unsent() int { return len(q.memory) - q.accepted }
 
+// unsafe counts those of them that are not in the journal either.
+func (q *queue) unsafe() int { return len(q.memory) - max(q.accepted, q.journaled) }
+
+// onDiskToo reports whether the oldest reading in memory that is not settled is
+// in the journal. It is then frozen as what is on disk only is: it goes out when
+// its boundary is there too.
+func (q *queue) onDiskToo() bool { return q.journaled > q.accepted }
+
 // forget drops the oldest n readings from memory.
 func (q *queue) forget(n int) {
 	for _, e := range q.memory[:n] {
@@ -113,6 +131,7 @@ func (q *queue) forget(n int) {
 	clear(q.memory[:n])
 	q.memory = q.memory[n:]
 	q.accepted = max(0, q.accepted-n)
+	q.journaled = max(0, q.journaled-n)
 	if len(q.memory) == 0 {
 		q.memory = nil
 	}
@@ -128,7 +147,7 @@ func (q *queue) sendable() bool {
 		return true
 	case q.blocked():
 		return false
-	case len(q.disk) > 0:
+	case len(q.disk) > 0 || q.onDiskToo():
 		return !q.wants
 	}
 	return q.committing == 0 && q.unsent() > 0 && !q.diskFirst

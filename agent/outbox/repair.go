@@ -495,7 +495,7 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 	case string(bucketMeta):
 		wanted := [][]byte{metaClock, metaBoot, metaMachine}
 		if !s.old { // and has a CRC
-			wanted = append(wanted, metaRandom)
+			wanted = append(wanted, metaRandom, metaJournal)
 		}
 		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
