@@ -135,7 +135,8 @@ type job struct {
 	journaled  int     // and how many of it are in the journal
 	boundaries []memoryBoundary
 	frozen     []*Pack // made of entries, whose boundaries are among those
-	accepted   place   // up to which the server has accepted of entries, where the journal should know
+	splits     int
+	accepted   place // up to which the server has accepted of entries, where the journal should know
 	wanted     bool
 	freeze     bool   // packs are to be made of what is on disk,
 	disk       []span // which is this,
@@ -272,7 +273,7 @@ func (o *Outbox) gather() *commit {
 		// that is not on disk.
 		wants := q.wants || q.out || q.answered || q.diskFirst && q.sending == nil
 		if wants && q.unsent() > 0 && len(q.disk) == 0 && !q.blocked() && len(q.prepared) == 0 {
-			j.frozen = o.freezeJournaled(q)
+			j.frozen, j.splits = o.freezeJournaled(q), q.splits
 		}
 		j.boundaries = append(j.boundaries, q.inMemory...)
 		if o.options.Ack == AckDisk && q.accepted > 0 && q.memory[q.accepted-1].Seq > q.took {
@@ -905,7 +906,7 @@ func (o *Outbox) applyLight(c *commit) {
 		if j.wanted {
 			q.wants = false
 		}
-		q.prepared = append(q.prepared, j.frozen...)
+		j.prepareFrozen()
 		if q.accepted > 0 { // while it was being written
 			o.settleMemory(q, q.memory[q.accepted-1].Seq)
 		}
@@ -913,10 +914,18 @@ func (o *Outbox) applyLight(c *commit) {
 	}
 }
 
+// prepareFrozen has what was made of memory be sent next, unless the pack before
+// was split meanwhile.
+func (j *job) prepareFrozen() {
+	if j.splits == j.queue.splits {
+		j.queue.prepared = append(j.queue.prepared, j.frozen...)
+	}
+}
+
 func (o *Outbox) applyJob(j *job) {
 	q := j.queue
 	q.committing = 0
-	q.prepared = append(q.prepared, j.frozen...)
+	j.prepareFrozen()
 	if n := len(j.entries); n > 0 {
 		first, last := j.entries[0].Seq, j.entries[n-1].Seq
 		q.extend(o.run, first, last)

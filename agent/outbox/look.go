@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -21,8 +22,9 @@ const lookRows = 100
 // A Reader looks into a store and changes nothing. Its methods may be called
 // from any goroutine.
 type Reader struct {
-	db   *bolt.DB
-	path string
+	db     *bolt.DB
+	path   string
+	outbox *Outbox // at work on it; nil if none is
 }
 
 // OpenReader opens the store at path to look into it. The error is [ErrLocked]
@@ -35,7 +37,7 @@ func OpenReader(path string) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
-	r := &Reader{db, path}
+	r := &Reader{db: db, path: path}
 	err = db.View(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
@@ -58,7 +60,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 
 // Reader looks into the store while it is at work. What is in memory only is
 // not seen.
-func (o *Outbox) Reader() *Reader { return &Reader{o.db, o.db.Path()} }
+func (o *Outbox) Reader() *Reader { return &Reader{o.db, o.db.Path(), o} }
 
 // Contents is what a store holds.
 type Contents struct {
@@ -168,8 +170,76 @@ func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
 				}
 			}
 		}
+		if !bytes.Equal(bucket, bucketLog) {
+			continue
+		}
+		journaled, err := r.journaled()
+		if err != nil {
+			return err
+		}
+		for _, s := range journaled {
+			if err := reading(s); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// journaled gives the readings that are in the journal and not in bbolt.
+func (r *Reader) journaled() (all []Stored, err error) {
+	if r.outbox != nil {
+		return r.outbox.journaledReadings(), nil
+	}
+	f, err := os.Open(journalPath(r.path))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot read the journal: %w", err)
+	}
+	defer f.Close()
+	err = r.db.View(func(tx *bolt.Tx) error {
+		generation, known := parseGeneration(lookup(tx, bucketMeta, metaJournal))
+		if !known {
+			return nil // written by a version without
+		}
+		batches, err := readBatches(f, generation)
+		random := string(lookup(tx, bucketMeta, metaRandom))
+		for _, b := range batches {
+			if !strings.HasPrefix(b.store, random+".") {
+				continue
+			}
+			for _, p := range b.puts {
+				device, run, _, ok := parseRowKey(p.key)
+				if p.bucket != journalLog || !ok {
+					continue
+				}
+				rs, err := decodeRow(bucketLog, p.key, p.value)
+				if err != nil {
+					return err
+				}
+				settled, some := parsePlace(lookup(tx, bucketCursor, []byte(device)))
+				for _, r := range rs {
+					if !some || settled.before(place{run, r.Seq}) {
+						all = append(all, Stored{Record: r, Store: b.store})
+					}
+				}
+			}
+		}
+		return err
+	})
+	return all, err
+}
+
+func (o *Outbox) journaledReadings() (all []Stored) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, q := range o.queues {
+		for i := q.accepted; i < q.journaled; i++ {
+			all = append(all, Stored{Record: q.memory[i].Record, Store: o.store})
+		}
+	}
+	return all
 }
 
 // lookup gives the value of a key; nil too where it is damaged.
@@ -260,7 +330,7 @@ func (o *Outbox) Waiting() map[devices.ID]int {
 	defer o.mu.Unlock()
 	n := make(map[devices.ID]int)
 	for id, q := range o.queues {
-		if k := q.unsent(); k > 0 {
+		if k := q.unsafe(); k > 0 {
 			n[id] = k
 		}
 	}

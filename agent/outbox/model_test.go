@@ -221,9 +221,7 @@ func (m *model) crash() {
 	m.made++
 	path := filepath.Join(filepath.Dir(m.path), fmt.Sprintf("outbox-%d.db", m.made))
 	copyJournal(m.t, m.path, path)
-	if err := m.o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(path, 0o600) }); err != nil {
-		m.t.Fatal(err)
-	}
+	copyStore(m.t, m.o, path)
 	if err := m.o.Close(); err != nil {
 		m.t.Fatal(err)
 	}
@@ -248,6 +246,14 @@ func copyJournal(t *testing.T, from, to string) {
 		err = os.WriteFile(journalPath(to), b, 0o600)
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyStore copies what bbolt has of a store that is at work.
+func copyStore(t *testing.T, o *Outbox, to string) {
+	t.Helper()
+	if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(to, 0o600) }); err != nil {
 		t.Fatal(err)
 	}
 }

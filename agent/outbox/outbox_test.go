@@ -654,9 +654,7 @@ func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
 			<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
 			copied := filepath.Join(t.TempDir(), "crashed.db")
 			copyJournal(t, path, copied)
-			if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(copied, 0o600) }); err != nil {
-				t.Fatal(err)
-			}
+			copyStore(t, o, copied)
 			options.BootID = boot
 			o = open(t, copied, options)
 			want := 1

@@ -266,6 +266,7 @@ func (o *Outbox) Split(p *Pack) bool {
 	// What was prepared to go after it was not sent yet, and would be too big
 	// as well.
 	q.prepared, q.unfreeze = nil, true
+	q.splits++
 	q.inMemory = slices.DeleteFunc(q.inMemory, func(b memoryBoundary) bool { return b.run == p.boundary.run && b.first >= p.First })
 	o.enqueue(q)
 	return true

@@ -59,6 +59,7 @@ type queue struct {
 	took      uint64 // up to which number the journal has them as accepted
 	wants     bool   // waits for the committer to freeze more of what is on disk
 	unfreeze  bool   // the boundaries on disk are not to be used
+	splits    int    // counts the packs that were too big
 	limit     int    // of readings in a pack; 0 where none is known
 	listed    bool   // is in the outbox's turn
 	notUntil  time.Time
