@@ -64,7 +64,7 @@ var libraries = map[string][]string{
 	"google.golang.org/protobuf":          {"devices/profile"},
 	"go.yaml.in/yaml":                     {"strictyaml", "devices/profile", "agent/config"},
 	"go.uber.org/goleak":                  {"devices/devicetest"},
-	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile"},
+	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile", "torture"},
 }
 
 // Names that say nothing of what a package is for.

@@ -57,7 +57,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.System{}, log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
@@ -130,6 +130,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.hire(ctx)
 	a.mu.Unlock()
 
+	tellGoroutines(ctx)
 	a.tick(ctx)
 
 	a.mu.Lock()

@@ -102,7 +102,7 @@ func (t *timing) arrive() arrival {
 
 // bootID names this boot; "" where the system does not.
 func bootID() string {
-	id, err := clock.System{}.Boot()
+	id, err := clock.Machine().Boot()
 	if err != nil {
 		return ""
 	}

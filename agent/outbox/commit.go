@@ -241,10 +241,12 @@ func (o *Outbox) transact(c *commit) error {
 	write := func(w *writing) error { return o.write(w, c) }
 	o.evicted = nil
 	err := o.update(write)
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
-		// Nothing was written. An uncommon lot came at once: room first. What
-		// was evicted then is told as lost, and has to go.
+	for try := 0; errors.Is(err, bolterrors.ErrMaxSizeReached) && try < 3; try++ {
+		// Nothing was written. An uncommon lot came at once: room first, and
+		// more where it is in pieces. What was evicted then is told as lost,
+		// and has to go.
 		again := o.evicted
+		o.evicted = nil
 		err = o.update(func(w *writing) error {
 			var err error
 			for _, k := range again {

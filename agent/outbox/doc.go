@@ -38,9 +38,10 @@
 // # Damage
 //
 // Cards lose what they said they had written. Open therefore looks through the
-// file before bbolt does (page.go, repair.go): it takes the last transaction
-// back where that makes the file whole, and otherwise puts a new file in its
-// place with all that can be read. Either way it goes on with a far higher
+// file before bbolt does (page.go, repair.go): where the newest tree is not
+// whole, it goes on with a newer one that the card has forgotten to lead to, or
+// takes the last transaction back, and otherwise puts a new file in its place
+// with all that can be read. Either way it goes on with a far higher
 // run, since it cannot know which were used. What it did is in [Recovery].
 // Errors of reading, as opposed to what was read, are returned.
 //

@@ -395,12 +395,13 @@ func (o *Outbox) startRun(w *writing, journaled uint32) error {
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
-	if o.resumed = run > 0; o.resumed {
-		// A card that lies may have forgotten openings, whose items are at the
-		// server: their numbers are not to be met by chance.
-		if step := min(runStep, int64(maxRun-run)/runStep); step > 0 {
-			run += uint32(rand.Int64N(step))
-		}
+	o.resumed = run > 0
+	// A card that lies may have forgotten openings, whose items are at the
+	// server: their numbers are not to be met by chance.
+	if step := min(runStep, int64(maxRun-run)/runStep); step > 0 {
+		run += uint32(rand.Int64N(step))
+	}
+	if o.resumed {
 		run++
 		o.heldRun = run
 	}

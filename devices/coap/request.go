@@ -37,6 +37,7 @@ const links = `</d>;title="POST or PUT readings to /d/<device>";ct="0 50 110 112
 
 // serve does what a request asks. Where readings were taken it returns their
 // receipt, and the response is valid only when that is done without an error.
+// A response without a code is none: see [session.unsure].
 func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	m := ex.request
 	path := pathOf(m)
@@ -113,13 +114,16 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		s.sink.Reject(string(device.ID), err)
 		return *badRequest("%v", err), nil
 	}
+	redelivered := ex.confirmable && s.unsure(ex.came)
 	receipt, err := s.sink.Report(s.ctx, devices.Message{
 		Readings: out.Readings,
 		Origin: devices.NewOrigin([]byte("coap"), []byte(ex.peer.name),
 			binary.BigEndian.AppendUint16(nil, uint16(ex.mid)), ex.request.Token, payload),
-		Redelivered: s.resumed && ex.confirmable && ex.came.Sub(s.began) < maxTransmitSpan,
+		Redelivered: redelivered,
 	})
 	switch {
+	case err != nil && redelivered:
+		return response{}, nil
 	case errors.Is(err, devices.ErrFull):
 		return unavailable("the gateway is full", retryWhenFull), nil
 	case err != nil:

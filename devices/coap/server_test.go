@@ -535,6 +535,34 @@ func TestResumed(t *testing.T) {
 	}
 }
 
+// What may have been taken before the start is not refused: the device would
+// report it anew, as a message that nobody recognises.
+func TestResumedIsNotRefused(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := start(t, coap.Config{Resumed: true}, sink, sink)
+	client := dial(t, s.Addr())
+	sink.SetFull(true)
+	first := post(t, 1, "kitchen", "1")
+	client.send(first)
+	client.send(request(t, message.NonConfirmable, codes.POST, 2, "d/kitchen", coap.SenMLJSON, senml("2")))
+	if a := client.receive(); a.Code != codes.ServiceUnavailable || !bytes.Equal(a.Token, []byte{0xa, 2}) {
+		t.Fatalf("want 5.03 for the one that cannot be a repetition, got %v", a.String())
+	}
+	client.silent()
+	sink.SetFull(false)
+	client.send(first)
+	if a := client.receive(); a.Code != codes.Changed || a.MessageID != 1 {
+		t.Fatalf("want 2.04, got %v", a.String())
+	}
+	if all := sink.WaitMessages(t, 1); !all[0].Redelivered {
+		t.Error("it is not reported as possibly redelivered")
+	}
+	client.send(first)
+	if a := client.receive(); a.Code != codes.Changed || len(sink.WaitMessages(t, 1)) != 1 {
+		t.Fatalf("want 2.04 again and no second report, got %v", a.String())
+	}
+}
+
 func TestBlocks(t *testing.T) {
 	sink := &devicetest.Sink{Auto: true}
 	s := start(t, coap.Config{}, sink, sink)
