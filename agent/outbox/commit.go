@@ -575,12 +575,17 @@ func forget(w *writing, device devices.ID, p place) error {
 // anew after each, because Next after a deletion skips a key.
 func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
 	start := rowKey(device, from.run, from.seq)
+	var last []byte
 	c := t.Cursor()
 	for k, v := c.Seek(start); k != nil; k, v = c.Seek(start) {
 		d, run, first, parsed := parseRowKey(k)
 		if !parsed || d != device || !ok(run, first, v) {
 			return nil
 		}
+		if bytes.Compare(k, last) <= 0 {
+			return fmt.Errorf("the keys of %s are not in order", t.name)
+		}
+		last = append(last[:0], k...)
 		if err := t.remove(k); err != nil {
 			return err
 		}
@@ -740,7 +745,7 @@ func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 		foundKey, found := c.Seek(rowKey(device, p.run, middle))
 		d, run, first, ok := parseRowKey(foundKey)
 		switch {
-		case ok && d == device && run == p.run && first <= p.seq:
+		case ok && d == device && run == p.run && middle <= first && first <= p.seq:
 			k, v, low = foundKey, found, first+1
 		case middle == 0:
 			return k, v

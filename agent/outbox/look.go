@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -38,7 +39,7 @@ func OpenReader(path string) (*Reader, error) {
 		return nil, fmt.Errorf("cannot open the outbox %s: %w", path, err)
 	}
 	r := &Reader{db: db, path: path}
-	err = db.View(func(tx *bolt.Tx) error {
+	err = r.view(func(tx *bolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
 			return errors.New("it is not an outbox")
@@ -57,6 +58,18 @@ func OpenReader(path string) (*Reader, error) {
 
 // Close ends the reader of [OpenReader].
 func (r *Reader) Close() error { return r.db.Close() }
+
+// view reads in one transaction. A card that cannot be read, or is damaged, is
+// an error here: who looks must not end a gateway at work.
+func (r *Reader) view(fn func(tx *bolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cannot read the file: %v", p)
+		}
+	}()
+	return r.db.View(fn)
+}
 
 // Reader looks into the store while it is at work. What is in memory only is
 // not seen.
@@ -106,7 +119,7 @@ func (r *Reader) Contents() (Contents, error) {
 		c.Devices = append(c.Devices, *d)
 	}
 	slices.SortFunc(c.Devices, func(a, b DeviceContents) int { return bytes.Compare([]byte(a.Device), []byte(b.Device)) })
-	err = r.db.View(func(tx *bolt.Tx) error {
+	err = r.view(func(tx *bolt.Tx) error {
 		c.Notes = tx.Bucket(bucketNotes).Stats().KeyN
 		c.UsedBytes = usedBytes(tx)
 		return nil
@@ -138,7 +151,7 @@ func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
 		for more := true; more; {
 			var some []Stored
 			var faults []Fault
-			err := r.db.View(func(tx *bolt.Tx) error {
+			err := r.view(func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucket)
 				if more = false; b == nil {
 					return nil
@@ -198,7 +211,7 @@ func (r *Reader) journaled() (all []Stored, err error) {
 		return nil, fmt.Errorf("cannot read the journal: %w", err)
 	}
 	defer f.Close()
-	err = r.db.View(func(tx *bolt.Tx) error {
+	err = r.view(func(tx *bolt.Tx) error {
 		generation, known := parseGeneration(lookup(tx, bucketMeta, metaJournal))
 		if !known {
 			return nil // written by a version without
@@ -289,8 +302,12 @@ func waiting(tx *bolt.Tx, bucket, k, v []byte) ([]Stored, error) {
 // Verify reads everything: the file's structure, each row's check sum, and
 // that no number comes twice. It gives how many readings are well.
 func (r *Reader) Verify() (readings int, faults []Fault, err error) {
-	err = r.db.View(func(tx *bolt.Tx) error {
-		for broken := range tx.Check() {
+	err = r.view(func(tx *bolt.Tx) error {
+		broken, err := r.verify(tx)
+		if err != nil {
+			return err
+		}
+		if broken != nil {
 			faults = append(faults, Fault{"the file", broken.Error()})
 		}
 		for _, name := range buckets() {
@@ -322,6 +339,22 @@ func (r *Reader) Verify() (readings int, faults []Fault, err error) {
 		return nil
 	}, func(f Fault) { faults = append(faults, f) })
 	return readings, faults, err
+}
+
+// verify gives what is wrong with the file as a transaction sees it. The
+// library's Check may not run beside one who writes.
+func (r *Reader) verify(tx *bolt.Tx) (broken, err error) {
+	f, err := os.Open(r.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size := int64(r.db.Info().PageSize)
+	_, broken = verify(f, meta{
+		pageSize: size, pages: uint64(tx.Size() / size), transaction: uint64(tx.ID()),
+		root: uint64(tx.Cursor().Bucket().Root()),
+	})
+	return broken, nil
 }
 
 // Waiting counts the readings of each device that are not on disk.

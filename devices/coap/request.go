@@ -96,7 +96,7 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		s.sink.Reject(string(device.ID), fmt.Errorf("cannot read content format %d", format))
 		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50 or 0", format)}, nil
 	}
-	out, err := device.Profile.Decode(device.Place, profile.Message{
+	out, err := device.decode(profile.Message{
 		Topic: field, Payload: payload, ContentFormat: format, Received: ex.came,
 	})
 	if err != nil {
@@ -130,6 +130,17 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		return unavailable("the gateway cannot take the reading", retryWhenBusy), nil
 	}
 	return response{code: codes.Changed}, receipt
+}
+
+// decode has a message that makes a decoder panic be one that it does not
+// understand: it ends nobody else.
+func (d Device) decode(m profile.Message) (out profile.Output, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the decoder panics: %v", r)
+		}
+	}()
+	return d.Profile.Decode(d.Place, m)
 }
 
 // critical looks for options that must be understood and are not (RFC 7252

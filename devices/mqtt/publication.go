@@ -43,7 +43,7 @@ func (d *directory) hear(ctx context.Context, p publication, sink devices.Sink) 
 		sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
 		return nil, nil
 	}
-	out, err := device.Profile.Decode(device.Place, profile.Message{Topic: p.topic, Payload: p.payload, ContentFormat: -1, Received: time.Now()})
+	out, err := device.decode(profile.Message{Topic: p.topic, Payload: p.payload, ContentFormat: -1, Received: time.Now()})
 	if err != nil {
 		sink.Reject(string(device.ID), fmt.Errorf("topic %q: %w", p.topic, err))
 		return nil, nil
@@ -60,4 +60,15 @@ func (d *directory) hear(ctx context.Context, p publication, sink devices.Sink) 
 		m.Redelivered, m.Window = p.duplicate, usualWindow
 	}
 	return sink.Report(ctx, m)
+}
+
+// decode has a message that makes a decoder panic be one that it does not
+// understand. It would come again, and end every other device's link too.
+func (d *Device) decode(m profile.Message) (out profile.Output, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the decoder panics: %v", r)
+		}
+	}()
+	return d.Profile.Decode(d.Place, m)
 }
