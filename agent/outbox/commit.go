@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -80,6 +81,7 @@ func (o *Outbox) due() time.Duration {
 	if len(o.notes.unwritten()) > 0 {
 		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
 	}
+	wait = min(wait, o.countsDue())
 	if len(o.tidy) > 0 {
 		wait = min(wait, o.tidyDelay()-time.Since(o.tidy[0].at))
 	}
@@ -118,6 +120,7 @@ type commit struct {
 	used     int64                // bytes of the file, before
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
+	counted  []proof.Change
 
 	origins     []devices.Origin // of what is written
 	originRow   originRow
@@ -215,7 +218,7 @@ func (o *Outbox) gather() *commit {
 		}
 	}
 	o.urgent = false
-	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
+	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving && o.countsDue() > 0 {
 		return nil
 	}
 	o.saving = false
@@ -354,6 +357,9 @@ func (o *Outbox) writeSmall(w *writing, c *commit) error {
 				return err
 			}
 		}
+	}
+	if err := o.writeCounts(w, c); err != nil {
+		return err
 	}
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
@@ -506,7 +512,8 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				rs = rs[:j.limit]
 			}
 		}
-		payload, n := o.options.Encode(j.queue.device, b.frozen, o.dated(b.dating, rs), limit)
+		rs = o.dated(b.dating, rs)
+		payload, n := o.options.Encode(j.queue.device, b.frozen, rs, limit)
 		prepared += len(payload)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen, b.dating}
 		if made.last != b.last {
@@ -514,7 +521,7 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				return err
 			}
 		}
-		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made})
+		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made, oldest(rs[:n])})
 		r.drop(n)
 	}
 	return nil
@@ -754,6 +761,7 @@ func (o *Outbox) apply(c *commit) {
 		o.applyJob(j)
 	}
 	o.notes.stored = c.lastNote
+	o.counts.book.Kept(c.counted)
 	if len(c.origins) > 0 {
 		o.origins.wrote(c.originRow, c.originsGone)
 	}

@@ -192,6 +192,7 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	}
 	defer o.Close()
 	recovered := o.recovery
+	counted(t, o)
 	if whole && recovered != nil {
 		t.Errorf("%s: recovered %+v", name, recovered)
 	}
@@ -231,6 +232,9 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	}
 	if fault := o.Stats().Fault; !arrived || fault != "" {
 		t.Errorf("%s: the store does not work: arrived %v, fault %q", name, arrived, fault)
+	}
+	if a := counted(t, o); !whole && recovered == nil && a.Total.LostAll() != lost {
+		t.Errorf("%s: %d are told as lost, %d counted", name, lost, a.Total.LostAll())
 	}
 	missing, again := 0, 0
 	for line, waits := range taken {
