@@ -41,7 +41,7 @@ type counts struct {
 	before  uint32      // the run before this opening
 	kept    time.Time   // when it was written last
 	turn    time.Time   // when the hour is full
-	written int64       // what Options.Written said last
+	written int64       // what Options.Written said last; before, 0, for what the opening wrote
 }
 
 // now gives the time as well as it is known.
@@ -121,7 +121,6 @@ func (o *Outbox) beginCounts(w *writing) error {
 		b.Reconcile(device, waiting, p.run, p.seq, reason)
 	}
 	o.tillTurn(now)
-	o.counts.written = o.writtenBytes()
 	b.Date(o.dateMoment)
 	k := o.keeping()
 	b.Kept(k.changes)

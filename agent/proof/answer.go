@@ -17,6 +17,9 @@ type Question struct {
 	Device devices.ID `json:"device,omitempty"` // "" is all
 	Since  time.Time  `json:"since,omitzero"`
 	Until  time.Time  `json:"until,omitzero"`
+	// Guess has rows that are not dated taken for what they seem to be: for
+	// rates, which need no date.
+	Guess bool `json:"guess,omitempty"`
 }
 
 // An Answer is what was counted in a period. That is the one that was asked
@@ -96,11 +99,8 @@ type reply struct {
 }
 
 func (r *reply) row(row, before *Row) {
-	if !row.Dated() {
-		if r.a.Undated == nil && len(row.Cells) > 0 {
-			r.a.Undated = &Sum{}
-		}
-		r.cells(row, func(c *Cell) { r.a.Undated.add(c) })
+	if !row.Dated() && !r.q.Guess {
+		r.undated(row)
 		return
 	}
 	from, to := row.From.Time, row.To.Time
@@ -131,6 +131,24 @@ func (r *reply) row(row, before *Row) {
 		from, to = later(from, r.q.Since), earlier(to, r.q.Until)
 	}
 	r.a.From, r.a.To = earlier(from, r.a.From), later(to, r.a.To)
+}
+
+// undated counts a row that no period can be said to have.
+func (r *reply) undated(row *Row) {
+	var s Sum
+	some := slices.ContainsFunc(row.Gaps, func(g Gap) bool { return g.Why != Stopped })
+	r.cells(row, func(c *Cell) {
+		some = true
+		s.add(c)
+	})
+	if !some {
+		return
+	}
+	if r.a.Undated == nil {
+		r.a.Undated = &Sum{}
+	}
+	r.a.Undated.Add(s.Counts)
+	r.a.Undated.Waiting += s.Waiting
 }
 
 func (r *reply) cells(row *Row, visit func(*Cell)) {

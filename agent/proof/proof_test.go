@@ -329,7 +329,7 @@ func TestGaps(t *testing.T) {
 		{"", 4, 24, true, "0 measured, 0 accepted, 0 waiting, 0 missing"},
 		{"", 4, 24, false, "0 measured, 0 accepted, 0 waiting, 0 missing; 2026-11-23 17:00 – 2026-11-24 12:00 unknown: the gateway was killed"},
 	} {
-		a := Reply(Question{c.device, at(c.since).Time, at(c.until).Time}, slices.Values(rows), c.counting)
+		a := Reply(Question{Device: c.device, Since: at(c.since).Time, Until: at(c.until).Time}, slices.Values(rows), c.counting)
 		if got := a.Text(time.UTC); got != c.want {
 			t.Errorf("%q from %v until %v:\n got %s\nwant %s", c.device, c.since, c.until, got, c.want)
 		}

@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -21,14 +22,14 @@ func (m Moment) Known() bool { return len(m.Stamp) == 0 }
 
 // Counts say what became of readings.
 type Counts struct {
-	Given    uint64            `json:"given,omitempty"`    // to the gateway; for people, measured
-	Accepted uint64            `json:"accepted,omitempty"` // by the server
-	Thinned  uint64            `json:"thinned,omitempty"`
-	Lost     map[string]uint64 `json:"lost,omitempty"`     // by reason
-	Unknown  uint64            `json:"unknown,omitempty"`  // accepted or not: it was killed before it could say
-	Repeated uint64            `json:"repeated,omitempty"` // came again and were recognised; not given
-	Delay    float64           `json:"delay,omitempty"`    // seconds, the longest from arrival to acceptance; at most that for what came before a restart
-	Age      float64           `json:"age,omitempty"`      // seconds, the longest from a reading's own time to acceptance
+	Given    uint64            `json:"measured"` // what people call what was given to the gateway
+	Accepted uint64            `json:"accepted"` // by the server
+	Thinned  uint64            `json:"thinned"`
+	Lost     map[string]uint64 `json:"lost,omitempty"`      // by reason
+	Unknown  uint64            `json:"unknown"`             // accepted or not: the process was killed before it could say
+	Repeated uint64            `json:"repeated"`            // came again and were recognised; not among those given
+	Delay    float64           `json:"longestDelaySeconds"` // from arrival to acceptance; of what went over the disk, no more than this
+	Age      float64           `json:"longestAgeSeconds"`   // from a reading's own time to acceptance
 }
 
 // Held gives how many wait.
@@ -106,14 +107,46 @@ func less(a, b uint64) uint64 { return a - min(a, b) }
 
 // A Cell is the counts of one device in a row.
 type Cell struct {
-	Device devices.ID `json:"device"`
+	Device devices.ID
 	// The readings' numbers in a run, until none of them waits; then 0.
-	Run   uint32 `json:"run,omitempty"`
-	First uint64 `json:"first,omitempty"`
-	Last  uint64 `json:"last,omitempty"`
+	Run         uint32
+	First, Last uint64
 	Counts
 
 	row *Row // that it is in, of cells in a book
+}
+
+// compact is the form of counts in a file.
+type compact struct {
+	Given    uint64            `json:"given,omitempty"`
+	Accepted uint64            `json:"accepted,omitempty"`
+	Thinned  uint64            `json:"thinned,omitempty"`
+	Lost     map[string]uint64 `json:"lost,omitempty"`
+	Unknown  uint64            `json:"unknown,omitempty"`
+	Repeated uint64            `json:"repeated,omitempty"`
+	Delay    float64           `json:"delay,omitempty"`
+	Age      float64           `json:"age,omitempty"`
+}
+
+type compactCell struct {
+	Device devices.ID `json:"device"`
+	Run    uint32     `json:"run,omitempty"`
+	First  uint64     `json:"first,omitempty"`
+	Last   uint64     `json:"last,omitempty"`
+	compact
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (c *Cell) MarshalJSON() ([]byte, error) {
+	return json.Marshal(compactCell{c.Device, c.Run, c.First, c.Last, compact(c.Counts)})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (c *Cell) UnmarshalJSON(b []byte) error {
+	var v compactCell
+	err := json.Unmarshal(b, &v)
+	*c = Cell{Device: v.Device, Run: v.Run, First: v.First, Last: v.Last, Counts: Counts(v.compact)}
+	return err
 }
 
 // A Gap is a time in which nothing was counted.
