@@ -172,6 +172,10 @@ func (o *Outbox) writeCounts(w *writing, c *commit) error {
 		o.tillTurn(now)
 	}
 	o.counts.kept = time.Now()
+	var gone []uint64
+	if full {
+		gone = o.counts.book.Thin(hourRows)
+	}
 	k := o.keeping()
 	open := make(map[uint64]bool)
 	for _, r := range o.counts.book.Rows() {
@@ -182,6 +186,11 @@ func (o *Outbox) writeCounts(w *writing, c *commit) error {
 	t := w.table(bucketCounts)
 	if err := k.put(t); err != nil || !full {
 		return err
+	}
+	for _, number := range gone {
+		if err := t.remove(noteKey(number)); err != nil {
+			return err
+		}
 	}
 	return o.thinCounts(t, open)
 }
@@ -266,7 +275,7 @@ func encodeCounts(r *proof.Row) []byte {
 	if r.Open() {
 		v[0] = 1
 	}
-	binary.BigEndian.PutUint32(v[1:], uint32(r.From.Time.Unix()/(24*60*60)))
+	binary.BigEndian.PutUint32(v[1:], r.Day())
 	b, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // the type has nothing that cannot be marshalled

@@ -176,6 +176,54 @@ func TestCountsAreBounded(t *testing.T) {
 	})
 }
 
+// TestCountsOfALongOutage has readings wait for a month: what waits is counted
+// by the day, in the end, and is still found when it goes out.
+func TestCountsOfALongOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(shmDir(t), "o.db")
+		options := testOptions()
+		options.MaxBytes = 8 << 20 // or the oldest counts go
+		o := open(t, path, options)
+		const hours = 30 * 24
+		for i := range hours {
+			take(t, o, message("kitchen", i, i))
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if i == hours/2 {
+				if err := o.Close(); err != nil {
+					t.Fatal(err)
+				}
+				o = open(t, path, options)
+			}
+		}
+		if n := len(o.counts.book.Rows()); n > hourRows+20 {
+			t.Errorf("the book has %d rows", n)
+		}
+		day, err := o.Proof(proof.Question{Since: time.Now().Add(-29 * 24 * time.Hour), Until: time.Now().Add(-28 * 24 * time.Hour)})
+		if err != nil || day.Total.Given < 48 || day.Total.Given > 96 || day.Total.Waiting != day.Total.Given {
+			t.Errorf("%+v, %v", day, err)
+		}
+		counted(t, o)
+		for idle := 0; idle < 3; {
+			if p := o.Next(); p != nil {
+				o.Settle(p)
+				idle = 0
+				continue
+			}
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			idle++
+		}
+		time.Sleep(2 * time.Hour)
+		if a := counted(t, o); a.Total.Given != 2*hours || a.Total.Accepted != 2*hours || !a.Whole() {
+			t.Errorf("%+v", a)
+		}
+		if n := len(o.counts.book.Rows()); n > 3 {
+			t.Errorf("the book has %d rows, of which nothing is to come", n)
+		}
+	})
+}
+
 // TestKilledIsUnknown kills the process, as far as its disk can tell, and
 // looks at what is told then, also while nobody is at work.
 func TestKilledIsUnknown(t *testing.T) {

@@ -25,14 +25,14 @@ type Question struct {
 // An Answer is what was counted in a period. That is the one that was asked
 // for, wider by parts of the rows at its ends.
 type Answer struct {
-	From    time.Time      `json:"from,omitzero"`
-	To      time.Time      `json:"to,omitzero"`
-	Total   Sum            `json:"total"`
-	Devices []DeviceSum    `json:"devices"`
-	Gaps    []AnswerGap    `json:"gaps,omitempty"`
-	Undated *Sum           `json:"undated,omitempty"` // what was counted while the time was not known, and is not yet; in no other sum
-	Written int64          `json:"writtenBytes"`      // to disks, by the gateway, whatever the device
-	covered []AnswerPeriod // of the rows, without their gaps
+	From    time.Time   `json:"from,omitzero"`
+	To      time.Time   `json:"to,omitzero"`
+	Total   Sum         `json:"total"`
+	Devices []DeviceSum `json:"devices"`
+	Gaps    []AnswerGap `json:"gaps,omitempty"`
+	Undated *Sum        `json:"undated,omitempty"` // what was counted while the time was not known, and is not yet; in no other sum
+	Written int64       `json:"writtenBytes"`      // to disks, by the gateway, whatever the device
+	covered time.Duration
 }
 
 // A Sum is counts, and how many wait.
@@ -66,13 +66,7 @@ func (a Answer) Whole() bool {
 }
 
 // Covered gives for how long of the period was counted.
-func (a Answer) Covered() time.Duration {
-	d := time.Duration(0)
-	for _, p := range a.covered {
-		d += p.To.Sub(p.From)
-	}
-	return d
-}
+func (a Answer) Covered() time.Duration { return a.covered }
 
 // Reply answers a question from rows in their order. counting says whether the
 // last of them is being counted still.
@@ -170,17 +164,17 @@ func (r *reply) meets(from, to time.Time) bool {
 	return (r.q.Until.IsZero() || from.Before(r.q.Until)) && (r.q.Since.IsZero() || to.After(r.q.Since) || from.Equal(to) && from.Equal(r.q.Since))
 }
 
-// cover notes the parts of a row that are not gaps.
+// cover counts the parts of a row that are not gaps.
 func (r *reply) cover(row *Row) {
 	at := row.From.Time
 	for _, g := range row.Gaps {
 		if g.From.Time.After(at) {
-			r.a.covered = append(r.a.covered, AnswerPeriod{at, g.From.Time})
+			r.a.covered += g.From.Time.Sub(at)
 		}
 		at = later(at, g.To.Time)
 	}
 	if row.To.Time.After(at) {
-		r.a.covered = append(r.a.covered, AnswerPeriod{at, row.To.Time})
+		r.a.covered += row.To.Time.Sub(at)
 	}
 }
 

@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"time"
@@ -25,9 +26,18 @@ const Grain = time.Hour
 // NewBook makes a book of what the openings before left: the rows that were
 // open, and the last one whether it was or not; in order.
 func NewBook(rows []*Row) *Book {
-	b := &Book{rows: rows, open: make(map[devices.ID][]*Cell), next: 1}
-	for _, r := range rows {
-		b.next = r.Number + 1
+	b := &Book{rows: rows, next: 1}
+	if n := len(rows); n > 0 {
+		b.next = rows[n-1].Number + 1
+	}
+	b.index()
+	return b
+}
+
+// index finds the open cells.
+func (b *Book) index() {
+	b.open = make(map[devices.ID][]*Cell)
+	for _, r := range b.rows {
 		for _, c := range r.Cells {
 			if c.row = r; c.Run != 0 {
 				b.open[c.Device] = append(b.open[c.Device], c)
@@ -37,7 +47,6 @@ func NewBook(rows []*Row) *Book {
 	for _, cells := range b.open {
 		slices.SortFunc(cells, byPlace)
 	}
-	return b
 }
 
 func byPlace(a, b *Cell) int { return cmp.Or(cmp.Compare(a.Run, b.Run), cmp.Compare(a.First, b.First)) }
@@ -97,6 +106,28 @@ func (b *Book) Turn(now Moment) {
 	b.Cover(now)
 	b.begin(now)
 	b.tidy()
+}
+
+// Thin makes days of the oldest rows where the book has more than n of them:
+// readings may wait for years. It gives the numbers of the rows that are gone.
+func (b *Book) Thin(n int) (gone []uint64) {
+	for i := 0; i < len(b.rows)-n; {
+		r, next := b.rows[i], b.rows[i+1]
+		follows := r.To.Time.Equal(next.From.Time) && bytes.Equal(r.To.Stamp, next.From.Stamp)
+		if !follows || r.Day() != next.Day() || next == b.current() || next == b.found {
+			i++
+			continue
+		}
+		joined := Join(r, next)
+		joined.change = max(r.change, next.change) + 1
+		b.rows[i] = joined
+		b.rows = slices.Delete(b.rows, i+1, i+2)
+		gone = append(gone, next.Number)
+	}
+	if len(gone) > 0 {
+		b.index()
+	}
+	return gone
 }
 
 // Cover says that all was counted up to now.

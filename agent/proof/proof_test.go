@@ -309,6 +309,40 @@ func TestUnknownTime(t *testing.T) {
 	}
 }
 
+// TestThin has a machine that never learns the time: what is kept in memory is
+// bounded, and adds up.
+func TestThin(t *testing.T) {
+	b := NewBook(nil)
+	at := func(hours int) Moment {
+		return Moment{time.Unix(int64(3600*hours), 0).UTC(), fmt.Append(nil, hours)}
+	}
+	b.Begin(at(0), 0, 1)
+	gone := 0
+	const hours = 1000
+	for i := range uint64(hours) {
+		b.Given("a", 1, 2*i+1, 2*i+2)
+		if i > 100 {
+			b.Accepted("a", 1, 2*(i-100)+1, 2*(i-100)+1, 1, at(int(i)), -1, -1)
+		}
+		b.Turn(at(int(i) + 1))
+		gone += len(b.Thin(100))
+		b.Kept(b.Changes())
+	}
+	if n := len(b.Rows()); n+gone != hours+1 || n > 100+hours/24+2 {
+		t.Errorf("%d rows are in memory, and %d gone", n, gone)
+	}
+	s := Reply(Question{}, slices.Values(b.Rows()), true).Undated
+	if s.Given != 2*hours || s.Accepted != hours-101 || s.Waiting != hours+101 {
+		t.Errorf("%+v", s)
+	}
+	for i := range uint64(hours) {
+		b.Accepted("a", 1, 2*i+1, 2*i+2, 2, at(hours), -1, -1)
+	}
+	if s := Reply(Question{}, slices.Values(b.Rows()), true).Undated; s.Accepted != 2*hours || s.Waiting != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestGaps(t *testing.T) {
 	at := func(hours float64) Moment { return known(noon.Add(time.Duration(hours * float64(time.Hour)))) }
 	rows := []*Row{
@@ -336,7 +370,6 @@ func TestGaps(t *testing.T) {
 	}
 	joined := Join(rows[0], rows[1])
 	a, b := Reply(Question{}, slices.Values([]*Row{joined, rows[2]}), true), Reply(Question{}, slices.Values(rows), true)
-	b.covered, a.covered = nil, nil
 	if joined.Number = 2; a.Total.Given != b.Total.Given || !reflect.DeepEqual(a.Devices, b.Devices) {
 		t.Errorf("joined rows say\n%+v, not\n%+v", a, b)
 	}

@@ -245,8 +245,7 @@ func (r *Row) close(growing func(*Cell) bool) {
 	r.Cells = kept
 }
 
-// Join gives the rows a and b, of which b follows a, as one. Neither may be
-// open.
+// Join gives the rows a and b, of which b follows a, as one.
 func Join(a, b *Row) *Row {
 	r := &Row{Number: a.Number, Run: b.Run, From: a.From, To: b.To, Closed: b.Closed, Written: a.Written + b.Written}
 	for _, g := range a.Gaps {
@@ -266,8 +265,24 @@ func Join(a, b *Row) *Row {
 		}
 	}
 	r.close(func(*Cell) bool { return false })
+	last := make(map[devices.ID]*Cell) // with numbers
+	r.Cells = slices.DeleteFunc(r.Cells, func(c *Cell) bool {
+		before := last[c.Device]
+		if before != nil && c.Run != 0 && before.Run == c.Run && before.Last+1 == c.First {
+			before.Last = c.Last
+			before.Add(c.Counts)
+			return true
+		}
+		if c.Run != 0 {
+			last[c.Device] = c
+		}
+		return false
+	})
 	return r
 }
+
+// Day counts the days from 1970 to the one in which the row begins, in UTC.
+func (r *Row) Day() uint32 { return uint32(r.From.Time.Unix() / (24 * 60 * 60)) }
 
 // Clone gives a copy that shares nothing with the row.
 func (r *Row) Clone() *Row {
