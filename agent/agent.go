@@ -84,6 +84,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		State:        a.timing.state,
 		Date:         a.timing.date,
 		Apply:        a.timing.apply,
+		Now:          a.timing.now,
+		Written:      writtenBytes,
 		LossNote:     lossNote,
 		RecoveryNote: recoveryNote,
 		Log:          log,

@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -85,6 +86,7 @@ func (o *Outbox) due() time.Duration {
 	if len(o.notes.unwritten()) > 0 {
 		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
 	}
+	wait = min(wait, o.countsDue())
 	if len(o.tidy) > 0 {
 		wait = min(wait, o.tidyWait()-time.Since(o.tidy[0].at))
 	}
@@ -113,7 +115,7 @@ func (o *Outbox) journaled() bool {
 // only, and the journal is not due for a checkpoint.
 func (o *Outbox) light() bool {
 	switch {
-	case o.journal.file == nil, o.closed, o.saving, o.memory >= commitBytes, len(o.notes.unwritten()) > 0:
+	case o.journal.file == nil, o.closed, o.saving, o.memory >= commitBytes, len(o.notes.unwritten()) > 0, o.countsDue() <= 0:
 		return false
 	case len(o.tidy) > 0 && time.Since(o.tidy[0].at) >= o.tidyWait():
 		return false
@@ -181,6 +183,7 @@ type commit struct {
 	used     int64                // bytes of the file, before
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
+	counted  []proof.Change
 
 	generation uint64 // of the journal, from then on
 
@@ -292,7 +295,7 @@ func (o *Outbox) gather() *commit {
 	}
 	o.urgent, o.fresh = false, false
 	if !c.light {
-		if o.gatherRest(c); len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
+		if o.gatherRest(c); len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving && o.countsDue() > 0 {
 			return nil
 		}
 		o.saving = false
@@ -477,6 +480,9 @@ func (o *Outbox) writeSmall(w *writing, c *commit) error {
 			}
 		}
 	}
+	if err := o.writeCounts(w, c); err != nil {
+		return err
+	}
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
 	c.lastNote = o.notes.last
@@ -629,7 +635,8 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				rs = rs[:j.limit]
 			}
 		}
-		payload, n := o.options.Encode(j.queue.device, b.frozen, o.dated(b.dating, rs), limit)
+		rs = o.dated(b.dating, rs)
+		payload, n := o.options.Encode(j.queue.device, b.frozen, rs, limit)
 		prepared += len(payload)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen, b.dating}
 		if made.last != b.last {
@@ -637,7 +644,7 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				return err
 			}
 		}
-		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made})
+		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made, oldest(rs[:n])})
 		r.drop(n)
 	}
 	return nil
@@ -879,6 +886,7 @@ func (o *Outbox) apply(c *commit) {
 		o.applyJob(j)
 	}
 	o.notes.stored = c.lastNote
+	o.counts.book.Kept(c.counted)
 	if len(c.origins) > 0 {
 		o.origins.wrote(c.originRow, c.originsGone)
 	}

@@ -196,6 +196,7 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	}
 	defer o.Close()
 	recovered := o.recovery
+	counted(t, o)
 	if whole && recovered != nil {
 		t.Errorf("%s: recovered %+v", name, recovered)
 	}
@@ -235,6 +236,9 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	}
 	if fault := o.Stats().Fault; !arrived || fault != "" {
 		t.Errorf("%s: the store does not work: arrived %v, fault %q", name, arrived, fault)
+	}
+	if a := counted(t, o); !whole && recovered == nil && a.Total.LostAll() != lost {
+		t.Errorf("%s: %d are told as lost, %d counted", name, lost, a.Total.LostAll())
 	}
 	missing, again := 0, 0
 	for line, waits := range taken {
@@ -404,7 +408,7 @@ func TestPermission(t *testing.T) {
 			t.Errorf("mode %v: the file was changed, %v", mode, err)
 		}
 	}
-	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 1 {
+	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 2 { // and its journal
 		t.Errorf("there are %v", all)
 	}
 }

@@ -35,6 +35,11 @@
 //     was before they were settled. What was sent from memory alone carries its
 //     origin, so that it can be recognised where it arrived (hold.go).
 //
+// # Counts
+//
+// What became of each reading is counted in the book of package proof
+// (counts.go). Counts may be older on disk than readings: Open has them agree.
+//
 // # Damage
 //
 // Cards lose what they said they had written. Open therefore looks through the

@@ -34,6 +34,7 @@ import (
 //	        accepted, where that is kept for a while (AckDisk)
 //	held    device, run, number -> a reading that may be at the server (hold.go)
 //	origins number -> the origins of messages that are or were in log
+//	counts  number -> a row of what became of readings (counts.go)
 var (
 	bucketMeta   = []byte("meta")
 	bucketRuns   = []byte("runs")
@@ -45,6 +46,7 @@ var (
 	bucketHeld   = []byte("held")
 	bucketTaken  = []byte("accepted")
 	bucketOrigin = []byte("origins")
+	bucketCounts = []byte("counts")
 
 	metaVersion = []byte("version")
 	metaRandom  = []byte("random")
@@ -62,11 +64,12 @@ var (
 const schemaVersion = 3
 
 func buckets() [][]byte {
-	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken}
+	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken, bucketCounts}
 }
 
-// firstBuckets is how many of the buckets every file of version 1 has.
-const firstBuckets = 7
+// firstBuckets is how many of the buckets every file of version 1 has, and
+// secondBuckets how many every one of version 2 has.
+const firstBuckets, secondBuckets = 7, 10
 
 // isRows tells of which buckets the values are rows.
 func isRows(bucket []byte) bool {
@@ -276,6 +279,9 @@ func (o *Outbox) load() error {
 			return err
 		}
 		crashpoint.At(crashpoint.JournalReplayed)
+		if err := o.loadCounts(w); err != nil {
+			return err
+		}
 		if err := o.startRun(w, newest); err != nil {
 			return err
 		}
@@ -310,6 +316,9 @@ func (o *Outbox) load() error {
 		}
 		for _, l := range losses {
 			o.lose(l)
+		}
+		if err := o.beginCounts(w); err != nil {
+			return err
 		}
 		fresh := o.notes.unwritten()
 		o.notes.stored = o.notes.last

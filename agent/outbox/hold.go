@@ -237,9 +237,11 @@ func (o *Outbox) applyHeld(q *queue, r *resolution) {
 			q.heldNext = numbered.last + 1
 		}
 		q.insert(numbered)
+		o.counts.book.Given(q.device, numbered.run, numbered.first, numbered.last)
 	}
 	o.stats.Taken += uint64(kept)
 	o.stats.Repeated += uint64(len(r.held) - kept)
+	o.counts.book.Repeated(q.device, uint64(len(r.held)-kept))
 	if q.held = q.held[len(r.held):]; len(q.held) == 0 {
 		q.held, q.found, q.sure = nil, nil, true
 	}

@@ -88,6 +88,7 @@ type DeviceContents struct {
 	Device devices.ID `json:"device"`
 	Disk   int        `json:"disk"`             // readings on disk
 	Held   int        `json:"held"`             // of them those that may be at the server already
+	Bytes  int64      `json:"bytes"`            // of the rows they are in
 	Memory int        `json:"memory"`           // readings not on disk
 	Oldest *time.Time `json:"oldest,omitempty"` // time of the oldest on disk
 }
@@ -102,16 +103,21 @@ func (r *Reader) Contents() (Contents, error) {
 		}
 		return count[id]
 	}
-	err := r.Each(func(s Stored) error {
-		d := of(s.Device)
-		if d.Disk++; s.Held {
-			d.Held++
+	err := r.eachRow(func(_, k, v []byte, rs []Stored, _ error) error {
+		for _, s := range rs {
+			d := of(s.Device)
+			if d.Disk++; s.Held {
+				d.Held++
+			}
+			if at := s.Time; d.Oldest == nil || at.Before(*d.Oldest) {
+				d.Oldest = &at
+			}
 		}
-		if at := s.Time; d.Oldest == nil || at.Before(*d.Oldest) {
-			d.Oldest = &at
+		if len(rs) > 0 {
+			of(rs[0].Device).Bytes += int64(len(k) + len(v))
 		}
 		return nil
-	}, func(Fault) {})
+	})
 	if err != nil {
 		return c, err
 	}
@@ -146,39 +152,52 @@ type Fault struct {
 // Each gives all readings that wait, each device's in order, and tells of rows
 // that cannot be read. It ends with the first error of reading.
 func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
+	return r.eachRow(func(bucket, k, _ []byte, rs []Stored, err error) error {
+		if err != nil {
+			fault(Fault{fmt.Sprintf("%s %q", bucket, k), err.Error()})
+		}
+		for _, s := range rs {
+			if err := reading(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// eachRow gives the rows of readings, and of each those readings that wait, or
+// why it cannot be read. It holds no transaction meanwhile.
+func (r *Reader) eachRow(visit func(bucket, k, v []byte, rs []Stored, err error) error) error {
+	type row struct {
+		k, v []byte
+		rs   []Stored
+		err  error
+	}
 	for _, bucket := range [][]byte{bucketLog, bucketHeld} {
 		var next []byte
 		for more := true; more; {
-			var some []Stored
-			var faults []Fault
+			var rows []row
 			err := r.view(func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucket)
 				if more = false; b == nil {
 					return nil
 				}
 				c := b.Cursor()
-				n := 0
 				for k, v := c.Seek(next); k != nil; k, v = c.Next() {
-					if n++; n > lookRows {
+					if len(rows) == lookRows {
 						next, more = bytes.Clone(k), true
 						return nil
 					}
 					rs, err := waiting(tx, bucket, k, v)
-					if err != nil {
-						faults = append(faults, Fault{fmt.Sprintf("%s %q", bucket, k), err.Error()})
-					}
-					some = append(some, rs...)
+					rows = append(rows, row{bytes.Clone(k), bytes.Clone(v), rs, err})
 				}
 				return nil
 			})
 			if err != nil {
 				return fmt.Errorf("cannot read the outbox: %w", err)
 			}
-			for _, f := range faults {
-				fault(f)
-			}
-			for _, s := range some {
-				if err := reading(s); err != nil {
+			for _, row := range rows {
+				if err := visit(bucket, row.k, row.v, row.rs, row.err); err != nil {
 					return err
 				}
 			}
@@ -191,7 +210,7 @@ func (r *Reader) Each(reading func(Stored) error, fault func(Fault)) error {
 			return err
 		}
 		for _, s := range journaled {
-			if err := reading(s); err != nil {
+			if err := visit(bucketLog, nil, nil, []Stored{s}, nil); err != nil {
 				return err
 			}
 		}
@@ -253,6 +272,21 @@ func (o *Outbox) journaledReadings() (all []Stored) {
 		}
 	}
 	return all
+}
+
+// Notes gives the notes that wait.
+func (r *Reader) Notes() ([]Note, error) {
+	var n notes
+	err := r.view(func(tx *bolt.Tx) error {
+		if number32(tx.Bucket(bucketMeta).Get(metaVersion)) == 1 {
+			return nil // whose values have no CRC
+		}
+		return n.load(table{Bucket: tx.Bucket(bucketNotes), name: bucketNotes})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the outbox: %w", err)
+	}
+	return n.list, nil
 }
 
 // lookup gives the value of a key; nil too where it is damaged.

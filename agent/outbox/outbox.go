@@ -55,6 +55,14 @@ type Options struct {
 	Date  func(stamp string) (dating string)
 	Apply func(dating string, r *devices.Record)
 
+	// Now gives the time as well as it is known, and where it is not, the stamp
+	// by which Date can tell it later. Where it is nil, the machine's clock is
+	// believed. It must not call back.
+	Now func() (at time.Time, stamp string)
+	// Written, where it is not nil, gives how many bytes this process has
+	// written to disks.
+	Written func() int64
+
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
 	LossNote func(Loss) []byte
@@ -118,6 +126,7 @@ type Outbox struct {
 	runs    map[uint32]string
 	notes   notes
 	states  map[devices.ID]stateRow
+	counts  counts
 	origins origins
 	journal journal
 	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
@@ -295,6 +304,9 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	if m.Redelivered {
 		if r := o.origins.receipts[m.Origin]; r != nil {
 			o.stats.Repeated++
+			for _, reading := range m.Readings {
+				o.counts.book.Repeated(reading.Device, 1)
+			}
 			return r, nil, nil
 		}
 	}
@@ -326,6 +338,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		o.waiting[q] = struct{}{}
 		o.enqueue(q)
 		o.stats.Taken++
+		o.counts.book.Given(q.device, o.run, e.Seq, e.Seq)
 		records = append(records, e.Record)
 	}
 	if m.Window > 0 && len(m.Readings) > 0 {

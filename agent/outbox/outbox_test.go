@@ -205,6 +205,9 @@ func TestFull(t *testing.T) {
 			}
 		}
 		readNotes()
+		if a := counted(t, o); a.Total.LostAll() != o.Stats().Lost || a.Total.Given != n {
+			t.Errorf("%+v", a.Total)
+		}
 		if len(lost) == 0 {
 			t.Error("nothing was lost: the store was not full")
 		}

@@ -18,6 +18,7 @@ type Pack struct {
 	Payload     []byte
 
 	boundary boundary
+	oldest   time.Time // of its readings; zero where that is not certain
 }
 
 // Item is the pack's item id: <store>-<first>-<last>.
@@ -116,9 +117,10 @@ func (o *Outbox) pack(q *queue, run uint32, frozen time.Time, rs []devices.Recor
 		rs = rs[:q.limit]
 	}
 	dating := o.date(rs)
-	payload, n := o.options.Encode(q.device, frozen, o.dated(dating, rs), int(o.room.Load()))
+	rs = o.dated(dating, rs)
+	payload, n := o.options.Encode(q.device, frozen, rs, int(o.room.Load()))
 	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen, dating}
-	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b}
+	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b, oldest(rs[:n])}
 }
 
 // date dates the readings of a pack, which are all of one run, and so of one
@@ -165,6 +167,7 @@ func (o *Outbox) Settle(p *Pack) {
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
 	o.stats.Settled += uint64(p.Count())
+	o.countAccepted(q, p)
 	q.limit = 0
 	o.finish(q, p)
 }
@@ -295,6 +298,7 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 
 func (o *Outbox) lose(l Loss) {
 	o.stats.Lost += l.Last - l.First + 1
+	o.countLost(l)
 	o.log.Warn("readings lost", "device", l.Device, "store", l.Store, "first", l.First, "last", l.Last, "reason", l.Reason)
 	if o.options.LossNote != nil {
 		o.addNote(o.options.LossNote(l))

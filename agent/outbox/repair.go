@@ -238,7 +238,7 @@ func verify(f *os.File, m meta) (rows int, err error) {
 		return 0, damaged("it has no version")
 	}
 	for i, name := range buckets() {
-		if _, ok := w.buckets[string(name)]; !ok && (written > 1 || i < firstBuckets) {
+		if _, ok := w.buckets[string(name)]; !ok && (i < firstBuckets || written > 1 && i < secondBuckets) {
 			return 0, damaged("it has no bucket %s", name)
 		}
 	}
@@ -568,7 +568,7 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
 		}
-	case string(bucketTaken):
+	case string(bucketTaken), string(bucketCounts):
 		if !whole || !linked {
 			return nil
 		}

@@ -54,7 +54,7 @@ func commands() []command {
 		{"demo", "show the whole path on this machine, without a network", runDemo},
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
-		{"outbox", "look into what waits to be sent: status, export, verify", runOutbox},
+		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
 		{"version", "print version, commit and Go version", runVersion},
 	}
 }
