@@ -31,8 +31,8 @@ const (
 	Committing       Point = "committing" // all is in the transaction
 	Committed        Point = "committed"  // it is on disk, and memory does not know
 	CommitApplied    Point = "commit applied"
-	JournalWritten   Point = "journal written" // and not synced
-	JournalSynced    Point = "journal synced"  // and memory does not know
+	JournalWritten   Point = "journal written"  // and not synced
+	JournalSynced    Point = "journal synced"   // and memory does not know
 	JournalReplayed  Point = "journal replayed" // in the transaction
 )
 
