@@ -473,7 +473,7 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 			s.damaged++
 			return nil
 		}
-		last += uint64(rowCount(it.value)) - 1
+		last = rowSpan(run, first, it.value).last
 		if _, settled := s.settled(device, run, last); settled {
 			return nil
 		}
