@@ -87,8 +87,8 @@ func printStatus(answer []byte, w io.Writer) error {
 		return nil
 	}
 	online := map[bool]string{true: "online", false: "offline"}[s.Online]
-	fmt.Fprintf(w, "%s as store %s since %v: %d readings taken, %d accepted by the server, %d lost, %d came again\n", online, s.Stats.Store,
-		time.Duration(s.Seconds*float64(time.Second)).Round(time.Second), s.Stats.Taken, s.Stats.Settled, s.Stats.Lost, s.Stats.Repeated)
+	fmt.Fprintf(w, "%s as store %s since %v: %d readings taken, %d accepted by the server, %d thinned out, %d lost, %d came again\n", online, s.Stats.Store,
+		time.Duration(s.Seconds*float64(time.Second)).Round(time.Second), s.Stats.Taken, s.Stats.Settled, s.Stats.Thinned, s.Stats.Lost, s.Stats.Repeated)
 	if day := (24 * time.Hour).Seconds(); s.Seconds > 0 {
 		perDay := float64(s.WrittenBytes) / s.Seconds * day
 		fmt.Fprintf(w, "%s written to disk since the start; at this pace %s a day, %s a year\n", size(s.WrittenBytes), size(int64(perDay)), size(int64(365*perDay)))
