@@ -31,7 +31,7 @@ const (
 	// evictStep is the part of the file that is made free at a time: enough to
 	// make up for looking through all of it, and no more, because it holds up a
 	// commit.
-	evictStep = 32
+	evictStep = 64
 	// keptTold bounds Loss.Kept, because an event must not hold up a slow link.
 	keptTold = 1500
 )
