@@ -269,14 +269,18 @@ func (a *Agent) Stats() Stats {
 
 // lossNote tells of lost readings as an event.
 func lossNote(l outbox.Loss) []byte {
+	id, what := "loss", "lost"
+	if l.Kept != nil {
+		id, what = "thinned", "thinned out"
+	}
 	e := bridge.Event{
-		ID:       fmt.Sprintf("loss-%s-%s-%d-%d", l.Device, l.Store, l.First, l.Last),
+		ID:       fmt.Sprintf("%s-%s-%s-%d-%d", id, l.Device, l.Store, l.First, l.Last),
 		Time:     l.Time,
 		Category: "loss",
 		Device:   l.Device,
-		Title:    fmt.Sprintf("%s: %d readings lost", l.Device, l.Last-l.First+1),
+		Title:    fmt.Sprintf("%s: %d readings %s", l.Device, l.Count, what),
 		Summary:  l.Reason,
-		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
+		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason, Kept: l.Kept},
 	}
 	b, err := json.Marshal(e)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime/debug"
 	"slices"
+	"sort"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -147,6 +148,8 @@ type job struct {
 	held       *resolution // nil where nothing is held
 
 	prepared []*Pack
+	toldThin place  // up to which it is known what was thinned out,
+	thinned  []Loss // which is this
 }
 
 // records gives what is to be written of a queue's memory from an index on. The
@@ -181,6 +184,8 @@ type commit struct {
 	taken    map[devices.ID]place // up to which the server has accepted what is kept
 	told     []uint64             // notes that are not wanted any more
 	used     int64                // bytes of the file, before
+	thinned  []thinning           // to make room,
+	dropped  []deviceSpan         // or gone for that
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
 	counted  []proof.Change
@@ -242,20 +247,12 @@ func (o *Outbox) commit() {
 // transact writes a full commit.
 func (o *Outbox) transact(c *commit) error {
 	write := func(w *writing) error { return o.write(w, c) }
-	o.evicted = nil
 	err := o.update(write)
 	for try := 0; errors.Is(err, bolterrors.ErrMaxSizeReached) && try < 3; try++ {
 		// Nothing was written. An uncommon lot came at once: room first, and
-		// more where it is in pieces. What was evicted then is told as lost,
-		// and has to go.
-		again := o.evicted
-		o.evicted = nil
+		// more where it is in pieces.
 		err = o.update(func(w *writing) error {
-			var err error
-			for _, k := range again {
-				err = errors.Join(err, w.table(bucketLog).remove(k))
-			}
-			return errors.Join(err, o.evict(w, o.options.MaxBytes/4), o.writeSmall(w, c))
+			return errors.Join(o.evict(w, c, o.options.MaxBytes/4, false), o.writeSmall(w, c))
 		})
 		if err == nil {
 			err = o.update(write)
@@ -444,9 +441,9 @@ func (o *Outbox) write(w *writing, c *commit) error {
 	}
 	// What is freed can be used by the next transaction only, so that there
 	// must be room for this one besides.
-	c.used = usedBytes(w.tx)
+	c.used, c.thinned = usedBytes(w.tx), nil
 	if full := o.options.MaxBytes/8*7 - 2*commitBytes; c.used > full {
-		if err := o.evict(w, c.used-full+o.options.MaxBytes/8); err != nil {
+		if err := o.evict(w, c, c.used-full+max(o.options.MaxBytes/evictStep, commitBytes), true); err != nil {
 			return err
 		}
 	}
@@ -544,7 +541,7 @@ func putRows(log table, device devices.ID, run uint32, key []byte, row *rowEncod
 func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
 	k, v := rowUpTo(log.Cursor(), device, place{run, next - 1})
 	d, r, first, ok := parseRowKey(k)
-	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next || len(v) >= maxRow {
+	if !ok || d != device || r != run || rowSpan(run, first, v).last+1 != next || len(v) >= maxRow || rowLevel(v) > 0 {
 		return nil, nil
 	}
 	rs, err := decodeRow(bucketLog, k, v)
@@ -563,7 +560,7 @@ func forget(w *writing, device devices.ID, p place) error {
 		return nil // as of the bucket of what was accepted, which may be older
 	}
 	err := deleteWhile(w.table(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
-		return !p.before(place{run, first + uint64(rowCount(row)) - 1})
+		return !p.before(place{run, rowSpan(run, first, row).last})
 	})
 	if err != nil {
 		return err
@@ -602,7 +599,7 @@ func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, fir
 // prepare freezes packs of what is on disk of a device, within the boundaries
 // that are on disk already where there are some.
 func (o *Outbox) prepare(w *writing, j *job) error {
-	j.prepared = j.prepared[:0]
+	j.prepared, j.toldThin, j.thinned = j.prepared[:0], place{}, nil
 	packs := w.table(bucketPacks)
 	if j.unfreeze {
 		// Not those before: what AckDisk keeps may be sent again as it was.
@@ -622,12 +619,12 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 		if len(rs) == 0 {
 			return nil
 		}
-		run, first := r.run, rs[0].Seq
+		run, first, from := r.run, rs[0].Seq, r.from
 		key := rowKey(j.queue.device, run, first)
 		limit := room
 		b, frozen := parseBoundary(run, first, packs.get(key))
 		if frozen && b.last <= rs[len(rs)-1].Seq {
-			rs = rs[:b.last-first+1]
+			rs = rs[:sort.Search(len(rs), func(i int) bool { return rs[i].Seq > b.last })]
 			limit = 0
 		} else {
 			b.frozen, b.dating = now, o.date(rs)
@@ -644,7 +641,8 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				return err
 			}
 		}
-		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made, oldest(rs[:n])})
+		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, n, made, oldest(rs[:n])})
+		o.findThinned(r.log, j, span{run: run, first: from, last: made.last})
 		r.drop(n)
 	}
 	return nil
@@ -657,7 +655,8 @@ type reader struct {
 	job    *job
 	at     place // where to read on
 	run    uint32
-	have   []devices.Record // of run, without a gap
+	from   uint64           // the first number that have stands for
+	have   []devices.Record // of run; what is missing was thinned out
 	end    bool
 }
 
@@ -672,14 +671,17 @@ func (r *reader) fill() ([]devices.Record, error) {
 			r.end = true
 			break
 		}
-		if n := len(r.have); n > 0 && (run != r.run || max(first, r.at.seq) != r.have[n-1].Seq+1) {
+		if len(r.have) > 0 && (run != r.run || first > r.at.seq) {
 			break // a gap: what comes is for another pack
 		}
-		last := first + uint64(max(1, rowCount(v))) - 1
+		last := rowSpan(run, first, v).last
 		rs, err := decodeRow(bucketLog, k, v)
 		if err != nil {
+			if len(r.have) > 0 {
+				break // it makes a gap
+			}
 			last = r.damagedUntil(c, run, first)
-			r.outbox.loseRows(device, span{run, first, last}, err.Error())
+			r.outbox.loseRows(device, span{run: run, first: first, last: last}, err.Error())
 			if err := r.log.remove(bytes.Clone(k)); err != nil {
 				return nil, err
 			}
@@ -687,7 +689,11 @@ func (r *reader) fill() ([]devices.Record, error) {
 			continue
 		}
 		if run == r.at.run && first < r.at.seq {
-			rs = rs[r.at.seq-first:]
+			first = r.at.seq
+			rs = rs[sort.Search(len(rs), func(i int) bool { return rs[i].Seq >= first }):]
+		}
+		if len(r.have) == 0 {
+			r.from = first
 		}
 		r.run = run
 		r.have = append(r.have, rs...)
@@ -696,7 +702,10 @@ func (r *reader) fill() ([]devices.Record, error) {
 	return r.have, nil
 }
 
-func (r *reader) drop(n int) { r.have = r.have[n:] }
+func (r *reader) drop(n int) {
+	r.from = r.have[n-1].Seq + 1
+	r.have = r.have[n:]
+}
 
 // damagedUntil tells how far a damaged row went, by what stands around it: its
 // own header cannot be believed.
@@ -718,8 +727,15 @@ func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
 func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := o.queues[device].remove(s.run, s.first, s.last); n > 0 {
-		o.lose(Loss{device, o.runs[s.run], s.last - uint64(n) + 1, s.last, reason, time.Now()})
+	o.loseSpan(o.queues[device], s, reason)
+}
+
+func (o *Outbox) loseSpan(q *queue, s span, reason string) {
+	if lost := q.remove(s); lost.count() > 0 {
+		o.lose(Loss{
+			Device: q.device, Store: o.runs[s.run], First: lost.first, Last: lost.last,
+			Count: uint64(lost.count()), Reason: reason, Time: time.Now(),
+		})
 	}
 }
 
@@ -727,16 +743,14 @@ func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 // said that it held more.
 func (o *Outbox) loseMissing(q *queue, spans []span) {
 	for _, s := range spans {
-		if n := q.remove(s.run, s.first, s.last); n > 0 {
-			o.lose(Loss{q.device, o.runs[s.run], s.last - uint64(n) + 1, s.last, "the row is damaged", time.Now()})
-		}
+		o.loseSpan(q, s, "the row is damaged")
 	}
 }
 
 // seekRow finds the row that holds a place, or the next after it.
 func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 	k, v = rowUpTo(c, device, p)
-	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || first+uint64(rowCount(v)) > p.seq) {
+	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || rowSpan(p.run, first, v).last >= p.seq) {
 		return k, v
 	}
 	return c.Seek(rowKey(device, p.run, p.seq))
@@ -763,125 +777,10 @@ func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 	return k, v
 }
 
-// evict makes room: it takes the oldest rows of whoever has most of them.
-// What is frozen may be out, and stays. Rows that followed each other are one
-// loss: the notes of losses should not fill the room.
-func (o *Outbox) evict(w *writing, excess int64) error {
-	log := w.table(bucketLog)
-	size := make(map[devices.ID]int64)
-	err := log.ForEach(func(k, v []byte) error {
-		if device, _, _, ok := parseRowKey(k); ok {
-			size[device] += int64(len(k) + len(v))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	lost := make(map[devices.ID]span)
-	frozen := make(map[devices.ID]place)
-	for excess > 0 {
-		var victim devices.ID
-		for device, n := range size {
-			if n > size[victim] || n == size[victim] && device < victim {
-				victim = device
-			}
-		}
-		if size[victim] <= 0 {
-			break
-		}
-		if _, known := frozen[victim]; !known {
-			frozen[victim] = o.frozenUntil(w, victim)
-		}
-		s, freed, err := o.evictRow(w, victim, frozen[victim])
-		if err != nil {
-			return err
-		}
-		if freed == 0 {
-			size[victim] = 0
-			continue
-		}
-		if before, some := lost[victim]; some && before.run == s.run && before.last+1 == s.first {
-			s.first = before.first
-		} else if some {
-			o.loseRows(victim, before, evicted)
-		}
-		lost[victim] = s
-		size[victim] -= freed
-		excess -= freed
-	}
-	for device, s := range lost {
-		o.loseRows(device, s, evicted)
-	}
-	return nil
-}
-
-const evicted = "the outbox is full"
-
-// evictRow deletes a device's oldest row that is not frozen, and gives what it
-// held and its size; 0 where there is none that may go.
-func (o *Outbox) evictRow(w *writing, device devices.ID, frozen place) (span, int64, error) {
-	c := w.table(bucketLog).Cursor()
-	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
-	d, run, first, ok := parseRowKey(k)
-	if !ok || d != device {
-		return span{}, 0, nil
-	}
-	s, freed := span{run, first, first + uint64(rowCount(v)) - 1}, int64(len(k)+len(v))
-	if o.beingWritten(device, s) {
-		return span{}, 0, nil
-	}
-	o.evicted = append(o.evicted, bytes.Clone(k))
-	return s, freed, w.table(bucketLog).remove(k)
-}
-
-// beingWritten reports whether this commit may have written a device's row: it
-// will be acknowledged, and no queue knows yet that it is on disk, so that its
-// loss could not be told.
-func (o *Outbox) beingWritten(device devices.ID, s span) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	q := o.queues[device]
-	if s.run == o.run {
-		return q.committing > 0 && s.last >= q.memory[0].Seq
-	}
-	return s.run <= o.heldRun && q.found != nil
-}
-
-// frozenUntil is the place up to which a device's packs are out, may go out
-// while the committer works, or may have gone out before a restart: their
-// boundaries are on disk.
-func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
-	var p place
-	packs := w.table(bucketPacks)
-	c := packs.Cursor()
-	for k, _ := c.Seek(rowKey(device, 0, 0)); ; k, _ = c.Next() {
-		d, run, first, ok := parseRowKey(k)
-		if !ok || d != device {
-			break
-		}
-		if b, ok := parseBoundary(run, first, packs.get(k)); ok {
-			p = place{run, b.last}
-		}
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	q := o.queues[device]
-	out := q.prepared
-	if q.sending != nil {
-		out = append([]*Pack{q.sending}, out...)
-	}
-	for _, pack := range out {
-		if last := (place{pack.boundary.run, pack.Last}); p.before(last) {
-			p = last
-		}
-	}
-	return p
-}
-
 // apply makes memory agree with what was committed.
 func (o *Outbox) apply(c *commit) {
 	o.journal.anew(c.generation)
+	o.applyThinned(c.thinned)
 	for _, j := range c.jobs {
 		o.applyJob(j)
 	}
@@ -943,7 +842,7 @@ func (o *Outbox) applyJob(j *job) {
 	j.prepareFrozen()
 	if n := len(j.entries); n > 0 {
 		first, last := j.entries[0].Seq, j.entries[n-1].Seq
-		q.extend(o.run, first, last)
+		q.extend(span{run: o.run, first: first, last: last})
 		for i, e := range j.entries {
 			o.memory -= e.size
 			if i >= j.journaled {
@@ -953,7 +852,7 @@ func (o *Outbox) applyJob(j *job) {
 		if q.accepted > 0 {
 			// Accepted while it was being written, or kept for AckDisk.
 			through := q.memory[min(q.accepted, n)-1].Seq
-			q.remove(o.run, first, through)
+			q.remove(span{run: o.run, first: first, last: through})
 			o.deleteLater(q, place{o.run, through})
 		}
 		q.forget(n)
@@ -970,6 +869,7 @@ func (o *Outbox) applyJob(j *job) {
 	if j.freeze {
 		q.unfreeze = q.unfreeze && !j.unfreeze
 		q.prepared = j.prepared
+		o.tellThinned(j)
 		if len(j.prepared) == 0 {
 			o.loseMissing(q, j.disk)
 		}

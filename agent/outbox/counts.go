@@ -112,7 +112,7 @@ func (o *Outbox) beginCounts(w *writing) error {
 	for device, q := range o.queues {
 		var waiting []proof.Span
 		for _, s := range q.disk {
-			waiting = append(waiting, proof.Span{Run: s.run, First: s.first, Last: s.last})
+			waiting = append(waiting, proof.Span{Run: s.run, First: s.first, Last: s.last, Missing: s.missing})
 		}
 		p, _ := parsePlace(cursors.get([]byte(device)))
 		if t, ok := parsePlace(taken.get([]byte(device))); ok && p.before(t) {
@@ -379,7 +379,7 @@ func (o *Outbox) countAccepted(q *queue, p *Pack) {
 func (o *Outbox) countLost(l Loss) {
 	_, text, _ := strings.Cut(l.Store, ".")
 	if run, err := strconv.ParseUint(text, 10, 32); err == nil {
-		o.counts.book.Lost(l.Device, uint32(run), l.First, l.Last, l.Last-l.First+1, l.Reason)
+		o.counts.book.Lost(l.Device, uint32(run), l.First, l.Last, l.Count, l.Reason)
 	}
 }
 

@@ -186,7 +186,7 @@ func TestDamage(t *testing.T) {
 func openDamaged(t *testing.T, name, path string, options Options, taken map[string]bool, sent map[string]string, whole bool) {
 	lost := uint64(0)
 	options.LossNote = func(l Loss) []byte {
-		lost += l.Last - l.First + 1
+		lost += l.Count
 		return []byte("lost")
 	}
 	o, err := Open(path, options)
@@ -534,4 +534,51 @@ func TestFailedSync(t *testing.T) {
 	d.Cut(rand.New(rand.NewPCG(1, 1)))
 	defer mount()()
 	use()
+}
+
+// TestDamageThinned opens damaged stores that were full. Their free pages are
+// full of rows of which other rows were made by thinning.
+func TestDamageThinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := testOptions()
+		options.Encode, options.CommitAfter = encodeExact, 10*time.Second
+		dir := t.TempDir()
+		path := filepath.Join(dir, "o.db")
+		o := open(t, path, options)
+		house, known := newOrdinary(2), map[string]bool{}
+		for i := range 60_000 {
+			r := house.reading(i % 2)
+			r.Fields = append(r.Fields, devices.Field{Name: "n", Value: number(fmt.Sprint(house.rand.Int64N(1e15)))})
+			known[exactly(r)] = false
+			take(t, o, devices.Message{Readings: []devices.Reading{r}})
+			time.Sleep(50 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		thinned := o.Stats().Thinned
+		err := o.Reader().Each(func(s Stored) error {
+			known[exactly(s.Reading)] = true
+			return nil
+		}, func(f Fault) { t.Errorf("%+v", f) })
+		if n, faults, verifyErr := o.Reader().Verify(); err != nil || verifyErr != nil || len(faults) > 0 || uint64(n)+thinned != 60_000 || thinned < 10_000 {
+			t.Errorf("%d readings are well, %d were thinned out: %v %v %v", n, thinned, faults, err, verifyErr)
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, damage := range damages() {
+			for seed := range uint64(3) {
+				hurt := damage(rand.New(rand.NewPCG(seed, 1)), append([]byte(nil), whole...))
+				path := filepath.Join(dir, fmt.Sprint(seed, ".db"))
+				if err := os.WriteFile(path, hurt, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				openDamaged(t, fmt.Sprintf("%s, seed %d", name, seed), path, options, known, nil, name == "nothing")
+				os.Remove(path)
+			}
+		}
+	})
 }

@@ -29,6 +29,9 @@
 //   - A reading in the journal stays in memory until it is settled or in bbolt.
 //   - Sequence numbers are unique within a run; the run is raised on disk
 //     before it is used.
+//   - What is frozen is neither thinned nor dropped.
+//   - A number that does not arrive is told in a [Loss]. What was thinned out is
+//     told before what is left of it goes out; the row tells it until then.
 //   - A pack's readings are dated with its boundaries: what was published is not
 //     dated anew.
 //   - The origin of a message whose readings are on disk is on disk as well, or

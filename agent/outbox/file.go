@@ -58,9 +58,10 @@ var (
 	metaJournal = []byte("journal")
 )
 
-// schemaVersion 1 had no CRCs but in the rows and the origins, no sum, a cursor
-// only where a row is settled in part, and not always the buckets that are
-// last here. Version 2 had no journal.
+// schemaVersion 2 had no thinned rows, which a program that does not know them
+// would take for damaged, and no journal. Version 1 had no CRCs but in the rows
+// and the origins, no sum, a cursor only where a row is settled in part, and not
+// always the buckets that are last here.
 const schemaVersion = 3
 
 func buckets() [][]byte {
@@ -269,8 +270,8 @@ func syncDir(path string) error {
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
 	return o.update(func(w *writing) error {
-		if version(w.meta().Get(metaVersion)) < schemaVersion {
-			if err := w.upgrade(); err != nil {
+		if written := version(w.meta().Get(metaVersion)); written < schemaVersion {
+			if err := w.upgrade(written); err != nil {
 				return err
 			}
 		}
@@ -326,18 +327,19 @@ func (o *Outbox) load() error {
 	})
 }
 
-// upgrade makes a file of an older version one of this version. The rows stay
-// as they are.
-func (w *writing) upgrade() error {
-	if version(w.meta().Get(metaVersion)) == 1 {
-		if err := w.upgradeFirst(); err != nil {
+// upgrade makes a file of an older version one of this version. The rows stay as
+// they are.
+func (w *writing) upgrade(written uint32) error {
+	if written < 2 {
+		if err := w.seal(); err != nil {
 			return err
 		}
 	}
 	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
 }
 
-func (w *writing) upgradeFirst() error {
+// seal gives all values of a file of version 1 their CRCs.
+func (w *writing) seal() error {
 	w.sum = 0
 	for _, name := range buckets() {
 		b, err := w.tx.CreateBucketIfNotExists(name)
@@ -482,13 +484,13 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	// around them: their own heads cannot be believed.
 	resolve := func(next deviceSpan) {
 		between := next.device != "" && before.device == next.device && before.run == next.run
-		if missing := (span{next.run, before.last + 1, next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
+		if missing := (span{run: next.run, first: before.last + 1, last: next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
 			lost = append(lost, deviceSpan{next.device, missing})
 		}
 		for _, k := range bad[resolved:] {
 			device, run, first, ok := parseRowKey(k)
 			if id, err := devices.ParseID(string(device)); ok && !between && err == nil && id == device {
-				lost = append(lost, deviceSpan{device, span{run, first, first + uint64(rowCount(log.Get(k))) - 1}})
+				lost = append(lost, deviceSpan{device, rowSpan(run, first, log.Get(k))})
 			}
 		}
 		before, resolved = next, len(bad)
@@ -499,23 +501,23 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 			bad = append(bad, bytes.Clone(k))
 			return nil
 		}
-		row := deviceSpan{device, span{run, first, first + uint64(rowCount(v)) - 1}}
+		row := deviceSpan{device, rowSpan(run, first, v)}
 		resolve(row)
 		q := o.queue(device)
 		if p, ok := parsePlace(cursors.get([]byte(device))); ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
 				return nil // the next commit that settles deletes it
 			}
-			row.first = p.seq + 1
+			row.span = rowAfter(k, v, p.seq)
 		}
 		used[run] = true
 		if p, ok := taken[device]; ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
 				return nil // kept for a while
 			}
-			row.first = p.seq + 1
+			row.span = rowAfter(k, v, p.seq)
 		}
-		q.extend(run, row.first, row.last)
+		q.extend(row.span)
 		o.enqueue(q)
 		if replaced {
 			o.recovery.Readings += row.count()
@@ -550,7 +552,10 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	}
 	var losses []Loss
 	for _, l := range lost {
-		losses = append(losses, Loss{l.device, o.runs[l.run], l.first, l.last, errDamaged.Error(), time.Now()})
+		losses = append(losses, Loss{
+			Device: l.device, Store: o.runs[l.run], First: l.first, Last: l.last,
+			Count: uint64(l.count()), Reason: errDamaged.Error(), Time: time.Now(),
+		})
 	}
 	return losses, err
 }

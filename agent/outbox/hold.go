@@ -180,7 +180,7 @@ func (o *Outbox) writeHeld(w *writing, j *job) error {
 		for i := range keep {
 			keep[i].Seq = first + uint64(i)
 		}
-		r.spans = append(r.spans, span{run, first, first + uint64(len(keep)) - 1})
+		r.spans = append(r.spans, span{run: run, first: first, last: first + uint64(len(keep)) - 1})
 		err := putRows(w.table(bucketLog), j.queue.device, run, rowKey(j.queue.device, run, first), newRow(), keep)
 		keep = nil
 		return err
@@ -253,7 +253,7 @@ func (q *queue) insert(s span) {
 	for i < len(q.disk) && q.disk[i].run <= s.run {
 		i++
 	}
-	if i > 0 && q.disk[i-1].run == s.run && q.disk[i-1].last+1 == s.first {
+	if i > 0 && q.disk[i-1].joins(s) {
 		q.disk[i-1].last = s.last
 		return
 	}

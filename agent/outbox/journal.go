@@ -363,7 +363,7 @@ func (w *writing) putBack(p put) error {
 		}
 		k, v := rowUpTo(log.Cursor(), device, at)
 		_, _, first, ok := parseRowKey(k)
-		return ok && first+uint64(rowCount(v)) > r.Seq
+		return ok && rowSpan(run, first, v).last >= r.Seq
 	})
 	if len(rs) == 0 {
 		return nil

@@ -139,7 +139,6 @@ type Outbox struct {
 	closed  bool
 	stats   Stats
 	tidy    []settled // what the disk may forget, oldest first
-	evicted [][]byte  // keys of the rows that went in the transaction under way; only the committer uses it
 
 	room atomic.Int64 // for Encode, where it decides boundaries
 
@@ -165,6 +164,7 @@ type Stats struct {
 	Store     string `json:"store"`
 	Taken     uint64 `json:"taken"`     // readings
 	Settled   uint64 `json:"settled"`   // readings that the server accepted
+	Thinned   uint64 `json:"thinned"`   // readings left out because it was full; see evict.go
 	Lost      uint64 `json:"lost"`      // readings, each in a Loss
 	Repeated  uint64 `json:"repeated"`  // messages that came again and were recognised
 	Commits   uint64 `json:"commits"`   // to the store, which write some pages each
@@ -180,8 +180,12 @@ type Loss struct {
 	Device      devices.ID
 	Store       string
 	First, Last uint64
+	Count       uint64 // of them; of what was thinned before, it was told, or is in here
 	Reason      string
 	Time        time.Time
+	// Kept is set where readings were thinned out: of the numbers from First
+	// on, so many are not lost, then so many are, and so on in turn.
+	Kept []uint64
 }
 
 // Open opens the store at path, makes it where there is none, and starts a new

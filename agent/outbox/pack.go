@@ -17,6 +17,7 @@ type Pack struct {
 	First, Last uint64
 	Payload     []byte
 
+	readings int
 	boundary boundary
 	oldest   time.Time // of its readings; zero where that is not certain
 }
@@ -25,7 +26,7 @@ type Pack struct {
 func (p *Pack) Item() string { return fmt.Sprintf("%s-%d-%d", p.Store, p.First, p.Last) }
 
 // Count is how many readings the pack stands for.
-func (p *Pack) Count() int { return int(p.Last - p.First + 1) }
+func (p *Pack) Count() int { return p.readings }
 
 // SetRoom sets how big a pack may be, as Encode understands it, from now on; 0
 // is as big as an item can be. Packs that were frozen stay as they are.
@@ -120,7 +121,7 @@ func (o *Outbox) pack(q *queue, run uint32, frozen time.Time, rs []devices.Recor
 	rs = o.dated(dating, rs)
 	payload, n := o.options.Encode(q.device, frozen, rs, int(o.room.Load()))
 	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen, dating}
-	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b, oldest(rs[:n])}
+	return &Pack{q.device, o.runs[run], b.first, b.last, payload, n, b, oldest(rs[:n])}
 }
 
 // date dates the readings of a pack, which are all of one run, and so of one
@@ -177,7 +178,7 @@ func (o *Outbox) Settle(p *Pack) {
 func (o *Outbox) Refuse(p *Pack, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.lose(Loss{p.Device, p.Store, p.First, p.Last, reason, time.Now()})
+	o.lose(Loss{Device: p.Device, Store: p.Store, First: p.First, Last: p.Last, Count: uint64(p.Count()), Reason: reason, Time: time.Now()})
 	o.finish(o.queues[p.Device], p)
 	crashpoint.At(crashpoint.PackRefused)
 }
@@ -186,7 +187,7 @@ func (o *Outbox) Refuse(p *Pack, reason string) {
 // disk are acknowledged, unless that waits for the disk.
 func (o *Outbox) finish(q *queue, p *Pack) {
 	q.sending, q.out, q.answered, q.notUntil = nil, false, true, time.Time{}
-	if q.remove(p.boundary.run, p.First, p.Last) > 0 {
+	if q.settle(p) > 0 {
 		o.deleteLater(q, place{p.boundary.run, p.Last})
 	}
 	if p.boundary.run == o.run {
@@ -297,9 +298,13 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 }
 
 func (o *Outbox) lose(l Loss) {
-	o.stats.Lost += l.Last - l.First + 1
+	o.stats.Lost += l.Count
 	o.countLost(l)
-	o.log.Warn("readings lost", "device", l.Device, "store", l.Store, "first", l.First, "last", l.Last, "reason", l.Reason)
+	o.tell(l)
+}
+
+func (o *Outbox) tell(l Loss) {
+	o.log.Warn("readings lost", "device", l.Device, "store", l.Store, "first", l.First, "last", l.Last, "count", l.Count, "reason", l.Reason)
 	if o.options.LossNote != nil {
 		o.addNote(o.options.LossNote(l))
 	}

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"slices"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -16,13 +17,21 @@ func (p place) before(q place) bool {
 	return p.run < q.run || p.run == q.run && p.seq < q.seq
 }
 
-// A span is readings on disk without a gap.
+// A span is readings on disk: those of the numbers first to last, but for so
+// many that were thinned out. The last is one that is there.
 type span struct {
 	run         uint32
 	first, last uint64
+	missing     uint64
 }
 
-func (s span) count() int { return int(s.last - s.first + 1) }
+// count is 0 of the zero span, which has no numbers.
+func (s span) count() int {
+	if s.last == 0 {
+		return 0
+	}
+	return int(s.last - s.first + 1 - s.missing)
+}
 
 // An entry is a reading that is not yet on disk.
 type entry struct {
@@ -42,7 +51,8 @@ type queue struct {
 	lastTime time.Time // of the newest reading, as it was stored
 	told     time.Time // of the newest reading, as it was told
 
-	disk       []span // not settled, oldest first
+	disk       []span // not settled, oldest first; each thinned row is one of its own
+	toldThin   place  // up to which it is told what was thinned out, in this run
 	memory     []entry
 	size       int // estimated bytes of memory
 	accepted   int // how many of memory are settled, but stay until they are on disk
@@ -154,33 +164,74 @@ func (q *queue) sendable() bool {
 	return q.committing == 0 && q.unsent() > 0 && !q.diskFirst
 }
 
-// remove takes readings out of the spans, and gives how many were there.
-func (q *queue) remove(run uint32, first, last uint64) int {
-	n := 0
-	var out []span
-	for _, s := range q.disk {
-		if s.run != run || s.last < first || s.first > last {
-			out = append(out, s)
+// remove takes numbers out of the spans, and gives those that were there.
+func (q *queue) remove(s span) span { return q.replace(s) }
+
+// replace puts spans in the place of numbers, and gives those that were there.
+// Of thinned rows, s is to hold all that is left, or be cut at a reading.
+func (q *queue) replace(s span, with ...span) (there span) {
+	from := 0
+	for from < len(q.disk) && (place{q.disk[from].run, q.disk[from].last}).before(place{s.run, s.first}) {
+		from++
+	}
+	to := from
+	var head, tail []span
+	for ; to < len(q.disk) && q.disk[to].run == s.run && q.disk[to].first <= s.last; to++ {
+		e := q.disk[to]
+		cut := span{s.run, max(e.first, s.first), min(e.last, s.last), e.missing}
+		if e.first < s.first {
+			head = []span{{run: s.run, first: e.first, last: s.first - 1}}
+		}
+		if s.last < e.last {
+			cut.missing = min(e.missing, s.missing-min(s.missing, there.missing))
+			tail = []span{{s.run, s.last + 1, e.last, e.missing - cut.missing}}
+		}
+		if to == from {
+			there = cut
 			continue
 		}
-		from, to := max(s.first, first), min(s.last, last)
-		n += int(to - from + 1)
-		if s.first < from {
-			out = append(out, span{run, s.first, from - 1})
-		}
-		if to < s.last {
-			out = append(out, span{run, to + 1, s.last})
-		}
+		there.missing += cut.missing + cut.first - there.last - 1
+		there.last = cut.last
 	}
-	q.disk = out
-	return n
+	in := slices.Concat(head, with, tail)
+	if from == 0 && len(in) <= to {
+		// As ever with what is settled: the rest need not be moved.
+		q.disk = q.disk[to-len(in):]
+		copy(q.disk, in)
+		return there
+	}
+	q.disk = slices.Replace(q.disk, from, to, in...)
+	return there
+}
+
+// settle takes out what a pack of a run held, and gives how many were there.
+// Packs go in order, so that what was thinned out before its first reading goes
+// with it.
+func (q *queue) settle(p *Pack) int {
+	s := span{run: p.boundary.run, first: p.First, last: p.Last}
+	for _, e := range q.disk {
+		if e.run < s.run || e.run == s.run && e.last < s.first {
+			continue
+		}
+		if e.run == s.run && e.missing > 0 {
+			s.first = min(e.first, s.first)
+		}
+		break
+	}
+	s.missing = s.last - s.first + 1 - uint64(p.Count())
+	return q.remove(s).count()
 }
 
 // extend adds readings that are on disk now, newer than all before.
-func (q *queue) extend(run uint32, first, last uint64) {
-	if n := len(q.disk); n > 0 && q.disk[n-1].run == run && q.disk[n-1].last+1 == first {
-		q.disk[n-1].last = last
+func (q *queue) extend(s span) {
+	if n := len(q.disk); n > 0 && q.disk[n-1].joins(s) {
+		q.disk[n-1].last = s.last
 		return
 	}
-	q.disk = append(q.disk, span{run, first, last})
+	q.disk = append(q.disk, s)
+}
+
+// joins reports whether t can be told as the end of s.
+func (s span) joins(t span) bool {
+	return s.missing+t.missing == 0 && s.run == t.run && s.last+1 == t.first
 }

@@ -192,13 +192,14 @@ func (tr *trace) found(device devices.ID, now int, mine func(string) bool) map[d
 // A recorder works with a store and records its trace.
 type recorder struct {
 	*trace
-	t    *testing.T
-	rand *rand.Rand
-	path string
-	max  int64
-	o    *Outbox
-	next map[devices.ID]int
-	up   bool // the server answers
+	t       *testing.T
+	rand    *rand.Rand
+	path    string
+	max     int64
+	o       *Outbox
+	next    map[devices.ID]int
+	up      bool // the server answers
+	thinned int  // readings that were told as such
 
 	mu      sync.Mutex // the committer writes while the test waits for it
 	image   []byte     // the file, by the trace
@@ -253,8 +254,8 @@ func record(t *testing.T, name string, ack Ack, diskFirst bool, seed uint64) *tr
 	for i := 1; i < len(r.Commits); i++ {
 		grown = grown || r.Commits[i].Size > r.Commits[i-1].Size
 	}
-	t.Logf("%s: %d commits, %d readings, %d of them lost and %d held; the file grew: %v", name, len(r.Commits), len(r.Readings), lost, held, grown)
-	if lost == 0 || held == 0 {
+	t.Logf("%s: %d commits, %d readings, %d of them lost, %d thinned out and %d held; the file grew: %v", name, len(r.Commits), len(r.Readings), lost-r.thinned, r.thinned, held, grown)
+	if r.thinned == 0 || held == 0 {
 		t.Errorf("%s: the work does not do what it should", name)
 	}
 	return r.trace
@@ -410,12 +411,12 @@ func (r *recorder) collect() {
 func (r *recorder) lose(l Loss) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := uint64(0)
+	known, told := 0, l.numbers()
 	for i := range r.Readings {
 		d := &r.Readings[i]
 		for _, n := range d.Numbers {
-			if d.Device == l.Device && n.Store == l.Store && n.Seq >= l.First && n.Seq <= l.Last {
-				d.Lost = r.now()
+			if _, found := slices.BinarySearch(told, n.Seq); found && d.Device == l.Device && n.Store == l.Store {
+				d.Lost = min(d.Lost, r.now())
 				known++
 			}
 		}
@@ -425,14 +426,17 @@ func (r *recorder) lose(l Loss) []byte {
 			d := &r.Readings[i]
 			if d.Device == l.Device && slices.ContainsFunc(d.Numbers, func(n traceNumber) bool { return n.Store == "" }) {
 				d.Lost = min(d.Lost, r.now())
-				known = l.Last - l.First + 1
+				known = len(told)
 			}
 		}
 	}
-	if known != l.Last-l.First+1 {
+	if known != len(told) {
 		r.t.Errorf("%d readings are known of %+v", known, l)
 	}
-	body := fmt.Sprintf("lost %s %s %d %d", l.Device, l.Store, l.First, l.Last)
+	if l.Kept != nil {
+		r.thinned += known
+	}
+	body := fmt.Sprintf("lost %s %s %d %d %d", l.Device, l.Store, l.First, l.Last, l.Kept)
 	r.Notes = append(r.Notes, traceNote{body, r.now(), never})
 	return []byte(body)
 }
@@ -581,6 +585,9 @@ func (r *recorder) forward(answered bool) bool {
 	r.mu.Lock()
 	for _, e := range items {
 		d := &r.Readings[r.index[traceKey{p.Device, e.value}]]
+		if d.Lost < never {
+			r.t.Errorf("reading %d of %s was told as lost, and comes in %s", e.value, p.Device, p.Item())
+		}
 		i := slices.IndexFunc(d.Sent, func(s traceSent) bool { return s.Item == p.Item() })
 		if i < 0 {
 			i = len(d.Sent)
@@ -875,6 +882,14 @@ type trial struct {
 	arrived map[int]string
 	items   map[string]bool
 	newest  map[devices.ID]int // of what has arrived
+	thinned map[thinnedOut]bool
+}
+
+// thinnedOut is a reading that is told as such when it is found missing.
+type thinnedOut struct {
+	device devices.ID
+	store  string
+	seq    uint64
 }
 
 // try opens the store in a state and takes all out of it.
@@ -887,8 +902,15 @@ func (tr *trace) try(s *crashState, path string) (err error) {
 	options := tr.options()
 	options.MaxBytes, options.BootID = 4<<20, "after" // nothing more is evicted
 	var losses, recoveries []string
+	thinned := make(map[thinnedOut]bool)
 	options.LossNote = func(l Loss) []byte {
-		losses = append(losses, fmt.Sprintf("%+v", l))
+		if l.Kept == nil {
+			losses = append(losses, fmt.Sprintf("%+v", l))
+			return []byte("lost")
+		}
+		for _, n := range l.numbers() {
+			thinned[thinnedOut{l.Device, l.Store, n}] = true
+		}
 		return []byte("lost")
 	}
 	options.RecoveryNote = func(r Recovery) []byte {
@@ -900,7 +922,7 @@ func (tr *trace) try(s *crashState, path string) (err error) {
 		return err
 	}
 	o.SetRoom(100)
-	t := &trial{trace: tr, crashState: s, o: o, again: make(map[int]bool), arrived: make(map[int]string), items: make(map[string]bool), newest: make(map[devices.ID]int)}
+	t := &trial{trace: tr, crashState: s, o: o, again: make(map[int]bool), arrived: make(map[int]string), items: make(map[string]bool), newest: make(map[devices.ID]int), thinned: thinned}
 	err = errors.Join(t.settle(), o.Close())
 	if fault := o.Stats().Fault; fault != "" {
 		err = errors.Join(err, errors.New(fault))
@@ -978,6 +1000,9 @@ func (t *trial) settle() error {
 		if d.Lost < t.at || d.Lost <= t.now && (t.effective || t.lying) {
 			continue
 		}
+		if slices.ContainsFunc(d.Numbers, func(n traceNumber) bool { return t.thinned[thinnedOut{d.Device, n.Store, n.Seq}] }) {
+			continue
+		}
 		if missing++; missing == 1 {
 			first = d
 		}
@@ -1043,12 +1068,12 @@ func (t *trial) arrive(p *Pack, before map[int]string) error {
 	if err != nil {
 		return err
 	}
-	if len(readings) != p.Count() || readings[0].seq != p.First {
+	if len(readings) != p.Count() || readings[0].seq != p.First || readings[len(readings)-1].seq != p.Last {
 		return fmt.Errorf("it holds %s", p.Payload)
 	}
 	for j, e := range readings {
 		i, known := t.index[traceKey{p.Device, e.value}]
-		if !known || e.seq != p.First+uint64(j) {
+		if !known || j > 0 && e.seq <= readings[j-1].seq || t.thinned[thinnedOut{p.Device, p.Store, e.seq}] {
 			return fmt.Errorf("it holds %s", p.Payload)
 		}
 		d := t.Readings[i]

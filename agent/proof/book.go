@@ -240,6 +240,14 @@ func (b *Book) Repeated(device devices.ID, n uint64) {
 type Span struct {
 	Run         uint32
 	First, Last uint64
+	Missing     uint64 // numbers among them that were thinned out
+}
+
+// before gives how many readings have numbers below n. Where the missing ones
+// are is not known; they are taken as spread evenly.
+func (s Span) before(n uint64) uint64 {
+	k := min(n, s.Last+1) - min(n, s.First)
+	return k - s.Missing*k/(s.Last-s.First+1)
 }
 
 // Reconcile has the book agree with what a store that was just opened holds of
@@ -249,13 +257,15 @@ type Span struct {
 // What was not counted at all is counted where the process before ended.
 func (b *Book) Reconcile(device devices.ID, waiting []Span, settledRun uint32, settled uint64, reason string) {
 	for _, c := range b.open[device] {
-		n := uint64(0)
+		n, thinned := uint64(0), uint64(0)
 		for _, s := range waiting {
 			if s.Run == c.Run && s.First <= c.Last && s.Last >= c.First {
-				n += min(s.Last, c.Last) - max(s.First, c.First) + 1
+				there := s.before(c.Last+1) - s.before(c.First)
+				n, thinned = n+there, thinned+min(s.Last, c.Last)-max(s.First, c.First)+1-there
 			}
 		}
 		before := c.Held()
+		c.Thinned = max(c.Thinned, min(thinned, less(c.Given, n+c.LostAll())))
 		c.refind(less(n+c.LostAll()+c.Thinned, c.Given))
 		c.Unknown = min(c.Unknown, less(c.Given, c.LostAll()+c.Thinned+n))
 		rest := c.Given - c.LostAll() - c.Thinned - c.Unknown - n
@@ -277,17 +287,23 @@ func (b *Book) Reconcile(device devices.ID, waiting []Span, settledRun uint32, s
 	}
 	for _, s := range waiting {
 		at := s.First
+		give := func(first, last uint64) {
+			b.give(b.found, device, s.Run, first, last)
+			if there := s.before(last+1) - s.before(first); there < last-first+1 {
+				b.Lost(device, s.Run, first, last, last-first+1-there, Thinned)
+			}
+		}
 		for _, c := range slices.Clone(b.open[device]) {
 			if c.Run != s.Run || c.Last < at || c.First > s.Last {
 				continue
 			}
 			if at < c.First {
-				b.give(b.found, device, s.Run, at, c.First-1)
+				give(at, c.First-1)
 			}
 			at = c.Last + 1
 		}
 		if at <= s.Last {
-			b.give(b.found, device, s.Run, at, s.Last)
+			give(at, s.Last)
 		}
 	}
 }

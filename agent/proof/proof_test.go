@@ -59,7 +59,7 @@ func (w *world) begin() {
 		var waiting []Span
 		for _, f := range w.fates {
 			if f.device == device && f.waits() {
-				waiting = append(waiting, Span{f.run, f.seq, f.seq})
+				waiting = append(waiting, Span{Run: f.run, First: f.seq, Last: f.seq})
 			}
 		}
 		w.book.Reconcile(device, waiting, 0, 0, "")
@@ -384,14 +384,14 @@ func TestReconcile(t *testing.T) {
 		reason  string
 		want    Counts
 	}{
-		{"as counted", []Span{{1, 61, 100}}, 0, "", Counts{Given: 100, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
-		{"settled and not counted", []Span{{1, 81, 100}}, 80, "", Counts{Given: 100, Accepted: 70, Lost: map[string]uint64{"full": 10}}},
-		{"gone", []Span{{1, 81, 100}}, 0, "", Counts{Given: 100, Accepted: 50, Unknown: 20, Lost: map[string]uint64{"full": 10}}},
-		{"damaged", []Span{{1, 81, 100}}, 0, "damaged", Counts{Given: 100, Accepted: 50, Lost: map[string]uint64{"full": 10, "damaged": 20}}},
-		{"waiting again", []Span{{1, 21, 100}}, 0, "", Counts{Given: 100, Accepted: 10, Lost: map[string]uint64{"full": 10}}},
-		{"found again", []Span{{1, 1, 100}}, 0, "", Counts{Given: 100}},
-		{"more than was counted", []Span{{1, 61, 120}}, 0, "", Counts{Given: 120, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
-		{"others than were counted", []Span{{1, 61, 100}, {7, 5, 9}}, 0, "", Counts{Given: 105, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
+		{"as counted", []Span{{Run: 1, First: 61, Last: 100}}, 0, "", Counts{Given: 100, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
+		{"settled and not counted", []Span{{Run: 1, First: 81, Last: 100}}, 80, "", Counts{Given: 100, Accepted: 70, Lost: map[string]uint64{"full": 10}}},
+		{"gone", []Span{{Run: 1, First: 81, Last: 100}}, 0, "", Counts{Given: 100, Accepted: 50, Unknown: 20, Lost: map[string]uint64{"full": 10}}},
+		{"damaged", []Span{{Run: 1, First: 81, Last: 100}}, 0, "damaged", Counts{Given: 100, Accepted: 50, Lost: map[string]uint64{"full": 10, "damaged": 20}}},
+		{"waiting again", []Span{{Run: 1, First: 21, Last: 100}}, 0, "", Counts{Given: 100, Accepted: 10, Lost: map[string]uint64{"full": 10}}},
+		{"found again", []Span{{Run: 1, First: 1, Last: 100}}, 0, "", Counts{Given: 100}},
+		{"more than was counted", []Span{{Run: 1, First: 61, Last: 120}}, 0, "", Counts{Given: 120, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
+		{"others than were counted", []Span{{Run: 1, First: 61, Last: 100}, {Run: 7, First: 5, Last: 9}}, 0, "", Counts{Given: 105, Accepted: 50, Lost: map[string]uint64{"full": 10}}},
 	} {
 		b := NewBook(nil)
 		b.Begin(known(noon), 0, 1)
