@@ -47,7 +47,14 @@ type Sink interface {
 	Report(ctx context.Context, m Message) (Receipt, error)
 
 	// Availability says what a device (or its last will) tells of itself.
-	Availability(device ID, a Availability)
+	// retained is set where a broker had kept it, so that nobody knows how old
+	// it is.
+	Availability(device ID, a Availability, retained bool)
+
+	// Unknown shows what came from a device that is not configured, and
+	// reports whether any firmware profile knows such a device. Nothing of it
+	// is stored; a driver may tell its sender that it was received.
+	Unknown(s Stranger) bool
 
 	// Reject counts and logs input that could not be used. source names the
 	// device where that is known, else the peer or the topic.

@@ -12,6 +12,7 @@ type Device struct {
 	Name     string         // what people call it; the ID where they gave none
 	Profile  string         // the firmware profile that decodes it
 	Groups   []string       // for commands to several devices
+	Parent   ID             // the device that it is reached through; "" if there is none
 	Location *time.Location // in which its times without a zone are; never nil
 }
 
@@ -82,6 +83,21 @@ type Message struct {
 	// Window is how many messages the source keeps under way unacknowledged;
 	// 0 where it does not wait for acknowledgements.
 	Window int
+}
+
+// A Stranger is a message of a device that is not configured.
+type Stranger struct {
+	Transport string // mqtt, coap or serial
+	// Link is the broker's name in the config, "" being the gateway's own; the
+	// path of a serial port; "" of CoAP.
+	Link string
+	// Address is the topic of a message by MQTT, the name that a device gave
+	// itself by CoAP, and "" of a serial port.
+	Address       string
+	Peer          string // who sent it, for people; "" where that is not known
+	Payload       []byte // the driver's again when the call returned
+	ContentFormat int    // of CoAP (RFC 7252 section 12.3); -1 where there is none
+	Retained      bool   // as of a [Message]
 }
 
 // A Record is a reading in its place in the device's log.

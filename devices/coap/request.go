@@ -53,7 +53,13 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	}
 	device, ok := (*s.devices.Load())[devices.ID(path[1])]
 	if !ok {
-		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
+		stranger := devices.Stranger{
+			Transport: "coap", Address: path[1], Peer: ex.peer.name, Payload: m.Payload, ContentFormat: formatOf(m),
+		}
+		// The answer is the same whoever asks: who may not post learns nothing.
+		if m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) || !s.sink.Unknown(stranger) {
+			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
+		}
 		return notFound("no such device is configured"), nil
 	}
 	if m.Code != codes.POST && m.Code != codes.PUT {
@@ -83,12 +89,16 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	return r, receipt
 }
 
+func formatOf(m message.Message) int {
+	if f, err := m.Options.GetUint32(message.ContentFormat); err == nil {
+		return int(f)
+	}
+	return NoFormat
+}
+
 // post hands the payload to the device's profile and the readings to the sink.
 func (s *session) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
-	format := NoFormat
-	if f, err := ex.request.Options.GetUint32(message.ContentFormat); err == nil {
-		format = int(f)
-	}
+	format := formatOf(ex.request)
 	switch format {
 	case NoFormat, TextPlain, JSON, SenMLJSON, SenMLCBOR:
 	default:
@@ -103,7 +113,7 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		return *badRequest("%v", err), nil
 	}
 	if out.Availability != devices.AvailabilityUnknown {
-		s.sink.Availability(device.ID, out.Availability)
+		s.sink.Availability(device.ID, out.Availability, false)
 	}
 	if len(out.Readings) == 0 {
 		if out.Availability != devices.AvailabilityUnknown {

@@ -19,12 +19,20 @@ const usualWindow = 20
 type publication struct {
 	source    string // whom to name for what cannot be used
 	session   string // to which the packet id belongs
+	broker    string // its name in the config; "" is our own
 	topic     string
 	payload   []byte
 	id        uint16
 	qos       byte
 	duplicate bool
 	retained  bool
+}
+
+func (p publication) stranger() devices.Stranger {
+	return devices.Stranger{
+		Transport: "mqtt", Link: p.broker, Address: p.topic, Peer: p.source,
+		Payload: p.payload, ContentFormat: -1, Retained: p.retained,
+	}
 }
 
 var errNoDevice = errors.New("no device is configured for it")
@@ -40,7 +48,9 @@ func (d *directory) hear(ctx context.Context, p publication, sink devices.Sink) 
 	}
 	device := d.find(p.topic)
 	if device == nil {
-		sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
+		if !sink.Unknown(p.stranger()) {
+			sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
+		}
 		return nil, nil
 	}
 	out, err := device.Profile.Decode(device.Place, profile.Message{Topic: p.topic, Payload: p.payload, ContentFormat: -1, Received: time.Now()})
@@ -49,7 +59,7 @@ func (d *directory) hear(ctx context.Context, p publication, sink devices.Sink) 
 		return nil, nil
 	}
 	if out.Availability != devices.AvailabilityUnknown {
-		sink.Availability(device.ID, out.Availability)
+		sink.Availability(device.ID, out.Availability, p.retained)
 	}
 	if len(out.Readings) == 0 {
 		return nil, nil
