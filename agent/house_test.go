@@ -101,15 +101,15 @@ func TestLastWill(t *testing.T) {
 	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	h, taken := houseOf(t, start)
 	h.report(t, taken, start, "temperature", "21")
-	h.tell("kitchen", devices.Offline, start)
+	h.tell("kitchen", devices.Offline, false, start)
 	if s := h.stateAt(start); s != devices.StateLost {
 		t.Errorf("its will says offline, and it is %s", s)
 	}
-	h.tell("kitchen", devices.Online, start)
+	h.tell("kitchen", devices.Online, false, start)
 	if s := h.stateAt(start); s != devices.StateFresh {
 		t.Errorf("it says online, and is %s", s)
 	}
-	h.tell("kitchen", devices.Sleeping, start)
+	h.tell("kitchen", devices.Sleeping, false, start)
 	if s := h.stateAt(start.Add(100 * time.Hour)); s != devices.StateAsleep {
 		t.Errorf("it sleeps by design, and is %s", s)
 	}
