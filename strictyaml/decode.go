@@ -6,8 +6,7 @@
 // It is stricter than YAML where YAML surprises. Truth values are true and
 // false only, and yes, no, on and off stay texts. Numbers are decimal (or 0x),
 // never octal. A text takes a plain value just as it was written, so 1.10
-// stays "1.10". A name in a map that YAML 1.1 took for a truth value, as on, has
-// to be quoted. A key without a value is a fault. Merge keys are a fault;
+// stays "1.10". A key without a value is a fault. Merge keys are a fault;
 // anchors and aliases are not, within bounds.
 //
 // A field of a struct is read from the key that its tag yaml:"key" names; a
@@ -17,6 +16,8 @@
 //	enum:"a,b,c"         the values that a text, or each text of a list, may have
 //	min:"1" max:"10"     bounds of a number, a duration or a [Size]
 //	alone:"true"         a single value stands for a list of one
+//	quote:"true"         a map's keys that YAML 1.1 took for truth values, as on,
+//	                     have to be quoted
 //	doc:"…"              a description, for [Schema]
 //
 // Fields may be strings, bools, whole and floating-point numbers,
@@ -86,6 +87,7 @@ type rule struct {
 	enum     []string
 	min, max string
 	alone    bool
+	quote    bool
 }
 
 func (d *decoder) fault(n *yaml.Node, p *path, problem, allowed, mend string) {
@@ -244,7 +246,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, p *path, r rule, depth 
 	}
 	m := reflect.MakeMap(v.Type())
 	d.pairs(n, p, func(key string, at *path, value *yaml.Node) {
-		if at.key.Style == 0 && slices.Contains(truthWords, strings.ToLower(key)) {
+		if r.quote && at.key.Style == 0 && slices.Contains(truthWords, strings.ToLower(key)) {
 			d.fault(at.key, at, "is a truth value to other readers of YAML", "a text", fmt.Sprintf("write %q, with the quotes", key))
 			return
 		}
@@ -475,7 +477,7 @@ func fieldsOf(t reflect.Type) []field {
 			continue
 		}
 		one := field{key: key, index: i, required: options == "required", doc: f.Tag.Get("doc")}
-		one.rule = rule{min: f.Tag.Get("min"), max: f.Tag.Get("max"), alone: f.Tag.Get("alone") != ""}
+		one.rule = rule{min: f.Tag.Get("min"), max: f.Tag.Get("max"), alone: f.Tag.Get("alone") != "", quote: f.Tag.Get("quote") != ""}
 		if e := f.Tag.Get("enum"); e != "" {
 			one.rule.enum = strings.Split(e, ",")
 		}

@@ -28,7 +28,7 @@ func wordOf(n yaml.Node) (v word, ok bool) {
 		v, err := devices.ParseNumber(n.Value)
 		return v, err == nil
 	}
-	return devices.Text(n.Value), n.Value != ""
+	return devices.Text(n.Value), true
 }
 
 // convert gives the value that the rule makes of a device's; ok is false where

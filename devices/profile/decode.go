@@ -17,7 +17,8 @@ var ErrNotOurs = errors.New("not a topic of the device")
 
 // Filters gives the MQTT topic filters to subscribe for a device. None lies
 // within another, because a broker may deliver a message once for each filter
-// (MQTT 3.1.1 section 3.3.5).
+// (MQTT 3.1.1 section 3.3.5). Topics that do not have the device as a level are
+// not among them: those are for a [Session].
 func (p *Profile) Filters(at Place) []string {
 	if at.Topic == "" {
 		return nil
@@ -28,7 +29,9 @@ func (p *Profile) Filters(at Place) []string {
 func (p *Profile) filters(device string) []string {
 	var all []string
 	for _, m := range p.file.Match {
-		all = addFilters(all, m.Topic.filters(device))
+		if device == "" || m.Topic.has("device") {
+			all = addFilters(all, m.Topic.filters(device))
+		}
 	}
 	return all
 }
@@ -52,7 +55,7 @@ func (p *Profile) Matches(at Place, topic string) bool {
 	}
 	return slices.ContainsFunc(p.file.Match, func(m matchRule) bool {
 		_, ok := m.Topic.match(topic, at.Topic)
-		return ok
+		return ok && m.Topic.has("device")
 	})
 }
 
@@ -76,6 +79,9 @@ func (p *Profile) Decode(at Place, m Message) (Output, error) {
 // captures finds the first entry of match that fits; device "" is any.
 func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
 	for _, m := range p.file.Match {
+		if device != "" && !m.Topic.has("device") {
+			continue
+		}
 		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) {
 			return c, true
 		}

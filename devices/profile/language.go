@@ -16,7 +16,7 @@ type spec struct {
 	Aliases    []string          `yaml:"aliases" doc:"Names that the profile had before."`
 	Extends    string            `yaml:"extends" doc:"A profile whose keys hold where this one has none; of fields, commands and params, these come first and those after."`
 	Transports []string          `yaml:"transport" enum:"mqtt,coap,serial" doc:"How it is heard."`
-	Priority   int               `yaml:"priority" min:"0" max:"100" doc:"Of the profiles that match a message, the one with the highest takes it: 10 for those that take anything, 40 for descriptions by others, 50 is usual."`
+	Priority   int               `yaml:"priority" min:"0" max:"100" doc:"Of the profiles that match a message, the one with the highest takes it: 0 for one that takes none by itself, 10 for those that take anything, 40 for descriptions by others, 50 is usual."`
 	Params     map[string]string `yaml:"params" doc:"Parts of topics that differ between houses; $name stands for one in topics."`
 	Match      []matchRule       `yaml:"match" doc:"MQTT: the topics that are a device's; the first that fits."`
 	Device     deviceRule        `yaml:"device" doc:"Who the device is."`
@@ -110,7 +110,7 @@ type structItem struct {
 }
 
 type availabilityRule struct {
-	Words map[string]string `yaml:"words,required" enum:"online,offline,asleep" doc:"The firmware's words and what they mean. Quote them."`
+	Words map[string]string `yaml:"words,required" quote:"true" enum:"online,offline,asleep" doc:"The firmware's words and what they mean. Quote them."`
 	Path  string            `yaml:"path" doc:"The member with the word, where the message is a JSON object."`
 }
 
@@ -127,7 +127,7 @@ type fieldRule struct {
 	UnitOf  string               `yaml:"unit_of" doc:"Name of a member beside or above that tells the unit."`
 	Units   map[string]string    `yaml:"units" doc:"For unit_of: the firmware's spellings and ours; otherwise: last member of the path, with * and ?, and its unit."`
 	Parse   string               `yaml:"parse" enum:"duration,hex" doc:"duration: 9T09:29:01 becomes seconds; hex: the digits are hexadecimal."`
-	Words   map[string]yaml.Node `yaml:"words" doc:"The device's words and what they are here: a truth value, a number, a text. Quote them."`
+	Words   map[string]yaml.Node `yaml:"words" quote:"true" doc:"The device's words and what they are here: a truth value, a number, a text. Quote them."`
 	Invalid []string             `yaml:"invalid" alone:"true" doc:"Values that mean that there is none."`
 	Signed  int                  `yaml:"signed" min:"0" max:"64" doc:"The number has so many bits, the highest of which is its sign (two's complement)."`
 	Sign    string               `yaml:"sign" enum:"magnitude" doc:"magnitude: with signed, the highest bit is the sign and the others the amount."`
@@ -136,7 +136,7 @@ type fieldRule struct {
 	Scale   float64              `yaml:"scale" doc:"Is multiplied with."`
 	Round   *int                 `yaml:"round" min:"0" max:"9" doc:"Decimals that are kept."`
 	Range   []float64            `yaml:"range" doc:"The least and the most that it can be: [-50, 100]; what is beyond is dropped."`
-	Online  map[string]string    `yaml:"online" enum:"online,offline,asleep" doc:"What the field's values say of the device being there. Quote them."`
+	Online  map[string]string    `yaml:"online" quote:"true" enum:"online,offline,asleep" doc:"What the field's values say of the device being there. Quote them."`
 
 	words map[string]word // of Words
 }
@@ -183,7 +183,7 @@ type commandRule struct {
 
 type argumentRule struct {
 	Type  string            `yaml:"type" enum:"none,number,integer,bool,word,text" doc:"What it is."`
-	Words map[string]string `yaml:"words" doc:"bool and word: what people say (off and on, …) and what is sent."`
+	Words map[string]string `yaml:"words" quote:"true" doc:"bool and word: what people say (off and on, …) and what is sent."`
 	Min   *float64          `yaml:"min" doc:"The least."`
 	Max   *float64          `yaml:"max" doc:"The most."`
 	Step  float64           `yaml:"step" doc:"Between two values."`

@@ -175,6 +175,9 @@ func (l *Library) find(h *heard) (*Profile, map[string]string) {
 		candidates = l.byFirst[""]
 	}
 	for _, p := range candidates {
+		if p.Priority() == 0 {
+			break
+		}
 		if c, ok := p.captures(h, ""); ok {
 			return p, c
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -67,8 +68,11 @@ func samplesFile(id string) string {
 func readSamples(t testing.TB, id string) (samples []sample) {
 	t.Helper()
 	data, err := os.ReadFile(samplesFile(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has lines: TestSampleLines
+	}
 	if err != nil {
-		t.Fatalf("%s has no samples: %v", id, err)
+		t.Fatal(err)
 	}
 	if err := json.Unmarshal(data, &samples); err != nil {
 		t.Fatalf("%s: %v", samplesFile(id), err)
@@ -149,7 +153,7 @@ func TestSamples(t *testing.T) {
 				}
 			})
 		}
-		if os.Getenv("UPDATE") != "" {
+		if os.Getenv("UPDATE") != "" && len(samples) > 0 {
 			var b strings.Builder
 			e := json.NewEncoder(&b)
 			e.SetEscapeHTML(false)
