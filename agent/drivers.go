@@ -28,7 +28,7 @@ import (
 // tells of those that cannot be made; the others are there all the same. With
 // resumed, devices may repeat what they said before. scouted are the MQTT topics
 // on which unknown devices are looked for; none where nobody looks.
-func drivers(c *config.Config, profiles *profile.Set, resumed bool, settings func(*config.TLS) (*tls.Config, error), scouted []string, log *slog.Logger) (list []devices.Driver, err error) {
+func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), scouted []string, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {

@@ -18,7 +18,7 @@ func LoadOptions() (config.LoadOptions, error) {
 	return loadOptions(profiles), nil
 }
 
-func loadOptions(profiles *profile.Set) config.LoadOptions {
+func loadOptions(profiles *profile.Library) config.LoadOptions {
 	known := make(map[string]string)
 	for _, name := range profiles.Names() {
 		known[name] = strings.Join(profiles.Get(name).Transports(), ",")

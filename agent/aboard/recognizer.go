@@ -28,7 +28,7 @@ type Recognizer struct {
 
 // NewRecognizer makes one of the profiles that can tell their devices from
 // others.
-func NewRecognizer(set *profile.Set) *Recognizer {
+func NewRecognizer(set *profile.Library) *Recognizer {
 	r := &Recognizer{tokens: recognizeBurst}
 	for _, id := range set.Names() {
 		p := set.Get(id)
