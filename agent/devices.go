@@ -14,14 +14,6 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// scouted gives the MQTT topics on which unknown devices are looked for.
-func (a *Agent) scouted() []string {
-	if a.config.Discovery.Accept == "off" {
-		return nil
-	}
-	return a.intake.recognizer.Filters()
-}
-
 // admitDue admits devices of which nobody has to be asked, until ctx ends.
 func (a *Agent) admitDue(ctx context.Context) {
 	for {

@@ -26,9 +26,9 @@ import (
 
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
-// resumed, devices may repeat what they said before. scouted are the MQTT topics
-// on which unknown devices are looked for; none where nobody looks.
-func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), scouted []string, log *slog.Logger) (list []devices.Driver, err error) {
+// resumed, devices may repeat what they said before. Of profiles, known are
+// those that tell their devices from others.
+func drivers(c *config.Config, profiles, known *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {
@@ -37,7 +37,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		switch {
 		case d.MQTT != nil:
 			place.Topic = d.MQTT.Topic
-			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker})
+			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
 			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
 		case d.Serial != nil:
@@ -46,7 +46,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
-			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen}
+			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen, Profiles: known}
 			for _, u := range c.MQTT.Users {
 				own.Users = append(own.Users, mqtt.User{Name: u.Name, Password: u.Password.Reveal()})
 			}
@@ -55,7 +55,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		for _, b := range c.MQTT.Brokers {
 			client := mqtt.ClientConfig{
 				Name: b.Name, URL: b.URL, ClientID: b.ClientID,
-				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share,
+				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share, Profiles: known,
 			}
 			if b.TLS != nil {
 				var fault error
@@ -65,13 +65,13 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 				}
 			}
 			list = append(list, mqtt.NewClient(client, onMQTT, log))
-			if len(scouted) > 0 {
-				list = append(list, mqtt.NewScout(client, onMQTT, scouted, log))
+			if c.Discovery.Accept != "off" {
+				list = append(list, mqtt.NewScout(client, onMQTT, log))
 			}
 		}
 	}
 	if c.CoAP != nil && c.CoAP.Listen != "" {
-		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed}, onCoAP, log))
+		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}, onCoAP, log))
 	}
 	return list, err
 }

@@ -22,9 +22,8 @@ type intake struct {
 	log    *slog.Logger
 	reject rejects
 
-	aboard     *aboard.Registry
-	recognizer *aboard.Recognizer
-	waiting    rejects // of devices that nobody decided on yet
+	aboard  *aboard.Registry
+	waiting rejects // of devices that nobody decided on yet
 }
 
 // errUnknownDevice is given for readings of a device that is not configured.
@@ -62,24 +61,21 @@ func (in *intake) Unknown(s devices.Stranger) bool {
 	if !in.aboard.Accepts() {
 		return false
 	}
-	known := in.recognizer.Recognize(s, time.Now())
-	for _, c := range known {
-		p, fresh := in.aboard.Seen(c)
-		if !fresh {
-			continue
-		}
-		if more, say := in.waiting.count("", time.Now()); say {
-			args := []any{"id", p.ID, "name", p.Label(), "profile", p.Profile, "heard", p.Way()}
-			if p.SameAs != "" {
-				args = append(args, "same as", p.SameAs)
-			}
-			if more > 0 {
-				args = append(args, "also", more)
-			}
-			in.log.Info("unknown device", args...)
-		}
+	p, fresh := in.aboard.Seen(aboard.Of(s))
+	if !fresh {
+		return true
 	}
-	return len(known) > 0
+	if more, say := in.waiting.count("", time.Now()); say {
+		args := []any{"id", p.ID, "name", p.Label(), "profile", p.Profile, "heard", p.Way()}
+		if p.SameAs != "" {
+			args = append(args, "same as", p.SameAs)
+		}
+		if more > 0 {
+			args = append(args, "also", more)
+		}
+		in.log.Info("unknown device", args...)
+	}
+	return true
 }
 
 // Up implements [devices.Sink].

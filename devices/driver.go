@@ -51,9 +51,9 @@ type Sink interface {
 	// it is.
 	Availability(device ID, a Availability, retained bool)
 
-	// Unknown shows what came from a device that is not configured, and
-	// reports whether any firmware profile knows such a device. Nothing of it
-	// is stored; a driver may tell its sender that it was received.
+	// Unknown shows a device that is not configured, and reports whether
+	// anybody wants to know. Nothing of it is stored; a driver may tell its
+	// sender that it was received.
 	Unknown(s Stranger) bool
 
 	// Reject counts and logs input that could not be used. source names the

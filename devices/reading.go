@@ -85,19 +85,24 @@ type Message struct {
 	Window int
 }
 
-// A Stranger is a message of a device that is not configured.
+// A Stranger is a device that is not configured, as one of its messages shows
+// it. What it says of itself is not to be trusted.
 type Stranger struct {
 	Transport string // mqtt, coap or serial
 	// Link is the broker's name in the config, "" being the gateway's own; the
 	// path of a serial port; "" of CoAP.
 	Link string
-	// Address is the topic of a message by MQTT, the name that a device gave
-	// itself by CoAP, and "" of a serial port.
-	Address       string
-	Peer          string // who sent it, for people; "" where that is not known
-	Payload       []byte // the driver's again when the call returned
-	ContentFormat int    // of CoAP (RFC 7252 section 12.3); -1 where there is none
-	Retained      bool   // as of a [Message]
+	// Place is what the config would name: its topic or its identity by MQTT,
+	// the name that it posts under by CoAP, the path of a serial port.
+	Place   string
+	Peer    string // who sent it, for people; "" where that is not known
+	Profile string // id of the firmware profile that knows it
+	// Identity is the firmware's own name of the device, verbatim, Parent that
+	// of the one that it hangs on.
+	Identity, Parent string
+	Name, Model      string  // for people; "" where it told none
+	Fields           []Field // a sample; none where the message told only of the device
+	Retained         bool    // as of a [Message]
 }
 
 // A Record is a reading in its place in the device's log.

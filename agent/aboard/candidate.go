@@ -41,6 +41,14 @@ type Candidate struct {
 	Retained bool            `json:"-"` // it may be old: a broker kept it
 }
 
+// Of gives the candidate that a stranger is.
+func Of(s devices.Stranger) Candidate {
+	return Candidate{
+		Transport: s.Transport, Link: s.Link, Place: s.Place, Peer: s.Peer, Profile: s.Profile,
+		Identity: s.Identity, Parent: s.Parent, Name: s.Name, Model: s.Model, Sample: s.Fields, Retained: s.Retained,
+	}
+}
+
 // cleaned gives the candidate as it may be shown and written, or false where it
 // could not be configured.
 func (c Candidate) cleaned() (Candidate, bool) {
@@ -156,7 +164,11 @@ func (c Candidate) lives(d config.Device) bool {
 	return o.Transport == c.Transport && o.Place == c.Place && (o.Link == c.Link || o.Link == anyLink)
 }
 
-var separated = regexp.MustCompile(`(?i)(?:^|[^0-9a-f])([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}(?:(?:[:-][0-9a-f]{2}){2})?)(?:$|[^0-9a-f:-])`)
+// separated are addresses with colons, or with hyphens.
+var separated = []*regexp.Regexp{
+	regexp.MustCompile(`(?i)(?:^|[^0-9a-f:])([0-9a-f]{2}(?::[0-9a-f]{2}){5}(?:(?::[0-9a-f]{2}){2})?)(?:$|[^0-9a-f:])`),
+	regexp.MustCompile(`(?i)(?:^|[^0-9a-f-])([0-9a-f]{2}(?:-[0-9a-f]{2}){5}(?:(?:-[0-9a-f]{2}){2})?)(?:$|[^0-9a-f-])`),
+}
 
 // hardwareAddress finds an EUI-48 or EUI-64 in a name (RFC 9542 section 2.1):
 // 0x00158d00018255df, shellyplus1-a8032ab12345, A8:03:2A:B1:23:45. It is "" where there
@@ -174,9 +186,11 @@ func hardwareAddress(name string) string {
 		found = hex
 		return true
 	}
-	for _, m := range separated.FindAllStringSubmatch(name, -1) {
-		if !use(strings.NewReplacer(":", "", "-", "").Replace(m[1])) {
-			return ""
+	for _, form := range separated {
+		for _, m := range form.FindAllStringSubmatch(name, -1) {
+			if !use(strings.NewReplacer(":", "", "-", "").Replace(m[1])) {
+				return ""
+			}
 		}
 	}
 	for _, word := range strings.FieldsFunc(name, func(r rune) bool { return r < utf8.RuneSelf && !isAlnum(byte(r)) }) {

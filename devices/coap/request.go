@@ -53,11 +53,7 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	}
 	device, ok := (*s.devices.Load())[devices.ID(path[1])]
 	if !ok {
-		stranger := devices.Stranger{
-			Transport: "coap", Address: path[1], Peer: ex.peer.name, Payload: m.Payload, ContentFormat: formatOf(m),
-		}
-		// The answer is the same whoever asks: who may not post learns nothing.
-		if m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) || !s.sink.Unknown(stranger) {
+		if !s.meet(ex, path) {
 			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
 		}
 		return notFound("no such device is configured"), nil
@@ -87,6 +83,31 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 		r.addUint(message.Block1, option)
 	}
 	return r, receipt
+}
+
+// meet shows a device that is not configured, if its message can be read. The
+// answer is the same whether or not that is so. A body in blocks would have to
+// be kept for it.
+func (s *session) meet(ex *exchange, path []string) bool {
+	m := ex.request
+	profiles := s.profiles.Load()
+	if profiles == nil || m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) {
+		return false
+	}
+	out, err := profiles.Posted(profile.Message{
+		Topic: strings.Join(path[2:], "/"), Payload: m.Payload, ContentFormat: formatOf(m), Received: ex.came,
+	})
+	if err != nil {
+		return false
+	}
+	stranger := devices.Stranger{
+		Transport: "coap", Place: path[1], Peer: ex.peer.name, Profile: out.Profile,
+		Identity: out.Identity, Name: out.About.Name, Model: strings.TrimSpace(out.About.Maker + " " + out.About.Model),
+	}
+	for _, r := range out.Readings {
+		stranger.Fields = append(stranger.Fields, r.Fields...)
+	}
+	return s.sink.Unknown(stranger)
 }
 
 func formatOf(m message.Message) int {

@@ -19,8 +19,8 @@ const patience = 30 * time.Second
 // until Settle; set Auto to have readings safe at once.
 type Sink struct {
 	Auto bool
-	// Knows says what to answer of a stranger; nil knows none.
-	Knows func(devices.Stranger) bool
+	// Curious wants to know of strangers.
+	Curious bool
 
 	mu       sync.Mutex
 	changed  chan struct{}
@@ -109,10 +109,9 @@ func (s *Sink) Reject(source string, why error) {
 func (s *Sink) Unknown(st devices.Stranger) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Payload = append([]byte(nil), st.Payload...)
 	s.unknown = append(s.unknown, st)
 	s.signal()
-	return s.Knows != nil && s.Knows(st)
+	return s.Curious
 }
 
 // Up implements [devices.Sink].

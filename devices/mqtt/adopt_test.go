@@ -103,7 +103,7 @@ func TestClientAdopts(t *testing.T) {
 			t.Errorf("%s is adopted", name)
 		}
 	}
-	if c.Adopt(NewScout(config, []Device{kitchen}, []string{"#"}, quiet())) {
+	if c.Adopt(NewScout(config, []Device{kitchen}, quiet())) {
 		t.Error("a scout is adopted")
 	}
 }

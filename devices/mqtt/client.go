@@ -21,6 +21,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 // ClientConfig says how to reach a broker.
@@ -32,6 +33,9 @@ type ClientConfig struct {
 	Password string
 	TLS      *tls.Config // for mqtts and wss; nil is the system's
 	Share    string      // name of a shared subscription; "" is none
+	// Profiles are those that find out whose a message is. Without them, only
+	// devices are understood that have their name in their topics.
+	Profiles *profile.Library
 }
 
 const (
@@ -63,9 +67,9 @@ const (
 type Client struct {
 	config    ClientConfig
 	directory atomic.Pointer[directory]
-	changed   chan struct{} // has one where a link may have a new directory to follow
+	ear       *ear
+	changed   chan struct{} // has one where a link may have something new to follow
 	scouts    bool          // as NewScout says
-	filters   []string      // of a scout
 	log       *slog.Logger
 	lost      int // times in a row that the connection was lost soon; of Run alone
 }
@@ -79,22 +83,23 @@ func NewClient(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 			mine = append(mine, d)
 		}
 	}
-	c := &Client{config: config, changed: make(chan struct{}, 1), log: log}
+	c := &Client{config: config, ear: newEar(config.Profiles, false), changed: make(chan struct{}, 1), log: log}
 	c.directory.Store(newDirectory(mine))
 	return c
 }
 
-// NewScout makes a client that shows to the sink what comes on the filters
-// from devices which are not configured, and nothing else. It has a session of
-// its own, because messages of strangers in that of [NewClient] would take the
+// NewScout makes a client that shows to the sink which devices are heard that
+// are not configured, and nothing else. It subscribes to what the profiles know,
+// and not to everything: a broker may carry pictures, and what other programs
+// tell each other. It has a session of its own, because messages of strangers in that of [NewClient] would take the
 // places of those that are not yet acknowledged (MQTT 5 section 4.9, and the
 // like in brokers of 3.1.1). It is sent everything with QoS 0, and the broker
 // keeps nothing for it.
-func NewScout(config ClientConfig, ds []Device, filters []string, log *slog.Logger) *Client {
+func NewScout(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 	config.ClientID += "-discovery"
 	config.Share = "" // others would not hear what this one does
 	c := NewClient(config, ds, log)
-	c.scouts, c.filters = true, filters
+	c.scouts, c.ear = true, newEar(config.Profiles, true)
 	return c
 }
 
@@ -103,15 +108,19 @@ func NewScout(config ClientConfig, ds []Device, filters []string, log *slog.Logg
 func (c *Client) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Client)
 	// A tls.Config cannot be compared but with itself.
-	if !ok || n.config != c.config || n.scouts != c.scouts || !slices.Equal(n.filters, c.filters) {
+	if !ok || n.config != c.config || n.scouts != c.scouts {
 		return false
 	}
 	c.directory.Store(n.directory.Load())
+	c.change()
+	return true
+}
+
+func (c *Client) change() {
 	select {
 	case c.changed <- struct{}{}:
 	default:
 	}
-	return true
 }
 
 // Name implements [devices.Driver].
@@ -124,11 +133,28 @@ func (c *Client) Name() string {
 
 // wanted is what to be subscribed to.
 func (c *Client) wanted() []string {
+	d := c.directory.Load()
+	all := d.filters()
 	if c.scouts {
-		return c.filters
+		all = c.config.Profiles.Filters(0)
 	}
-	return c.directory.Load().filters()
+	wide := slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !strings.ContainsAny(f, "+#") })
+	announced := c.ear.announcedTopics(d, !c.scouts)
+	if c.scouts {
+		announced = announced[:min(len(announced), maxScouted)]
+	}
+	for _, topic := range announced {
+		// A message on two filters may come twice (MQTT 3.1.1 section 3.3.5).
+		if !covered(topic, wide) && !slices.Contains(all, topic) {
+			all = append(all, topic)
+		}
+	}
+	return all
 }
+
+// maxScouted bounds the topics that a scout follows because strangers announced
+// them.
+const maxScouted = 1000
 
 // overhear takes a message as a scout.
 func (c *Client) overhear(m paho.Message, sink devices.Sink) {
@@ -136,9 +162,18 @@ func (c *Client) overhear(m paho.Message, sink devices.Sink) {
 	if checkTopic(m.Topic()) != nil || strings.HasPrefix(m.Topic(), "$") || c.directory.Load().find(m.Topic()) != nil {
 		return
 	}
-	sink.Unknown(publication{
+	_, strangers, changed, _, err := c.ear.read(c.directory.Load(), publication{
 		source: c.where(), broker: c.config.Name, topic: m.Topic(), payload: m.Payload(), retained: m.Retained(),
-	}.stranger())
+	})
+	if err != nil {
+		return // what is not ours need not be understood
+	}
+	for _, s := range strangers {
+		sink.Unknown(s)
+	}
+	if changed {
+		c.change()
+	}
 }
 
 // where is the broker, for people. It has no password.
@@ -546,10 +581,13 @@ func (l *link) take(ctx context.Context) {
 		if m.Qos() == 0 {
 			l.crowd.leave(m.Topic())
 		}
-		receipt, err := c.directory.Load().hear(ctx, publication{
+		receipt, changed, err := c.ear.report(ctx, c.directory.Load(), publication{
 			source: c.Name(), session: c.config.Name, broker: c.config.Name, topic: m.Topic(), payload: m.Payload(),
 			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
 		}, l.sink)
+		if changed {
+			c.change()
+		}
 		switch {
 		case m.Qos() == 0:
 			l.queued.Add(-cost(m))

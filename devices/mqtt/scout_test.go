@@ -1,39 +1,54 @@
 package mqtt
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
+
+// known are the profiles that tell their devices from others.
+func known(t testing.TB) *profile.Library {
+	t.Helper()
+	all, err := profile.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.Above(0)
+}
 
 // TestScout hears strangers on a real broker, and no device that is
 // configured. What is too large for it is passed over.
 func TestScout(t *testing.T) {
 	m := startMosquitto(t)
 	p := publisher(t, m.url(), "street")
-	send(t, p, Publication{Topic: "tele/porch/LWT", Payload: []byte("Online"), QoS: 1, Retain: true})
-	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Share: "porch"}
-	sink := &devicetest.Sink{}
-	run(t, NewScout(config, []Device{device(t, "kitchen", "json", "kitchen")}, []string{"#"}, quiet()), sink)
+	send(t, p, Publication{Topic: "tele/porch/SENSOR", Payload: temperature("1"), QoS: 1, Retain: true})
+	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Share: "porch", Profiles: known(t)}
+	sink := &devicetest.Sink{Curious: true}
+	run(t, NewScout(config, []Device{device(t, "kitchen", "tasmota", "kitchen")}, quiet()), sink)
 	sink.WaitUp(t, 1)
-	m.waitFor(t, "its subscription", func(log string) bool { return strings.Contains(log, "	# (QoS 0)") })
-	send(t, p, Publication{Topic: "kitchen", Payload: temperature("1"), QoS: 1})
-	send(t, p, Publication{Topic: "camera/snapshot", Payload: make([]byte, maxPacket+1), QoS: 1})
-	send(t, p, Publication{Topic: "tele/porch/SENSOR", Payload: temperature("2"), QoS: 1})
-	got := sink.WaitUnknown(t, 2)
-	for i, want := range []devices.Stranger{
-		{Address: "tele/porch/LWT", Payload: []byte("Online"), Retained: true},
-		{Address: "tele/porch/SENSOR", Payload: temperature("2")},
-	} {
-		want.Transport, want.Link, want.Peer, want.ContentFormat = "mqtt", "house", m.url(), -1
-		if fmt.Sprint(got[i]) != fmt.Sprint(want) {
-			t.Errorf("stranger %d is %+v, want %+v", i, got[i], want)
+	sink.WaitUnknown(t, 1)
+	send(t, p, Publication{Topic: "tele/kitchen/SENSOR", Payload: temperature("2"), QoS: 1})
+	send(t, p, Publication{Topic: "tele/porch/STATE", Payload: make([]byte, maxPacket+1), QoS: 1})
+	send(t, p, Publication{Topic: "tele/porch/SENSOR", Payload: temperature("3"), QoS: 1})
+	send(t, p, Publication{Topic: "home/tele/attic/SENSOR", Payload: temperature("4"), QoS: 1})
+	got := sink.WaitUnknown(t, 3)
+	for i, want := range []struct {
+		place, value string
+		retained     bool
+	}{{"porch", "1", true}, {"porch", "3", false}, {"attic", "4", false}} {
+		s := got[i]
+		if s.Place != want.place || s.Identity != want.place || s.Retained != want.retained || len(s.Fields) != 1 || s.Fields[0].Value.String() != want.value ||
+			s.Transport != "mqtt" || s.Link != "house" || s.Profile != "tasmota" || s.Peer != m.url() {
+			t.Errorf("stranger %d is %+v, want %+v", i, s, want)
 		}
 	}
-	if log := m.log(); strings.Contains(log, "PUBACK from porchlight-test-discovery") || strings.Contains(log, "Sending PUBLISH to porchlight-test-discovery (d0, q1") {
+	if log := m.log(); strings.Contains(log, "PUBACK from porchlight-test-discovery") || !strings.Contains(log, "porchlight-test-discovery 0 tele/+/+") && !strings.Contains(log, "(QoS 0)") {
 		t.Error("strangers are acknowledged, and so take places in a window")
 	}
 }
@@ -43,11 +58,11 @@ func TestScout(t *testing.T) {
 // the first is acknowledged.
 func TestScoutTakesNoPlace(t *testing.T) {
 	m := startMosquitto(t, "allow_anonymous true", "max_inflight_messages 1")
-	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test"}
+	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Profiles: known(t)}
 	ds := []Device{device(t, "kitchen", "json", "kitchen")}
-	sink := &devicetest.Sink{}
+	sink := &devicetest.Sink{Curious: true}
 	run(t, NewClient(config, ds, quiet()), sink)
-	run(t, NewScout(config, ds, []string{"#"}, quiet()), sink)
+	run(t, NewScout(config, ds, quiet()), sink)
 	sink.WaitUp(t, 2)
 	p := publisher(t, m.url(), "street")
 	send(t, p, Publication{Topic: "kitchen", Payload: temperature("1"), QoS: 1})
@@ -67,20 +82,75 @@ func TestScoutTakesNoPlace(t *testing.T) {
 // TestBrokerShowsStrangers has the gateway's own broker acknowledge what is
 // of no configured device, whether a profile knows it or not.
 func TestBrokerShowsStrangers(t *testing.T) {
-	sink := &devicetest.Sink{Knows: func(s devices.Stranger) bool { return s.Address == "tele/porch/SENSOR" }}
+	sink := &devicetest.Sink{Curious: true}
 	address := freePort(t)
-	run(t, NewBroker(BrokerConfig{Listen: address}, []Device{device(t, "kitchen", "json", "kitchen")}, quiet()), sink)
+	run(t, NewBroker(BrokerConfig{Listen: address, Profiles: known(t)}, []Device{device(t, "kitchen", "json", "kitchen")}, quiet()), sink)
 	sink.WaitUp(t, 1)
 	c := rawConnect(t, address, "porch", "", "")
 	for id, topic := range []string{"tele/porch/SENSOR", "somewhere"} {
 		c.publish(uint16(id+1), 1, topic, temperature("1"))
 		c.wantAck(uint16(id + 1))
 	}
-	got := sink.WaitUnknown(t, 2)
-	if got[0].Link != "" || got[0].Transport != "mqtt" || !strings.Contains(got[0].Peer, "porch") {
-		t.Errorf("the stranger is %+v", got[0])
+	got := sink.WaitUnknown(t, 1)
+	if len(got) != 1 || got[0].Link != "" || got[0].Place != "porch" || !strings.Contains(got[0].Peer, "porch") {
+		t.Errorf("the strangers are %+v", got)
 	}
 	if r := sink.WaitRejections(t, 1); len(r) != 1 || !strings.Contains(r[0].Why.Error(), "somewhere") {
 		t.Errorf("rejected: %v", r)
+	}
+}
+
+// announcement is what a Tasmota says of itself, as far as it matters here.
+const announcement = `{"ip":"192.168.1.40","dn":"Plug","fn":["Kitchen plug",null],"hn":"kitchen-plug","mac":"DC4F22A1B2C3","md":"Sonoff S20","t":"plug","ft":"%prefix%/%topic%/","tp":["cmnd","stat","tele"],"ofln":"Offline","onln":"Online","state":["OFF","ON","TOGGLE","HOLD"],"rl":[1,0],"sw":"13.1.0","ver":1}`
+
+// TestScoutReadsAnnouncements knows a device by what it announced, in any
+// order.
+func TestScoutReadsAnnouncements(t *testing.T) {
+	m := startMosquitto(t)
+	sink := &devicetest.Sink{Curious: true}
+	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Profiles: known(t)}
+	run(t, NewScout(config, nil, quiet()), sink)
+	sink.WaitUp(t, 1)
+	p := publisher(t, m.url(), "street")
+	send(t, p, Publication{Topic: "tele/plug/SENSOR", Payload: temperature("1"), QoS: 1})
+	send(t, p, Publication{Topic: "tasmota/discovery/DC4F22A1B2C3/config", Payload: []byte(announcement), QoS: 1, Retain: true})
+	send(t, p, Publication{Topic: "tele/plug/SENSOR", Payload: temperature("2"), QoS: 1})
+	var last devices.Stranger
+	for n := 1; len(last.Fields) == 0 || last.Fields[0].Value.String() != "2"; n++ {
+		last = sink.WaitUnknown(t, n)[n-1]
+	}
+	if last.Place != "plug" || last.Identity != "DC4F22A1B2C3" || last.Name == "" || !strings.Contains(last.Model, "Sonoff S20") {
+		t.Errorf("the stranger is %+v", last)
+	}
+}
+
+// TestFloodOfStrangers has more of them speak than are looked at. The others
+// are told, once the log wants it, and left alone.
+func TestFloodOfStrangers(t *testing.T) {
+	e := newEar(known(t), true)
+	now := time.Now()
+	for range strangerBurst {
+		if !e.take(now) {
+			t.Fatal("a burst is not taken")
+		}
+	}
+	if e.take(now) || e.take(now.Add(-time.Hour)) {
+		t.Error("more is taken than a burst")
+	}
+	now = now.Add(-time.Hour).Add(time.Second) // the clock was set back
+	taken := 0
+	for e.take(now) {
+		taken++
+	}
+	if taken != strangerRate {
+		t.Errorf("in a second %d are taken", taken)
+	}
+	e.filled = time.Now().Add(time.Hour)
+	sink := &devicetest.Sink{Curious: true}
+	if _, _, err := e.report(t.Context(), newDirectory(nil), publication{topic: "tele/s/SENSOR", payload: temperature("1"), qos: 1}, sink); err != nil {
+		t.Fatal(err)
+	}
+	if got := sink.WaitRejections(t, 1); !errors.Is(got[0].Why, errTooMany) {
+		t.Errorf("told is %v", got[0].Why)
 	}
 }
