@@ -228,7 +228,7 @@ func (r *reading) read() (Output, error) {
 	if doc == nil {
 		return out, nil
 	}
-	if c := r.profile.file.Device.Children; c != nil {
+	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
 		out.Children = r.children(c, doc, out.Identity)
 	}
 	r.fill(&out, doc)
