@@ -27,7 +27,7 @@ func Parse(file string, data []byte) (*Profile, error) {
 
 // parse reads a profile, and finds the one that it extends.
 func parse(file string, data []byte, find func(id string) *Profile) (*Profile, error) {
-	p := &Profile{source: data, file: spec{Limits: limitRule{Bytes: maxPayload, Fields: maxFields}, Priority: usualPriority}}
+	p := &Profile{source: data, file: defaults()}
 	doc, faults := strictyaml.Decode(file, data, &p.file)
 	if len(faults) > 0 {
 		return nil, faults
@@ -47,6 +47,11 @@ func parse(file string, data []byte, find func(id string) *Profile) (*Profile, e
 		return nil, faults
 	}
 	return p, nil
+}
+
+// defaults is what holds where a profile says nothing.
+func defaults() spec {
+	return spec{Limits: limitRule{Bytes: maxPayload, Fields: maxFields}, Priority: usualPriority}
 }
 
 // usualPriority is that of a profile that says none.

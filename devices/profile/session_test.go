@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe"
 )
 
 // A house is a session with the built-in profiles.
@@ -150,5 +151,57 @@ func TestSessionBounds(t *testing.T) {
 	h.hear("zigbee2mqtt/bridge/devices", string(list))
 	if len(h.known) != maxDescribed {
 		t.Errorf("%d devices are known", len(h.known))
+	}
+}
+
+// TestFurtherTopics hears devices on topics that only an announcement knows, as
+// those of Home Assistant are.
+func TestFurtherTopics(t *testing.T) {
+	h := newHouse(t)
+	p := builtin(t, "zigbee2mqtt") // any with describers
+	render := func(_ string, document any) (string, bool, error) {
+		m, _ := document.(map[string]any)
+		n, ok := m["t"].(json.Number)
+		return n.String(), ok, nil
+	}
+	words := map[string]devices.Availability{"up": devices.Online, "down": devices.Offline}
+	announce := func(topic string, d describe.Device) {
+		h.announce(newHeard(Message{Topic: topic, Payload: []byte(topic)}), p, []describe.Device{d})
+	}
+	announce("config/1", describe.Device{Identity: "d", Mode: describe.All,
+		Topics:       []describe.Topic{{Topic: "x/state", Fields: []describe.Field{{Name: "Temperature", Render: render, Unit: "°C"}}}},
+		Availability: []describe.Availability{{Topic: "x/status", Words: words}, {Topic: "y/status", Select: "state", Words: words}}})
+	announce("config/2", describe.Device{Identity: "d", Called: "dee",
+		Topics: []describe.Topic{{Topic: "x/state", Fields: []describe.Field{{Select: "h", Type: "number", Kind: "setting"}}}, {Topic: "x/relay", Fields: []describe.Field{{Name: "relay", Words: map[string]devices.Value{"ON": devices.Bool(true)}}}}}})
+	for _, c := range []struct{ topic, payload, want string }{
+		{"x/state", `{"t":21.4,"h":"7","other":1}`, "dee: - temperature=21.4 °C, h=7"},
+		{"x/state", `{"h":7}`, "dee: - h=7"},
+		{"x/state", `{}`, "dee: "},
+		{"x/relay", "ON", "dee: - relay=true"},
+	} {
+		if got := line(h.hear(c.topic, c.payload)); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.topic, c.payload, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		topic, payload string
+		want           devices.Availability
+	}{
+		{"x/status", "up", devices.AvailabilityUnknown}, // the other was not heard
+		{"y/status", `{"state":"up"}`, devices.Online},
+		{"x/status", "down", devices.Offline},
+		{"y/status", `{"state":"up"}`, devices.Offline},
+		{"x/status", "up", devices.Online},
+	} {
+		if out := h.hear(c.topic, c.payload); out.Availability != c.want || out.Identity != "dee" {
+			t.Errorf("%s %s: %+v", c.topic, c.payload, out)
+		}
+	}
+	h.takeBack("config/1")
+	if _, err := h.Hear(Message{Topic: "x/status", Payload: []byte("up")}); !errors.Is(err, ErrUnknown) {
+		t.Error(err)
+	}
+	if got := line(h.hear("x/state", `{"t":21.4,"h":7}`)); got != "dee: - h=7" {
+		t.Error(got)
 	}
 }
