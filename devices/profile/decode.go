@@ -228,7 +228,7 @@ func (r *reading) read() (Output, error) {
 	if doc == nil {
 		return out, nil
 	}
-	if c := r.profile.file.Device.Children; c != nil {
+	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
 		out.Children = r.children(c, doc, out.Identity)
 	}
 	r.fill(&out, doc)
@@ -252,7 +252,8 @@ func (r *reading) about(look func(ref) string) About {
 
 // fill makes a document's reading.
 func (r *reading) fill(out *Output, doc *node) {
-	fields, available := r.fields(doc)
+	fields, available, targets := r.fields(doc)
+	out.targets = targets
 	if available != devices.AvailabilityUnknown {
 		out.Availability = available
 	}
