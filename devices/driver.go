@@ -46,7 +46,8 @@ type Sink interface {
 	// that nothing was taken.
 	Report(ctx context.Context, m Message) (Receipt, error)
 
-	// Availability says what a device (or its last will) tells of itself.
+	// Availability says what a device (or its last will) tells of itself, or
+	// the one that it hangs on; AvailabilityUnknown takes back what was told.
 	// retained is set where a broker had kept it, so that nobody knows how old
 	// it is.
 	Availability(device ID, a Availability, retained bool)

@@ -34,6 +34,7 @@ type ear struct {
 	mu        sync.Mutex
 	session   *profile.Session
 	announced map[announcer][]string // further topics
+	parents   map[announcer]string   // identities of those that devices hang on
 	topics    int                    // in announced
 	tokens    float64
 	filled    time.Time
@@ -43,7 +44,7 @@ type ear struct {
 type announcer struct{ profile, identity string }
 
 func newEar(profiles *profile.Library, limited bool) *ear {
-	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), tokens: strangerBurst}
+	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), tokens: strangerBurst}
 	if profiles != nil {
 		e.session = profiles.NewSession(nil)
 	}
@@ -54,6 +55,7 @@ func newEar(profiles *profile.Library, limited bool) *ear {
 type saying struct {
 	device *Device
 	profile.Output
+	indirect bool // another device says it
 }
 
 // read reads a publication. changed says that topics were announced. The error
@@ -78,6 +80,9 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 	}
 	announced := out.Announced
 	for i, o := range flat(out) {
+		if o.Availability != devices.AvailabilityUnknown {
+			says = append(says, e.children(d, o)...)
+		}
 		owner := d.named(o)
 		if owner == nil && i == 0 {
 			owner = device
@@ -89,7 +94,7 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 				strangers = append(strangers, s)
 			}
 		case !announced:
-			says = append(says, saying{owner, o})
+			says = append(says, saying{owner, o, false})
 		}
 	}
 	for _, earlier := range out.Earlier { // of strangers: what is configured was read when it came
@@ -102,6 +107,25 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 		}
 	}
 	return says, strangers, changed, device, nil
+}
+
+// children gives what it means for configured devices that the one is there, or
+// not, that they hang on: without it they cannot be heard. That it is there
+// says nothing of them, but that one has to listen again.
+func (e *ear) children(d *directory, parent profile.Output) (says []saying) {
+	what := profile.Output{Availability: devices.AvailabilityUnknown}
+	if parent.Availability == devices.Offline {
+		what.Availability = devices.Offline
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range d.devices {
+		device := &d.devices[i]
+		if id := device.Profile.ID(); id == parent.Profile && e.parents[announcer{id, device.Place.Topic}] == parent.Identity && parent.Identity != "" {
+			says = append(says, saying{device, what, true})
+		}
+	}
+	return says
 }
 
 // flat gives an output and those of all its children.
@@ -146,7 +170,11 @@ func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, chang
 			}
 		}
 		topics = slices.DeleteFunc(topics, func(t string) bool { return checkTopic(t) != nil || strings.HasPrefix(t, "$") })
-		changed = e.announce(announcer{o.Profile, cmp.Or(about.Called, o.Identity)}, topics) || changed
+		who := announcer{o.Profile, cmp.Or(about.Called, o.Identity)}
+		changed = e.announce(who, topics) || changed
+		if about.Parent != "" && (len(e.parents) < maxAnnounced || e.parents[who] != "") {
+			e.parents[who] = about.Parent
+		}
 	}
 	return out, changed, nil
 }
@@ -205,7 +233,7 @@ func (e *ear) stranger(p publication, o profile.Output, own bool) (devices.Stran
 	if s.Model == "" {
 		s.Model = known.Name()
 	}
-	if own {
+	if own && !known.Matches(profile.Place{Topic: s.Place}, p.topic) {
 		s.Place = cmp.Or(placeOf(known, p.topic), s.Place)
 	}
 	if !o.Announced {
@@ -256,12 +284,12 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 	for _, s := range strangers {
 		unwanted = !sink.Unknown(s) || unwanted
 	}
-	if unwanted && len(says) == 0 {
+	if unwanted && len(says) == 0 { // nobody was told of anything
 		sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
 	}
 	m := devices.Message{Retained: p.retained}
 	for _, s := range says {
-		if s.Availability != devices.AvailabilityUnknown {
+		if s.Availability != devices.AvailabilityUnknown || s.indirect {
 			sink.Availability(s.device.ID, s.Availability, p.retained)
 		}
 		for _, r := range s.Readings {

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,77 @@ func TestFloodOfStrangers(t *testing.T) {
 	}
 	if got := sink.WaitRejections(t, 1); !errors.Is(got[0].Why, errTooMany) {
 		t.Errorf("told is %v", got[0].Why)
+	}
+}
+
+// bridged is what Zigbee2MQTT announces, as far as it matters here.
+const bridged = `[{"ieee_address":"0x00158d00018255df","type":"EndDevice","supported":true,"friendly_name":"hall/sensor","definition":{"model":"WSDCGQ11LM","vendor":"Aqara","description":"Temperature and humidity sensor","exposes":[{"type":"numeric","name":"temperature","property":"temperature","unit":"°C","access":1},{"type":"numeric","name":"humidity","property":"humidity","unit":"%","access":1}]},"manufacturer":"LUMI","model_id":"lumi.weather"}]`
+
+// TestBridge has devices behind a bridge: as strangers they have names and
+// addresses of their own; configured, they are lost with the bridge.
+func TestBridge(t *testing.T) {
+	m := startMosquitto(t)
+	p := publisher(t, m.url(), "bridge")
+	send(t, p, Publication{Topic: "zigbee2mqtt/bridge/devices", Payload: []byte(bridged), QoS: 1, Retain: true})
+	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Profiles: known(t)}
+	sink := &devicetest.Sink{Auto: true, Curious: true}
+	scout, client := NewScout(config, nil, quiet()), NewClient(config, nil, quiet())
+	run(t, scout, sink)
+	run(t, client, sink)
+	sink.WaitUp(t, 2)
+	data := Publication{Topic: "zigbee2mqtt/hall/sensor", Payload: []byte(`{"temperature":21.40,"humidity":45}`), QoS: 1}
+	send(t, p, data)
+	var s devices.Stranger
+	for n := 1; len(s.Fields) == 0; n++ {
+		s = sink.WaitUnknown(t, n)[n-1]
+	}
+	if s.Place != "hall/sensor" || s.Identity != "0x00158d00018255df" || s.Name != "hall/sensor" || s.Parent != "bridge" || s.Fields[0].Unit != "°C" {
+		t.Errorf("the stranger is %+v", s)
+	}
+
+	sensor := device(t, "sensor", "zigbee2mqtt", s.Place)
+	if !scout.Adopt(NewScout(config, []Device{sensor}, quiet())) || !client.Adopt(NewClient(config, []Device{sensor}, quiet())) {
+		t.Fatal("the device is not adopted")
+	}
+	m.waitFor(t, "its filters", func(log string) bool {
+		return strings.Contains(log, "zigbee2mqtt/bridge/#") && strings.Contains(log, "zigbee2mqtt/hall/sensor")
+	})
+	send(t, p, data)
+	if got := sink.WaitMessages(t, 1)[0].Readings; len(got) != 1 || got[0].Device != "sensor" || len(got[0].Fields) != 2 {
+		t.Errorf("got %+v", got)
+	}
+	send(t, p, Publication{Topic: "zigbee2mqtt/bridge/state", Payload: []byte(`{"state":"offline"}`), QoS: 1, Retain: true})
+	sink.WaitAvailability(t, "sensor", devices.Offline)
+	send(t, p, Publication{Topic: "zigbee2mqtt/bridge/state", Payload: []byte(`{"state":"online"}`), QoS: 1, Retain: true})
+	sink.WaitAvailability(t, "sensor", devices.AvailabilityUnknown)
+}
+
+// BenchmarkStrangers compares what a message costs: of a configured device, of
+// a stranger that a profile knows, and of 10,000 topics that none does.
+func BenchmarkStrangers(b *testing.B) {
+	profiles := known(b)
+	d := newDirectory([]Device{device(b, "kitchen", "tasmota", "kitchen")})
+	for name, topic := range map[string]func(i int) string{
+		"configured": func(int) string { return "tele/kitchen/SENSOR" },
+		"stranger":   func(i int) string { return fmt.Sprintf("tele/s%d/SENSOR", i%10_000) },
+		"foreign":    func(i int) string { return fmt.Sprintf("foreign/s%d/x", i%10_000) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			e := newEar(profiles, false)
+			payload := temperature("21.40")
+			b.ReportAllocs()
+			for i := range b.N {
+				if _, _, _, _, err := e.read(d, publication{topic: topic(i), payload: payload}); err != nil && name != "foreign" {
+					b.Fatal(err)
+				}
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/1024, "KiB-kept")
+			runtime.KeepAlive(e)
+		})
 	}
 }
