@@ -204,6 +204,28 @@ discovery: {accept: ask}
 		t.Error("what was refused is pending again")
 	}
 
+	// Somebody makes a mistake in its file: until it is mended, all goes on.
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, string(good)+"grups: [lights]\n")
+	options, err := agent.LoadOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, faults := config.Load(s.path, options)
+	if c == nil || len(faults) != 1 {
+		t.Fatalf("faults: %v", faults)
+	}
+	gateway.Reload(c)
+	s.says("plug", "21.75")
+	reader.await(t, "the reading of one whose file is broken", func(l line) bool {
+		return l.Node == "porch/plug/log" && l.has("ds18b20_temperature", "number", 21.75, "Cel")
+	})
+	write(t, file, string(good))
+	gateway.Reload(s.config())
+
 	// The name changes, and new hardware comes in its place.
 	s.must("rename", agent.DeviceArgs{Which: "plug", Name: "Hall plug"})
 	s.says("tasmota_A1B2C3", "22")

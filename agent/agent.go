@@ -206,12 +206,13 @@ func (a *Agent) Reload(c *config.Config) {
 	}
 	a.access.set(grants(c))
 	a.change(c)
-	a.log.Info("config reloaded", "devices", len(c.Devices), "operators", len(c.Operators))
+	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators))
 }
 
-// change has the devices of another config instead of those before. It is
-// called with a.mu held, while drivers are at work.
+// change has the devices of another config instead of those before; one whose
+// file has faults stays as it was. It is called with a.mu held, while drivers are at work.
 func (a *Agent) change(c *config.Config) {
+	c = c.After(a.config)
 	for _, e := range deviceEvents(a.config.Devices, c.Devices, time.Now()) {
 		a.outbox.AddNote(note(e))
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	doc     *strictyaml.Document
 	sources []source // where each of Devices stands
 	own     int      // how many of Devices, the first, stand in the main file
+	broken  []string // files of devices that have faults
 }
 
 // Gateway is the gateway itself.

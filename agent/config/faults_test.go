@@ -268,6 +268,17 @@ data/devices.d/soil.yaml:4:9: parent: is the device itself; allowed: the id of a
 	if len(faults) > 0 || len(next.Devices) != 2 || next.Devices[1].Name != "A" || c.Devices[1].ID != "well" {
 		t.Errorf("got %v, %+v; before it was %+v", faults, next, c)
 	}
+
+	// One whose file is broken while it is at work goes on as it was.
+	write(t, dir, "data/devices.d/a.yaml", "id: a\nname: A2\n", 0o644)
+	write(t, dir, "data/devices.d/b.yaml", "id: b\n", 0o644)
+	broken, faults := next.Refresh(testOptions())
+	if len(faults) == 0 || len(broken.Devices) != 1 {
+		t.Errorf("got %v, %+v", faults, broken.Devices)
+	}
+	if after := broken.After(next); len(after.Devices) != 2 || after.Devices[1].Name != "A" || len(broken.Devices) != 1 {
+		t.Errorf("got %+v", after.Devices)
+	}
 	if file, line, own := next.Written("a"); file != dir+"/data/devices.d/a.yaml" || line != 1 || !own {
 		t.Errorf("a is written at %s:%d, %v", file, line, own)
 	}

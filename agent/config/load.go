@@ -63,12 +63,29 @@ func Load(path string, o LoadOptions) (*Config, strictyaml.Faults) {
 // main file nothing is read. Faults are as in [Load].
 func (c *Config) Refresh(o LoadOptions) (*Config, strictyaml.Faults) {
 	next := *c
-	next.Devices, next.sources = slices.Clone(c.Devices[:c.own]), slices.Clone(c.sources[:c.own])
+	next.Devices, next.sources, next.broken = slices.Clone(c.Devices[:c.own]), slices.Clone(c.sources[:c.own]), nil
 	k := &checker{c: &next, o: o, decoded: map[place]bool{}}
 	k.devicesDir(filepath.Join(c.Gateway.DataDir, DevicesDir))
 	k.defaults()
 	k.devices()
 	return k.outcome()
+}
+
+// After gives the config with the devices that it had before where their files
+// have faults now: who is at work goes on until the file is mended.
+func (c *Config) After(before *Config) *Config {
+	next := *c
+	ids := make(map[devices.ID]bool, len(c.Devices))
+	for _, d := range c.Devices {
+		ids[d.ID] = true
+	}
+	for i, d := range before.Devices {
+		if at := before.sources[i]; slices.Contains(c.broken, at.doc.File()) && !ids[d.ID] {
+			ids[d.ID] = true
+			next.Devices, next.sources = append(slices.Clip(next.Devices), d), append(slices.Clip(next.sources), at)
+		}
+	}
+	return &next
 }
 
 // Written tells where a device stands, and whether that is a file of its own.
@@ -95,7 +112,10 @@ func (k *checker) outcome() (*Config, strictyaml.Faults) {
 		if f.File == main {
 			return nil, k.faults
 		}
-		broken[f.File] = true
+		if !broken[f.File] {
+			broken[f.File] = true
+			c.broken = append(c.broken, f.File)
+		}
 	}
 	ds, sources := c.Devices[:c.own:c.own], c.sources[:c.own:c.own]
 	for i := c.own; i < len(c.Devices); i++ {

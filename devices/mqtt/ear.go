@@ -29,7 +29,7 @@ const maxAnnounced = 20_000
 // goroutine.
 type ear struct {
 	profiles *profile.Library // nil: of configured devices only, as each one's profile says
-	limited  bool             // strangers have only a part of the time
+	limited  bool             // it hears everything: strangers have only a part of the time
 
 	mu        sync.Mutex
 	session   *profile.Session
@@ -282,9 +282,11 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 	}
 	unwanted := false
 	for _, s := range strangers {
-		unwanted = !sink.Unknown(s) || unwanted
+		unwanted = !sink.Unknown(s) && len(s.Fields) > 0 || unwanted
 	}
-	if unwanted && len(says) == 0 { // nobody was told of anything
+	// A broker elsewhere gives only what was asked for, so who is a stranger
+	// there is one of a neighbourhood's that share a topic.
+	if unwanted && e.limited {
 		sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
 	}
 	m := devices.Message{Retained: p.retained}
