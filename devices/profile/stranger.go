@@ -3,6 +3,7 @@ package profile
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -44,7 +45,11 @@ func (l *Library) Posted(m Message) (Output, error) {
 	slices.SortStableFunc(ps, func(a, b *Profile) int {
 		return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), cmp.Compare(a.leniency(), b.leniency()))
 	})
+	structured := strings.HasPrefix(strings.TrimSpace(string(m.Payload[:min(len(m.Payload), 64)])), "{")
 	for _, p := range ps {
+		if p.leniency() == 1 && m.ContentFormat <= 0 && !structured {
+			continue // a bare number is JSON too, and its name is in the path
+		}
 		if out, err := p.Decode(Place{Location: time.Local}, m); err == nil && len(out.Readings) > 0 {
 			return out, nil
 		}
