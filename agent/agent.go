@@ -39,7 +39,7 @@ type Agent struct {
 	house    *house
 	forward  *forwarder
 	intake   *intake
-	profiles *profile.Set
+	profiles *profile.Library
 	access   authorizer
 	timing   timing
 	started  time.Time

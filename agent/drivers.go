@@ -27,7 +27,7 @@ import (
 // tells of those that cannot be made; the others are there all the same. With
 // resumed, devices may repeat what they said before. verify is the time by which
 // certificates are judged.
-func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func() time.Time, log *slog.Logger) (list []devices.Driver, err error) {
+func drivers(c *config.Config, profiles *profile.Library, resumed bool, verify func() time.Time, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {

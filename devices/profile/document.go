@@ -67,6 +67,25 @@ func (n *node) member(name string) *node {
 	return nil
 }
 
+// child gives a member of an object, or an item of a list by its number.
+func (n *node) child(name string) *node {
+	if n.kind == listNode {
+		if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(n.items) {
+			return n.items[i]
+		}
+		return nil
+	}
+	return n.member(name)
+}
+
+// under puts a document under a path.
+func under(path string, n *node) *node {
+	for _, name := range slices.Backward(splitPath(path)) {
+		n = object(name, n)
+	}
+	return n
+}
+
 // object makes an object of one member.
 func object(name string, n *node) *node {
 	return &node{kind: objectNode, members: []member{{name, n}}}

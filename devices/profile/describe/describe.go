@@ -79,10 +79,8 @@ type Field struct {
 	// Select is where it is, as in a profile's fields; [Exact] makes one of
 	// names. A bare payload on a [Topic] is the member "value".
 	Select string
-	// Render, where it is set, makes the value instead, as a template does. ok
-	// is false where the message has none. It gets the payload and, where that
-	// is JSON, what it holds, numbers as json.Number.
-	Render func(payload string, document any) (value string, ok bool, err error)
+	// Render, where it is set, makes the value instead.
+	Render Render
 
 	Name  string // as devices.Field, cleaned by the caller; "": the path
 	Unit  devices.Unit
@@ -98,12 +96,17 @@ type Field struct {
 	Hidden bool
 }
 
+// A Render makes a value of a message, as a template does. It gets the payload
+// and, where that is JSON, what it holds, numbers as json.Number; nil where it
+// is none. ok is false where the message has no such value.
+type Render func(payload string, document any) (value string, ok bool, err error)
+
 // Availability is one topic that tells whether the device is there.
 type Availability struct {
 	Topic string // exact; "": the ones that the profile knows
 	// Select and Render as in Field; both empty: the whole payload.
 	Select string
-	Render func(payload string, document any) (value string, ok bool, err error)
+	Render Render
 	Words  map[string]devices.Availability
 }
 
@@ -137,7 +140,7 @@ type Command struct {
 
 // An Argument is what may be given to a command.
 type Argument struct {
-	Type  string // number, integer, bool, word, text, none; "" is none
+	Type  string            // number, integer, bool, word, text, none; "" is none
 	Words map[string]string // for bool and word: what people say, and what is sent
 	Min   *float64
 	Max   *float64

@@ -1,0 +1,11 @@
+package profile
+
+import (
+	"github.com/porchlight-iot/porchlight/devices/profile/describe"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe/tasmota"
+)
+
+// describers are all of them, by the names that profiles give.
+var describers = map[string]describe.Func{
+	"tasmota": tasmota.Describe,
+}

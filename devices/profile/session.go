@@ -1,0 +1,530 @@
+package profile
+
+import (
+	"cmp"
+	"container/list"
+	"encoding/json"
+	"errors"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe"
+)
+
+// ErrUnknown says that no profile takes a message.
+var ErrUnknown = errors.New("no profile knows this topic")
+
+// The bounds of what a session remembers. What is beyond is not remembered.
+const (
+	maxDescribed    = 20000   // devices
+	maxDescriptions = 200000  // parts of them: one device in one announcement
+	maxRules        = 500     // fields, topics and commands of a device
+	maxKept         = 4096    // messages that may be understood later
+	maxKeptBytes    = 8 << 10 // of each
+)
+
+// A Session hears a broker: it lets each message find its own profile, and
+// remembers what was announced. It belongs to one goroutine.
+type Session struct {
+	library  *Library
+	location *time.Location
+	seed     maphash.Seed
+
+	announced map[string]*announcement // by topic
+	known     map[deviceKey]*described
+	called    map[deviceKey]*described // by the identity that messages show
+	topics    map[string][]*described  // by further topics, of values or availability
+	parts     int
+
+	kept  map[string]*list.Element // of keptMessage, by topic
+	order *list.List               // oldest first
+}
+
+// A deviceKey is a device's in the words of one profile.
+type deviceKey struct{ profile, key string }
+
+// An announcement is what a topic said last.
+type announcement struct {
+	hash    uint64
+	devices []deviceKey
+}
+
+// described is a device as all announcements together tell of it.
+type described struct {
+	id       deviceKey
+	priority int
+	profile  *Profile
+	parts    map[string]describe.Device // by topic of the announcement
+	order    []string                   // topics in the order in which they came
+
+	whole   describe.Device
+	overlay *overlay
+	rules   map[string]*overlay    // of further topics
+	states  []devices.Availability // of whole.Availability
+}
+
+// NewSession makes a session that has heard nothing. location is where times
+// without a zone are; nil is the system's.
+func (l *Library) NewSession(location *time.Location) *Session {
+	return &Session{
+		library: l, location: location, seed: maphash.MakeSeed(),
+		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described),
+		topics: make(map[string][]*described), kept: make(map[string]*list.Element), order: list.New(),
+	}
+}
+
+// Hear reads one message. Its readings have no device id yet: the caller knows
+// which one belongs to Output.Identity in the words of Output.Profile. An error
+// says in one line what was not understood, with Output.Profile set where a
+// profile took the message.
+func (s *Session) Hear(m Message) (Output, error) {
+	h := newHeard(m)
+	p, captures := s.library.find(h)
+	priority := -1
+	if p != nil {
+		priority = p.Priority()
+	}
+	claims := slices.DeleteFunc(slices.Clone(s.topics[m.Topic]), func(d *described) bool { return d.priority < priority && d.profile != p })
+	if len(claims) > 0 {
+		return s.hearClaimed(h, claims, p, captures)
+	}
+	if p == nil {
+		s.keep(m)
+		return Output{}, ErrUnknown
+	}
+	return s.hearOwn(h, p, captures)
+}
+
+// hearOwn reads a message by the profile that matches it.
+func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Output, error) {
+	describer, rule := p.describerFor(h, captures)
+	if describer == nil {
+		out, err := s.decode(h, p, captures)
+		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
+			s.keep(h.Message)
+		}
+		return out, err
+	}
+	out := Output{Profile: p.ID(), Announced: true}
+	if len(strings.TrimSpace(string(h.Payload))) == 0 {
+		out.Removed = s.takeBack(h.Topic)
+		return out, nil
+	}
+	if limit := int(p.file.Limits.Bytes); len(h.Payload) > limit {
+		return out, errors.New("the announcement is too large")
+	}
+	news, err := describer(describe.Message{Topic: h.Topic, Captures: captures, Payload: h.Payload})
+	if err != nil {
+		return out, err
+	}
+	changed, removed := s.announce(h, p, news)
+	all := s.facts(p, news)
+	if rule.JSON != nil {
+		data, err := s.decode(h, p, captures)
+		if err != nil {
+			return out, err
+		}
+		all = merge(all, data)
+	}
+	if len(all) > 0 {
+		out = all[0]
+		out.Children = append(out.Children, all[1:]...)
+	}
+	out.Announced, out.Removed = true, removed
+	if changed {
+		out.Earlier = s.again(p, news)
+	}
+	return out, nil
+}
+
+// merge puts what a message says of a device beside what it announces of it.
+func merge(all []Output, data Output) []Output {
+	for i := range all {
+		if all[i].Identity == data.Identity {
+			if len(all[i].Readings) == 0 {
+				all[i].Readings = data.Readings
+			} else if len(data.Readings) > 0 {
+				all[i].Readings[0].Fields = append(all[i].Readings[0].Fields, data.Readings[0].Fields...)
+				all[i].Readings[0].Time = data.Readings[0].Time
+			}
+			return all
+		}
+	}
+	return append(all, data)
+}
+
+// describes reports whether the profile has announcements.
+func (p *Profile) describes() bool {
+	return slices.ContainsFunc(p.file.Decode, func(r decodeRule) bool { return r.Describe != "" })
+}
+
+// announcedPriority is that of descriptions by others: what matches a profile
+// of less may yet be announced.
+const announcedPriority = 40
+
+func (p *Profile) describerFor(h *heard, captures map[string]string) (describe.Func, decodeRule) {
+	for _, rule := range p.file.Decode {
+		if rule.Describe == "" && len(rule.When) > 0 && !p.describes() {
+			continue
+		}
+		if rule.When.hold(h, captures) {
+			return rule.describer(), rule
+		}
+	}
+	return nil, decodeRule{}
+}
+
+// decode reads by a profile, with what the device announced.
+func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Output, error) {
+	at := Place{Location: s.location}
+	d := s.called[deviceKey{p.ID(), p.identityOf(h, captures)}]
+	var o *overlay
+	if d != nil {
+		o = d.overlay
+	}
+	out, err := p.decode(h, captures, at, o)
+	if err != nil {
+		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, err
+	}
+	s.complete(&out, d)
+	return out, nil
+}
+
+// complete adds what was announced of a device.
+func (s *Session) complete(out *Output, d *described) {
+	if d == nil {
+		return
+	}
+	w := d.whole
+	a := &out.About
+	if w.Identity != out.Identity {
+		a.Identity = w.Identity
+	}
+	a.Name, a.Maker, a.Model = cmp.Or(w.Name, a.Name), cmp.Or(w.Maker, a.Maker), cmp.Or(w.Model, a.Model)
+	a.Firmware, a.Parent = cmp.Or(w.Firmware, a.Firmware), cmp.Or(w.Parent, a.Parent)
+}
+
+// identityOf gives the identity that a message shows, as far as that is known
+// without decoding it.
+func (p *Profile) identityOf(h *heard, captures map[string]string) string {
+	if keys := p.file.Device.Key; len(keys) > 0 {
+		return firstFilled(keys, lookUp(captures, h.peek()))
+	}
+	return captures["device"]
+}
+
+// hearClaimed reads a message on a topic that devices announced.
+func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, captures map[string]string) (Output, error) {
+	var all []Output
+	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p }) {
+		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
+		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
+			return own, err
+		} else if err == nil {
+			all = append(all, own)
+		}
+	}
+	var trouble error
+	for _, d := range claims {
+		out := Output{Profile: d.id.profile, Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
+		s.complete(&out, d)
+		if rules := d.rules[h.Topic]; rules != nil {
+			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
+			if err := r.rendered(&out); err != nil {
+				trouble = err
+				continue
+			}
+		}
+		if a := d.hear(h); a != devices.AvailabilityUnknown {
+			out.Availability = a
+		}
+		i := slices.IndexFunc(all, func(o Output) bool { return o.Identity == out.Identity })
+		if i >= 0 {
+			all[i].Availability = cmp.Or(out.Availability, all[i].Availability)
+			all[i].Readings = append(all[i].Readings, out.Readings...)
+			continue
+		}
+		all = append(all, out)
+	}
+	if len(all) == 0 {
+		return Output{Profile: claims[0].id.profile, Identity: claims[0].whole.Identity}, trouble
+	}
+	out := all[0]
+	out.Children = append(out.Children, all[1:]...)
+	return out, nil
+}
+
+func (d *described) hasAvailability(topic string) bool {
+	return slices.ContainsFunc(d.whole.Availability, func(a describe.Availability) bool { return a.Topic == topic })
+}
+
+// hear takes what a topic of availability says.
+func (d *described) hear(h *heard) devices.Availability {
+	heardNow := devices.AvailabilityUnknown
+	for i, a := range d.whole.Availability {
+		if a.Topic != h.Topic {
+			continue
+		}
+		v, ok := valueOf(h, a.Select, a.Render)
+		if !ok {
+			continue
+		}
+		if state, ok := a.Words[v]; ok {
+			d.states[i], heardNow = state, state
+		}
+	}
+	if heardNow == devices.AvailabilityUnknown {
+		return heardNow
+	}
+	switch d.whole.Mode {
+	case describe.All:
+		for _, state := range d.states {
+			if state == devices.Offline {
+				return devices.Offline
+			}
+		}
+		if slices.Contains(d.states, devices.AvailabilityUnknown) {
+			return devices.AvailabilityUnknown
+		}
+	case describe.Any:
+		if slices.Contains(d.states, devices.Online) {
+			return devices.Online
+		}
+	}
+	return heardNow
+}
+
+// valueOf gives the text at a selector, made by a template, or the payload.
+func valueOf(h *heard, selects string, render describe.Render) (string, bool) {
+	switch {
+	case render != nil:
+		v, ok, err := render(string(h.Payload), h.any())
+		return strings.TrimSpace(v), ok && err == nil
+	case selects != "":
+		var path membersPath
+		if path.UnmarshalText([]byte(selects)) != nil || h.peek() == nil {
+			return "", false
+		}
+		v := textAt(h.peek(), path)
+		return v, v != ""
+	}
+	return strings.TrimSpace(string(h.Payload)), true
+}
+
+// any gives what a JSON message holds, for templates; nil if it is none.
+func (h *heard) any() any {
+	if _, err := h.json(); err != nil { // for its bounds
+		return nil
+	}
+	d := json.NewDecoder(strings.NewReader(string(h.Payload)))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	return v
+}
+
+// takeBack forgets what a topic announced, and gives the devices that nothing
+// is known of any more.
+func (s *Session) takeBack(topic string) (removed []string) {
+	a := s.announced[topic]
+	if a == nil {
+		return nil
+	}
+	delete(s.announced, topic)
+	for _, id := range a.devices {
+		if s.forget(id, topic) {
+			removed = append(removed, id.key)
+		}
+	}
+	return removed
+}
+
+// forget takes one part of a description away, and reports whether it was the
+// last.
+func (s *Session) forget(id deviceKey, topic string) (gone bool) {
+	d := s.known[id]
+	if d == nil {
+		return false
+	}
+	if _, ok := d.parts[topic]; ok {
+		delete(d.parts, topic)
+		d.order = slices.DeleteFunc(d.order, func(t string) bool { return t == topic })
+		s.parts--
+	}
+	s.unlink(d)
+	if len(d.parts) == 0 {
+		delete(s.known, id)
+		return true
+	}
+	s.link(d)
+	return false
+}
+
+// announce remembers what a topic announced in the place of what it did
+// before. changed is false where that is the same.
+func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (changed bool, removed []string) {
+	hash := maphash.Bytes(s.seed, h.Payload)
+	before := s.announced[h.Topic]
+	if before != nil && before.hash == hash {
+		return false, nil
+	}
+	now := &announcement{hash: hash}
+	for _, part := range news {
+		id := deviceKey{p.ID(), part.Identity}
+		if part.Identity == "" || slices.Contains(now.devices, id) && len(news) < 100 {
+			continue
+		}
+		d := s.known[id]
+		if d == nil && len(s.known) >= maxDescribed {
+			continue
+		}
+		if d == nil {
+			d = &described{id: id, profile: p, priority: p.Priority(), parts: make(map[string]describe.Device)}
+			s.known[id] = d
+		} else {
+			s.unlink(d)
+		}
+		if _, again := d.parts[h.Topic]; !again {
+			if s.parts >= maxDescriptions {
+				s.link(d)
+				continue
+			}
+			s.parts++
+			d.order = append(d.order, h.Topic)
+		}
+		d.parts[h.Topic] = part
+		s.link(d)
+		now.devices = append(now.devices, id)
+	}
+	if before != nil {
+		still := make(map[deviceKey]bool, len(now.devices))
+		for _, id := range now.devices {
+			still[id] = true
+		}
+		for _, id := range before.devices {
+			if !still[id] && s.forget(id, h.Topic) {
+				removed = append(removed, id.key)
+			}
+		}
+	}
+	s.announced[h.Topic] = now
+	return true, removed
+}
+
+// unlink takes a device out of the indexes.
+func (s *Session) unlink(d *described) {
+	if s.called[deviceKey{d.id.profile, d.shown()}] == d {
+		delete(s.called, deviceKey{d.id.profile, d.shown()})
+	}
+	for _, topic := range d.heardOn() {
+		s.topics[topic] = slices.DeleteFunc(s.topics[topic], func(other *described) bool { return other == d })
+		if len(s.topics[topic]) == 0 {
+			delete(s.topics, topic)
+		}
+	}
+}
+
+// link makes the whole of a device, and puts it into the indexes.
+func (s *Session) link(d *described) {
+	d.compile()
+	s.called[deviceKey{d.id.profile, d.shown()}] = d
+	for _, topic := range d.heardOn() {
+		s.topics[topic] = append(s.topics[topic], d)
+	}
+}
+
+// shown is the identity that the device's messages show.
+func (d *described) shown() string { return cmp.Or(d.whole.Called, d.whole.Identity) }
+
+// heardOn gives the further topics of a device, each once.
+func (d *described) heardOn() (all []string) {
+	for _, t := range d.whole.Topics {
+		all = append(all, t.Topic)
+	}
+	for _, a := range d.whole.Availability {
+		if a.Topic != "" && !slices.Contains(all, a.Topic) {
+			all = append(all, a.Topic)
+		}
+	}
+	return all
+}
+
+// keptMessage is one that may be understood better later.
+type keptMessage struct {
+	Message
+}
+
+// keep remembers the newest message of a topic.
+func (s *Session) keep(m Message) {
+	if len(m.Payload) > maxKeptBytes {
+		return
+	}
+	m.Payload = slices.Clone(m.Payload)
+	if e := s.kept[m.Topic]; e != nil {
+		e.Value = keptMessage{m}
+		s.order.MoveToBack(e)
+		return
+	}
+	if s.order.Len() >= maxKept {
+		oldest := s.order.Front()
+		delete(s.kept, oldest.Value.(keptMessage).Topic)
+		s.order.Remove(oldest)
+	}
+	s.kept[m.Topic] = s.order.PushBack(keptMessage{m})
+}
+
+// again reads the kept messages of devices that were announced.
+func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
+	if s.order.Len() == 0 {
+		return nil
+	}
+	shown := make(map[string]bool)
+	topics := make(map[string]bool)
+	for _, part := range news {
+		d := s.known[deviceKey{p.ID(), part.Identity}]
+		if d == nil {
+			continue
+		}
+		shown[d.shown()] = true
+		for _, topic := range d.heardOn() {
+			topics[topic] = true
+		}
+	}
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		m := e.Value.(keptMessage).Message
+		h := newHeard(m)
+		own := false
+		if !topics[m.Topic] {
+			found, captures := s.library.find(h)
+			own = found == p && shown[p.identityOf(h, captures)]
+		}
+		if !topics[m.Topic] && !own {
+			continue
+		}
+		out, err := s.Hear(m)
+		if err != nil || len(out.Readings) == 0 && out.Availability == devices.AvailabilityUnknown {
+			continue
+		}
+		m.Payload = nil
+		all = append(all, Earlier{m, out})
+	}
+	return all
+}
+
+// Describe gives what was announced of a device, in the words of a profile;
+// false if nothing was.
+func (s *Session) Describe(profile, key string) (describe.Device, bool) {
+	d := s.known[deviceKey{profile, key}]
+	if d == nil {
+		d = s.called[deviceKey{profile, key}]
+	}
+	if d == nil {
+		return describe.Device{}, false
+	}
+	return d.whole, true
+}
