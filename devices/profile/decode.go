@@ -252,7 +252,8 @@ func (r *reading) about(look func(ref) string) About {
 
 // fill makes a document's reading.
 func (r *reading) fill(out *Output, doc *node) {
-	fields, available := r.fields(doc)
+	fields, available, targets := r.fields(doc)
+	out.targets = targets
 	if available != devices.AvailabilityUnknown {
 		out.Availability = available
 	}

@@ -3,9 +3,11 @@ package profile
 import (
 	"github.com/porchlight-iot/porchlight/devices/profile/describe"
 	"github.com/porchlight-iot/porchlight/devices/profile/describe/tasmota"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe/zigbee2mqtt"
 )
 
 // describers are all of them, by the names that profiles give.
 var describers = map[string]describe.Func{
-	"tasmota": tasmota.Describe,
+	"tasmota":     tasmota.Describe,
+	"zigbee2mqtt": zigbee2mqtt.Describe,
 }

@@ -68,6 +68,8 @@ type Output struct {
 	// Earlier are messages that came before the announcement that this one is,
 	// read again with what it told.
 	Earlier []Earlier
+
+	targets []target // of the profile's commands, in this message
 }
 
 // Earlier is a message that is understood only now.

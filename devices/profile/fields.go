@@ -12,8 +12,8 @@ import (
 )
 
 // fields makes fields of a document's members, and tells what they say of the
-// device being there.
-func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability) {
+// device being there, and which of them commands are for.
+func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []target) {
 	for _, rule := range r.profile.file.Fields {
 		if rule.Join != nil && rule.When.hold(r.heard, r.captures) {
 			if n := rule.Join.of(doc); n != nil {
@@ -24,7 +24,7 @@ func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability) {
 	}
 	w := walker{reading: r, names: newNames()}
 	w.walk(doc, place{})
-	return w.out, w.available
+	return w.out, w.available, w.targets
 }
 
 // A walker goes through a document once.
@@ -33,6 +33,7 @@ type walker struct {
 	names     names
 	out       []devices.Field
 	available devices.Availability
+	targets   []target
 	objects   []*node // from the document to where the walker is
 	only      bool    // what the announcement names, and nothing else
 
@@ -100,6 +101,11 @@ func (w *walker) whole(n *node, at place, rule *fieldRule) bool {
 // value makes a field of a value, which of the object selected is the one that
 // the rule names.
 func (w *walker) value(n *node, at place, selected *node) {
+	for i, c := range w.profile.file.Commands {
+		if c.For != nil && c.For.selects(at.members) && len(w.targets) < maxRules {
+			w.targets = append(w.targets, target{i, at.members[len(at.members)-1]})
+		}
+	}
 	if len(w.out) >= w.profile.file.Limits.Fields {
 		return
 	}

@@ -27,7 +27,7 @@ func Parse(file string, data []byte) (*Profile, error) {
 
 // parse reads a profile, and finds the one that it extends.
 func parse(file string, data []byte, find func(id string) *Profile) (*Profile, error) {
-	p := &Profile{source: data, file: spec{Limits: limitRule{Bytes: maxPayload, Fields: maxFields}, Priority: usualPriority}}
+	p := &Profile{source: data, file: defaults()}
 	doc, faults := strictyaml.Decode(file, data, &p.file)
 	if len(faults) > 0 {
 		return nil, faults
@@ -47,6 +47,11 @@ func parse(file string, data []byte, find func(id string) *Profile) (*Profile, e
 		return nil, faults
 	}
 	return p, nil
+}
+
+// defaults is what holds where a profile says nothing.
+func defaults() spec {
+	return spec{Limits: limitRule{Bytes: maxPayload, Fields: maxFields}, Priority: usualPriority}
 }
 
 // usualPriority is that of a profile that says none.
@@ -117,6 +122,7 @@ func (s *spec) check(doc *strictyaml.Document) (faults strictyaml.Faults) {
 	s.checkDecode(add)
 	s.checkFields(add)
 	s.checkCommands(add)
+	s.checkPolls(add)
 	for i, t := range s.Time {
 		if t.Zone != "" && t.Format != "iso" && t.Format != "" {
 			add(fmt.Sprintf("time[%d].zone", i), "a time since 1970 has no zone", "", "remove it")
@@ -281,8 +287,10 @@ func checkUnit(key, unit string, add addFault) {
 }
 
 func (s *spec) checkCommands(add addFault) {
-	for i, c := range s.Commands {
+	for i := range s.Commands {
+		c := &s.Commands[i]
 		key := fmt.Sprintf("commands[%d]", i)
+		s.bind(key+".topic", &c.Topic, add)
 		s.checkTemplate(key+".name", c.Name, add, "key")
 		s.checkTemplate(key+".payload", c.Payload, add, "key", "value")
 		switch {
@@ -297,6 +305,7 @@ func (s *spec) checkCommands(add addFault) {
 		default:
 			s.checkTemplate(key+".topic", c.Topic, add, "key")
 		}
+		checkUnit(key+".argument.unit", c.Argument.Unit, add)
 		if a := c.Argument; a.Min != nil && a.Max != nil && *a.Min > *a.Max {
 			add(key+".argument", "min is above max", "", "correct one of them")
 		}
@@ -316,6 +325,32 @@ func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 		}
 	}
 	return 0, ""
+}
+
+// bind puts the params into a template of a topic.
+func (s *spec) bind(key string, t *template, add addFault) {
+	text, err := withParams(t.source, s.Params)
+	if err == nil {
+		err = t.UnmarshalText([]byte(text))
+	}
+	if err != nil {
+		add(key, err.Error(), "", "correct it")
+	}
+}
+
+func (s *spec) checkPolls(add addFault) {
+	for i := range s.Poll {
+		key := fmt.Sprintf("poll[%d]", i)
+		p := &s.Poll[i]
+		s.bind(key+".topic", &p.Topic, add)
+		if p.Topic.isZero() == (len(p.Reply) == 0) {
+			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
+		}
+		if p.On == "" && p.Every == 0 {
+			add(key, "it is never sent", "on or every", "add one")
+		}
+		s.checkTemplate(key+".topic", p.Topic, add)
+	}
 }
 
 // ID names the profile in the config.

@@ -22,7 +22,7 @@ var profileOf = map[string]string{
 var missing = []string{
 	"ahoydtu", "chirpstack-v4", "ebusd", "ems-esp", "espeasy", "espeasy-domoticz", "esphome", "frigate", "homeassistant-discovery",
 	"homie3", "homie4", "homie5", "meshtastic", "openmqttgateway", "plain", "shelly-gen2", "sparkplug-b", "theengs",
-	"ttn-v3", "valetudo", "wled", "zigbee2mqtt", "zwave-js-ui",
+	"ttn-v3", "valetudo", "wled", "zwave-js-ui",
 }
 
 // readLines reads the samples of a firmware.

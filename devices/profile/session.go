@@ -39,6 +39,8 @@ type Session struct {
 	topics    map[string][]*described  // by further topics, of values or availability
 	parts     int
 
+	seen map[deviceKey]*seen // by the identity that messages show
+
 	kept  map[string]*list.Element // of keptMessage, by topic
 	order *list.List               // oldest first
 }
@@ -71,7 +73,7 @@ type described struct {
 func (l *Library) NewSession(location *time.Location) *Session {
 	return &Session{
 		library: l, location: location, seed: maphash.MakeSeed(),
-		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described),
+		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen),
 		topics: make(map[string][]*described), kept: make(map[string]*list.Element), order: list.New(),
 	}
 }
@@ -92,7 +94,9 @@ func (s *Session) Hear(m Message) (Output, error) {
 		return s.hearClaimed(h, claims, p, captures)
 	}
 	if p == nil {
-		s.keep(m)
+		if len(m.Payload) > 0 {
+			s.keep(m)
+		}
 		return Output{}, ErrUnknown
 	}
 	return s.hearOwn(h, p, captures)
@@ -101,6 +105,9 @@ func (s *Session) Hear(m Message) (Output, error) {
 // hearOwn reads a message by the profile that matches it.
 func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Output, error) {
 	describer, rule := p.describerFor(h, captures)
+	if describer == nil && len(h.Payload) == 0 {
+		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, nil // a retained message is taken back
+	}
 	if describer == nil {
 		out, err := s.decode(h, p, captures)
 		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
@@ -166,10 +173,10 @@ func (p *Profile) describes() bool {
 const announcedPriority = 40
 
 func (p *Profile) describerFor(h *heard, captures map[string]string) (describe.Func, decodeRule) {
+	if !p.describes() {
+		return nil, decodeRule{}
+	}
 	for _, rule := range p.file.Decode {
-		if rule.Describe == "" && len(rule.When) > 0 && !p.describes() {
-			continue
-		}
 		if rule.When.hold(h, captures) {
 			return rule.describer(), rule
 		}
@@ -189,6 +196,7 @@ func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Outp
 	if err != nil {
 		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, err
 	}
+	s.see(p, h.Topic, out)
 	s.complete(&out, d)
 	return out, nil
 }
@@ -374,9 +382,10 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 		return false, nil
 	}
 	now := &announcement{hash: hash}
+	still := make(map[deviceKey]bool, len(news))
 	for _, part := range news {
 		id := deviceKey{p.ID(), part.Identity}
-		if part.Identity == "" || slices.Contains(now.devices, id) && len(news) < 100 {
+		if part.Identity == "" {
 			continue
 		}
 		d := s.known[id]
@@ -389,23 +398,24 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 		} else {
 			s.unlink(d)
 		}
-		if _, again := d.parts[h.Topic]; !again {
+		if before, again := d.parts[h.Topic]; !again {
 			if s.parts >= maxDescriptions {
 				s.link(d)
 				continue
 			}
 			s.parts++
 			d.order = append(d.order, h.Topic)
+		} else if still[id] { // twice in one announcement
+			part = combine(before, part)
 		}
 		d.parts[h.Topic] = part
 		s.link(d)
-		now.devices = append(now.devices, id)
+		if !still[id] {
+			still[id] = true
+			now.devices = append(now.devices, id)
+		}
 	}
 	if before != nil {
-		still := make(map[deviceKey]bool, len(now.devices))
-		for _, id := range now.devices {
-			still[id] = true
-		}
 		for _, id := range before.devices {
 			if !still[id] && s.forget(id, h.Topic) {
 				removed = append(removed, id.key)
