@@ -227,7 +227,7 @@ func (p *Profile) identityOf(h *heard, captures map[string]string) string {
 // hearClaimed reads a message on a topic that devices announced.
 func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, captures map[string]string) (Output, error) {
 	var all []Output
-	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p }) {
+	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p && !d.tellsAll(h.Topic) }) {
 		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
 		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
 			return own, err
@@ -263,6 +263,13 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	out := all[0]
 	out.Children = append(out.Children, all[1:]...)
 	return out, nil
+}
+
+// tellsAll reports whether it was announced what the topic holds, so that the
+// profile's own rules for it do not count.
+func (d *described) tellsAll(topic string) bool {
+	rules := d.rules[topic]
+	return rules != nil && len(rules.fields) > 0
 }
 
 func (d *described) hasAvailability(topic string) bool {
@@ -324,16 +331,19 @@ func valueOf(h *heard, selects string, render describe.Render) (string, bool) {
 
 // any gives what a JSON message holds, for templates; nil if it is none.
 func (h *heard) any() any {
+	if h.decoded {
+		return h.foreign
+	}
+	h.decoded = true
 	if _, err := h.json(); err != nil { // for its bounds
 		return nil
 	}
 	d := json.NewDecoder(strings.NewReader(string(h.Payload)))
 	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return nil
+	if d.Decode(&h.foreign) != nil {
+		h.foreign = nil
 	}
-	return v
+	return h.foreign
 }
 
 // takeBack forgets what a topic announced, and gives the devices that nothing

@@ -28,10 +28,10 @@ import (
 
 // The bounds of a template and of one rendering.
 const (
-	maxSource  = 16 << 10 // bytes of a template
-	maxNesting = 40       // of expressions and blocks
-	maxSteps   = 10000    // values computed, and 256 bytes handled are one more
-	maxMemory  = 1 << 20  // bytes of all values made, garbage too
+	maxSource  = 16 << 10  // bytes of a template
+	maxNesting = 40        // of expressions and blocks
+	maxSteps   = 10000     // values computed, and 256 bytes handled are one more
+	maxMemory  = 256 << 10 // bytes of all values made, garbage too
 	maxOutput  = 16 << 10
 )
 

@@ -215,7 +215,7 @@ func TestHostile(t *testing.T) {
 func TestBoundsHold(t *testing.T) {
 	for template, want := range map[string]string{
 		"{% for i in range(9999) %}{% set x = i * i %}{% endfor %}": "more than 10000 steps",
-		"{{ 'a' * 2000000 }}": "more than 1048576 bytes of memory",
+		"{{ 'a' * 2000000 }}": "more than 262144 bytes of memory",
 		"{{ 'a' * 20000 }}":   "more than 16384 bytes of output",
 		"{{ " + strings.Repeat("(", 60) + "1" + strings.Repeat(")", 60) + " }}": "nested deeper than 40",
 		"{{ 9223372036854775807 + 1 }}":                                         "a number too large",

@@ -104,13 +104,12 @@ func (a *announcement) tellDevice(root options) {
 	if len(ids) > 0 {
 		d.Identity = ids[0]
 	}
-	d.Name, d.Maker, d.Firmware = o.text("name", ""), o.text("manufacturer", ""), o.text("sw_version", "")
-	d.Model = cmp.Or(o.text("model", ""), o.text("model_id", ""))
-	d.Parent = o.text("via_device", "")
-	for fact, option := range map[string]string{"name": "name", "manufacturer": "manufacturer", "model": "model", "sw_version": "sw_version", "hw_version": "hw_version", "serial_number": "serial_number"} {
-		a.fact("device_"+fact, o.text(option, ""))
+	d.Name, d.Maker, d.Firmware = o.label("name"), o.label("manufacturer"), o.label("sw_version")
+	d.Model = cmp.Or(o.label("model"), o.label("model_id"))
+	d.Parent = o.label("via_device")
+	for _, option := range []string{"name", "manufacturer", "model", "model_id", "sw_version", "hw_version", "serial_number"} {
+		a.fact("device_"+option, o.label(option))
 	}
-	slices.SortFunc(d.Facts, func(x, y describe.Fact) int { return cmp.Compare(x.Name, y.Name) })
 }
 
 func (a *announcement) fact(name, value string) {
@@ -207,7 +206,7 @@ func (a *announcement) tell(e entity, alone bool) error {
 // name, else its device class; else what its template looks at, or the
 // component.
 func (a *announcement) nameOf(e entity) string {
-	named := e.text("name", "")
+	named := e.label("name")
 	device := a.device.Name
 	if len(named) > len(device) && device != "" && strings.EqualFold(named[:len(device)], device) && strings.ContainsAny(named[len(device):len(device)+1], " _-") {
 		named = named[len(device)+1:] // it repeats the name of the device
@@ -216,7 +215,7 @@ func (a *announcement) nameOf(e entity) string {
 		named = ""
 	}
 	name := fieldName(named)
-	for _, other := range []string{e.text("device_class", ""), lastMember(e.text("value_template", "")), e.component} {
+	for _, other := range []string{e.label("device_class"), lastMember(e.text("value_template", "")), e.component} {
 		if name == "" {
 			name = fieldName(other)
 		}
@@ -270,7 +269,7 @@ func (a *announcement) tellCommand(e entity, p part, name string) (bool, error) 
 		return false, err
 	}
 	c := describe.Command{
-		Name: p.fieldName(name), Title: e.text("name", ""), Topic: topic, Retain: e.truth("retain", false), QoS: byte(min(max(e.number("qos", 0), 0), 2)),
+		Name: p.fieldName(name), Title: e.label("name"), Topic: topic, Retain: e.truth("retain", false), QoS: byte(min(max(e.number("qos", 0), 0), 2)),
 		Argument: p.argument(e),
 	}
 	if c.Argument.Type == "none" {
@@ -325,10 +324,10 @@ func (a *announcement) tellAvailability(o options) {
 // tellFacts says what is announced, under the entity's name; where it is alone,
 // also without, and under the names that it has in the topic and in messages.
 func (a *announcement) tellFacts(e entity, name string, alone bool) {
-	a.fact(name, cmp.Or(e.text("name", ""), name))
+	a.fact(name, cmp.Or(e.label("name"), name))
 	prefixes := []string{name + "_"}
 	if alone {
-		own := strings.TrimPrefix(e.text("unique_id", e.id), a.device.Identity)
+		own := strings.TrimPrefix(cmp.Or(e.label("unique_id"), e.id), a.device.Identity)
 		for _, other := range []string{"", lastMember(e.text("value_template", "")), own} {
 			prefix := fieldName(other)
 			if prefix != "" {

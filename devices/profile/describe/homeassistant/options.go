@@ -79,6 +79,15 @@ func (o options) text(option, otherwise string) string {
 	return otherwise
 }
 
+// label is a text for people, or a name; a longer one is cut.
+func (o options) label(option string) string {
+	s := strings.ToValidUTF8(o.text(option, ""), "\uFFFD")
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	return s
+}
+
 // word is an option that may be null, which means that there is none.
 func (o options) word(option, otherwise string) (string, bool) {
 	v, ok := o[option]
@@ -118,7 +127,7 @@ func (o options) items(option string) []any {
 
 // list is an option that is a list of texts, or one of them.
 func (o options) list(option string) []string {
-	if s := o.text(option, ""); s != "" {
+	if s := o.label(option); s != "" {
 		return []string{s}
 	}
 	return texts(o.items(option))

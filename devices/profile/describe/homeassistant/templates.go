@@ -158,9 +158,16 @@ func (p part) encoder(e entity, c describe.Command) (func(devices.Value) (string
 		for name, v := range vars {
 			given[name] = v
 		}
-		sent, t := p.sent(value, c), template
+		t := template
+		var sent any = value.String()
+		switch c.Argument.Type {
+		case "number", "integer":
+			sent = json.Number(value.String())
+		case "none":
+			sent = c.Payload
+		}
 		given["value"], given["state"] = sent, "on"
-		if value.Kind() == devices.BoolValue && !value.Bool() || value.String() == "off" || sent == "off" {
+		if sent == "off" {
 			given["state"], t = "off", templateOff
 		}
 		if p.variable != "" {
@@ -172,24 +179,4 @@ func (p part) encoder(e entity, c describe.Command) (func(devices.Value) (string
 		}
 		return payload, nil
 	}, nil
-}
-
-// sent is the value that is sent, for what people say.
-func (p part) sent(value devices.Value, c describe.Command) any {
-	said := value.String()
-	switch value.Kind() {
-	case devices.NumberValue:
-		if c.Argument.Type == "number" || c.Argument.Type == "integer" {
-			return json.Number(said)
-		}
-	case devices.BoolValue:
-		said = map[bool]string{true: "on", false: "off"}[value.Bool()]
-	}
-	if c.Argument.Type == "none" {
-		return c.Payload
-	}
-	if word, ok := c.Argument.Words[said]; ok {
-		return word
-	}
-	return said
 }
