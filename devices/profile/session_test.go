@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/profile/describe"
@@ -204,4 +206,42 @@ func TestFurtherTopics(t *testing.T) {
 	if got := line(h.hear("x/state", `{"t":21.4,"h":7}`)); got != "dee: - h=7" {
 		t.Error(got)
 	}
+}
+
+// FuzzHear throws anything at a session that knows some devices.
+func FuzzHear(f *testing.F) {
+	library, err := Builtin()
+	if err != nil {
+		f.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join("..", "..", "firmware-profiles", "testdata", "*.jsonl"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	session := library.NewSession(time.UTC)
+	for _, file := range files {
+		for _, s := range readLines(f, file) {
+			m, err := s.Message(received)
+			if err != nil {
+				f.Fatal(err)
+			}
+			_, _ = session.Hear(m)
+			f.Add(m.Topic, m.Payload, m.Retained)
+		}
+	}
+	f.Fuzz(func(t *testing.T, topic string, payload []byte, retained bool) {
+		out, err := session.Hear(Message{Topic: topic, Payload: payload, ContentFormat: -1, Received: received, Retained: retained})
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") || len(err.Error()) > 400 {
+				t.Errorf("%q", err)
+			}
+			return
+		}
+		for _, c := range session.Commands(out.Profile, out.Identity) {
+			sent, err := session.Encode(out.Profile, out.Identity, c.Name, "1")
+			if err == nil && strings.ContainsAny(sent.Topic, "+#\x00") {
+				t.Errorf("a command to %q", sent.Topic)
+			}
+		}
+	})
 }
