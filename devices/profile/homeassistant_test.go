@@ -75,8 +75,8 @@ func TestAnnouncedInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestSamplesInAnyOrder hears the samples of one session in random orders: the
-// data says in the end what it says in theirs.
+// TestSamplesBackwards hears the samples from the last to the first: the data
+// says in the end what it says in their order.
 func TestSamplesBackwards(t *testing.T) {
 	lines := readLines(t, filepath.Join("..", "..", "firmware-profiles", "testdata", "homeassistant-discovery.jsonl"))
 	slices.Reverse(lines)
@@ -114,9 +114,9 @@ func TestHomeAssistantDevice(t *testing.T) {
 	}
 	for _, c := range []struct{ name, argument, want string }{
 		{"target", "20", "diy/x1/target 20 target=20"},
-		{"target", "40", "target: 40 is not a number from 5 to 30"},
+		{"target", "40", "target: 40 is not from 5 to 30"},
 		{"mode", "boost", `diy/x1/mode {"mode":"boost"} mode=boost`},
-		{"mode", "party", "mode: party is not one of boost, eco"},
+		{"mode", "party", `mode: "party" is none of boost, eco`},
 	} {
 		out, err := h.Encode("homeassistant-discovery", "x1", c.name, c.argument)
 		got := out.Topic + " " + string(out.Payload) + " " + out.Field + "=" + out.Value.String()

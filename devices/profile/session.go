@@ -241,10 +241,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		s.complete(&out, d)
 		if rules := d.rules[h.Topic]; rules != nil {
 			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
-			if err := r.rendered(&out); err != nil {
-				trouble = err
-				continue
-			}
+			trouble = cmp.Or(trouble, r.rendered(&out))
 		}
 		if a := d.hear(h); a != devices.AvailabilityUnknown {
 			out.Availability = a
@@ -257,12 +254,18 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		}
 		all = append(all, out)
 	}
-	if len(all) == 0 {
-		return Output{Profile: claims[0].id.profile, Identity: claims[0].whole.Identity}, trouble
-	}
 	out := all[0]
 	out.Children = append(out.Children, all[1:]...)
+	s.keepTold(h.Message, all)
+	if !out.told() {
+		return Output{Profile: out.Profile, Identity: out.Identity}, trouble
+	}
 	return out, nil
+}
+
+// told reports whether there is anything in an output.
+func (o Output) told() bool {
+	return len(o.Readings) > 0 || o.Availability != devices.AvailabilityUnknown || o.Announced || slices.ContainsFunc(o.Children, Output.told)
 }
 
 // tellsAll reports whether it was announced what the topic holds, so that the
@@ -477,6 +480,40 @@ func (d *described) heardOn() (all []string) {
 // keptMessage is one that may be understood better later.
 type keptMessage struct {
 	Message
+	told map[string]bool // the fields that were announced by then and given to the caller, with the device
+}
+
+// keepTold keeps a message on announced topics, since there may be more in it
+// than was announced so far.
+func (s *Session) keepTold(m Message, all []Output) {
+	s.keep(m)
+	if e := s.kept[m.Topic]; e != nil {
+		told := make(map[string]bool)
+		for _, out := range all {
+			for _, r := range out.Readings {
+				for _, f := range r.Fields {
+					told[out.Identity+"\n"+f.Name] = true
+				}
+			}
+			told[out.Identity] = out.Availability != devices.AvailabilityUnknown
+		}
+		e.Value = keptMessage{e.Value.(keptMessage).Message, told}
+	}
+}
+
+// news leaves of an output what was not told before.
+func (o *Output) news(told map[string]bool) {
+	if told[o.Identity] {
+		o.Availability = devices.AvailabilityUnknown
+	}
+	for i := range o.Readings {
+		r := &o.Readings[i]
+		r.Fields = slices.DeleteFunc(r.Fields, func(f devices.Field) bool { return told[o.Identity+"\n"+f.Name] })
+	}
+	o.Readings = slices.DeleteFunc(o.Readings, func(r devices.Reading) bool { return len(r.Fields) == 0 })
+	for i := range o.Children {
+		o.Children[i].news(told)
+	}
 }
 
 // keep remembers the newest message of a topic.
@@ -486,7 +523,7 @@ func (s *Session) keep(m Message) {
 	}
 	m.Payload = slices.Clone(m.Payload)
 	if e := s.kept[m.Topic]; e != nil {
-		e.Value = keptMessage{m}
+		e.Value = keptMessage{Message: m}
 		s.order.MoveToBack(e)
 		return
 	}
@@ -495,7 +532,7 @@ func (s *Session) keep(m Message) {
 		delete(s.kept, oldest.Value.(keptMessage).Topic)
 		s.order.Remove(oldest)
 	}
-	s.kept[m.Topic] = s.order.PushBack(keptMessage{m})
+	s.kept[m.Topic] = s.order.PushBack(keptMessage{Message: m})
 }
 
 // again reads the kept messages of devices that were announced.
@@ -515,8 +552,12 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 			topics[topic] = true
 		}
 	}
+	var kept []keptMessage // hearing them moves them in the list
 	for e := s.order.Front(); e != nil; e = e.Next() {
-		m := e.Value.(keptMessage).Message
+		kept = append(kept, e.Value.(keptMessage))
+	}
+	for _, k := range kept {
+		m := k.Message
 		h := newHeard(m)
 		own := false
 		if !topics[m.Topic] {
@@ -527,7 +568,10 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 			continue
 		}
 		out, err := s.Hear(m)
-		if err != nil || len(out.Readings) == 0 && out.Availability == devices.AvailabilityUnknown {
+		if err != nil {
+			continue
+		}
+		if out.news(k.told); !out.told() {
 			continue
 		}
 		m.Payload = nil

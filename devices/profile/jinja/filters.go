@@ -626,13 +626,13 @@ func numbers(r *run, args []any) any {
 	if step == 0 {
 		fail("range with the step 0")
 	}
-	l := r.list(nil)
-	for i := from; step > 0 && i < to || step < 0 && i > to; i += step {
-		r.take(16)
-		l.items = append(l.items, i)
-		if next := i + step; (next > i) != (step > 0) {
-			break // the last that an int64 holds
-		}
+	count := math.Ceil((float64(to) - float64(from)) / float64(step))
+	if count > maxSteps {
+		fail("more than %d steps", maxSteps)
+	}
+	l := r.list(make([]any, max(int(count), 0)))
+	for i := range l.items {
+		l.items[i] = from + int64(i)*step
 	}
 	return l
 }

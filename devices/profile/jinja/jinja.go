@@ -154,6 +154,6 @@ func (r *run) set(name string, v any) {
 			return
 		}
 	}
-	r.take(64)
+	r.take(16)
 	r.vars = append(r.vars, variable{name, v})
 }

@@ -25,7 +25,8 @@ type parser struct {
 	tokens  []token
 	at      int
 	nesting int
-	loops   int
+	loops   int // that lie around
+	asked   int // how often the name loop stands in the source so far
 }
 
 func (p *parser) peek() token { return p.tokens[p.at] }
@@ -241,7 +242,9 @@ func (p *parser) forStatement() statement {
 	}
 	p.end()
 	p.loops++
+	before := p.asked
 	body := p.block("else", "endfor")
+	asked := p.asked > before
 	p.loops--
 	var otherwise []statement
 	if p.at++; p.skip("else") {
@@ -270,7 +273,9 @@ func (p *parser) forStatement() statement {
 		for i, item := range items {
 			r.frame, r.vars = mark, r.vars[:mark]
 			r.assign(names, item)
-			r.set("loop", r.loop(i, items))
+			if asked {
+				r.set("loop", r.loop(i, items))
+			}
 			if r.block(body) == breakLoop {
 				break
 			}
@@ -630,6 +635,9 @@ func (p *parser) named(name string) expression {
 	}
 	if name == "this" || name == "states" {
 		return former(name)
+	}
+	if name == "loop" {
+		p.asked++
 	}
 	return func(r *run) any { r.spend(0); return r.lookup(name) }
 }
