@@ -58,8 +58,12 @@ func TestAnnouncedInAnyOrder(t *testing.T) {
 		{"diy/pump/lwt", "online"},
 	}
 	want := map[string]string{"pump power": "40.0W", "pump total": "1.5kWh", "pump switch": "true", "pump availability": fmt.Sprint(devices.Online)}
+	library, err := Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, order := range permutations(len(messages)) {
-		h := newHouse(t)
+		h := library.NewSession(berlin(t))
 		got := make(said)
 		for _, i := range order {
 			out, err := h.Hear(Message{Topic: messages[i][0], Payload: []byte(messages[i][1]), ContentFormat: -1, Received: received})

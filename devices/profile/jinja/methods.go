@@ -194,6 +194,15 @@ func (r *run) regex(pattern, ignoreCase any, n int) *regexp.Regexp {
 	return compiled
 }
 
+const maxMatches = 500
+
+func few[T any](matches []T) []T {
+	if len(matches) > maxMatches {
+		fail("more than %d matches", maxMatches)
+	}
+	return matches
+}
+
 func regexMatch(r *run, v any, a []any) any {
 	s := text(r, v)
 	at := r.regex(a[0], a[1], len(s)).FindStringIndex(s)
@@ -211,7 +220,7 @@ func regexReplace(r *run, v any, a []any) any {
 	to := goReplacement.Replace(backReference.ReplaceAllString(textOr(r, a[1], ""), "\x00{$1$2}"))
 	var out []byte
 	at := 0
-	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+	for _, m := range few(re.FindAllStringSubmatchIndex(s, maxMatches+1)) {
 		r.take(8*len(m) + m[0] - at + len(to) + strings.Count(to, "${")*(m[1]-m[0]))
 		out = append(out, s[at:m[0]]...)
 		out = re.ExpandString(out, to, s, m)
@@ -230,7 +239,7 @@ func regexFindAll(r *run, v any, a []any) any {
 	s := text(r, v)
 	re := r.regex(a[0], a[1], len(s))
 	l := r.list(nil)
-	for _, m := range re.FindAllStringSubmatch(s, -1) {
+	for _, m := range few(re.FindAllStringSubmatch(s, maxMatches+1)) {
 		r.take(64 * len(m))
 		var groups []any
 		for _, g := range m[1:] {

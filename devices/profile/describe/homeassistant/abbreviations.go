@@ -304,12 +304,8 @@ var short = map[string]string{
 	"xy_val_tpl":            "xy_value_template",
 }
 
-// shortDevice are those of a device, shortOrigin those of the program that
-// announces.
-var (
-	shortDevice = map[string]string{
-		"cns": "connections", "cu": "configuration_url", "hw": "hw_version", "ids": "identifiers", "mdl": "model",
-		"mdl_id": "model_id", "mf": "manufacturer", "sa": "suggested_area", "sn": "serial_number", "sw": "sw_version",
-	}
-	shortOrigin = map[string]string{"sw": "sw_version", "url": "support_url"}
-)
+// shortDevice are those of a device.
+var shortDevice = map[string]string{
+	"cns": "connections", "cu": "configuration_url", "hw": "hw_version", "ids": "identifiers", "mdl": "model",
+	"mdl_id": "model_id", "mf": "manufacturer", "sa": "suggested_area", "sn": "serial_number", "sw": "sw_version",
+}
