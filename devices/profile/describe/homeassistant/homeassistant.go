@@ -324,7 +324,9 @@ func (a *announcement) tellAvailability(o options) {
 // tellFacts says what is announced, under the entity's name; where it is alone,
 // also without, and under the names that it has in the topic and in messages.
 func (a *announcement) tellFacts(e entity, name string, alone bool) {
-	a.fact(name, cmp.Or(e.label("name"), name))
+	if len(e.object("device")) == 0 && alone {
+		a.fact(name, e.label("name")) // there is no other name of the device
+	}
 	prefixes := []string{name + "_"}
 	if alone {
 		own := strings.TrimPrefix(cmp.Or(e.label("unique_id"), e.id), a.device.Identity)
