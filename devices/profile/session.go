@@ -2,7 +2,6 @@ package profile
 
 import (
 	"cmp"
-	"container/list"
 	"encoding/json"
 	"errors"
 	"hash/maphash"
@@ -41,8 +40,7 @@ type Session struct {
 
 	seen map[deviceKey]*seen // by the identity that messages show
 
-	kept  map[string]*list.Element // of keptMessage, by topic
-	order *list.List               // oldest first
+	kept keptMessages
 }
 
 // A deviceKey is a device's in the words of one profile.
@@ -74,7 +72,7 @@ func (l *Library) NewSession(location *time.Location) *Session {
 	return &Session{
 		library: l, location: location, seed: maphash.MakeSeed(),
 		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen),
-		topics: make(map[string][]*described), kept: make(map[string]*list.Element), order: list.New(),
+		topics: make(map[string][]*described), kept: newKeptMessages(),
 	}
 }
 
@@ -95,7 +93,7 @@ func (s *Session) Hear(m Message) (Output, error) {
 	}
 	if p == nil {
 		if len(m.Payload) > 0 {
-			s.keep(m)
+			s.kept.keep(m, deviceKey{}, nil)
 		}
 		return Output{}, ErrUnknown
 	}
@@ -111,7 +109,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	if describer == nil {
 		out, err := s.decode(h, p, captures)
 		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
-			s.keep(h.Message)
+			s.kept.keep(h.Message, deviceKey{p.ID(), p.identityOf(h, captures)}, nil)
 		}
 		return out, err
 	}
@@ -226,7 +224,11 @@ func (p *Profile) identityOf(h *heard, captures map[string]string) string {
 
 // hearClaimed reads a message on a topic that devices announced.
 func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, captures map[string]string) (Output, error) {
-	var all []Output
+	var all, announced []Output
+	var of deviceKey
+	if p != nil {
+		of = deviceKey{p.ID(), p.identityOf(h, captures)}
+	}
 	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p && !d.tellsAll(h.Topic) }) {
 		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
 		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
@@ -246,6 +248,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		if a := d.hear(h); a != devices.AvailabilityUnknown {
 			out.Availability = a
 		}
+		announced = append(announced, out)
 		i := slices.IndexFunc(all, func(o Output) bool { return o.Identity == out.Identity })
 		if i >= 0 {
 			all[i].Availability = cmp.Or(out.Availability, all[i].Availability)
@@ -256,7 +259,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	}
 	out := all[0]
 	out.Children = append(out.Children, all[1:]...)
-	s.keepTold(h.Message, all)
+	s.kept.keep(h.Message, of, toldBy(announced)) // there may be more in it than was announced so far
 	if !out.told() {
 		return Output{Profile: out.Profile, Identity: out.Identity}, trouble
 	}
@@ -477,101 +480,23 @@ func (d *described) heardOn() (all []string) {
 	return all
 }
 
-// keptMessage is one that may be understood better later.
-type keptMessage struct {
-	Message
-	told map[string]bool // the fields that were announced by then and given to the caller, with the device
-}
-
-// keepTold keeps a message on announced topics, since there may be more in it
-// than was announced so far.
-func (s *Session) keepTold(m Message, all []Output) {
-	s.keep(m)
-	if e := s.kept[m.Topic]; e != nil {
-		told := make(map[string]bool)
-		for _, out := range all {
-			for _, r := range out.Readings {
-				for _, f := range r.Fields {
-					told[out.Identity+"\n"+f.Name] = true
-				}
-			}
-			told[out.Identity] = out.Availability != devices.AvailabilityUnknown
-		}
-		e.Value = keptMessage{e.Value.(keptMessage).Message, told}
-	}
-}
-
-// news leaves of an output what was not told before.
-func (o *Output) news(told map[string]bool) {
-	if told[o.Identity] {
-		o.Availability = devices.AvailabilityUnknown
-	}
-	for i := range o.Readings {
-		r := &o.Readings[i]
-		r.Fields = slices.DeleteFunc(r.Fields, func(f devices.Field) bool { return told[o.Identity+"\n"+f.Name] })
-	}
-	o.Readings = slices.DeleteFunc(o.Readings, func(r devices.Reading) bool { return len(r.Fields) == 0 })
-	for i := range o.Children {
-		o.Children[i].news(told)
-	}
-}
-
-// keep remembers the newest message of a topic.
-func (s *Session) keep(m Message) {
-	if len(m.Payload) > maxKeptBytes {
-		return
-	}
-	m.Payload = slices.Clone(m.Payload)
-	if e := s.kept[m.Topic]; e != nil {
-		e.Value = keptMessage{Message: m}
-		s.order.MoveToBack(e)
-		return
-	}
-	if s.order.Len() >= maxKept {
-		oldest := s.order.Front()
-		delete(s.kept, oldest.Value.(keptMessage).Topic)
-		s.order.Remove(oldest)
-	}
-	s.kept[m.Topic] = s.order.PushBack(keptMessage{Message: m})
-}
-
 // again reads the kept messages of devices that were announced.
 func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
-	if s.order.Len() == 0 {
-		return nil
-	}
-	shown := make(map[string]bool)
-	topics := make(map[string]bool)
+	var topics []string
+	var shown []deviceKey
 	for _, part := range news {
-		d := s.known[deviceKey{p.ID(), part.Identity}]
-		if d == nil {
-			continue
-		}
-		shown[d.shown()] = true
-		for _, topic := range d.heardOn() {
-			topics[topic] = true
+		if d := s.known[deviceKey{p.ID(), part.Identity}]; d != nil {
+			shown = append(shown, deviceKey{p.ID(), d.shown()})
+			topics = append(topics, d.heardOn()...)
 		}
 	}
-	var kept []keptMessage // hearing them moves them in the list
-	for e := s.order.Front(); e != nil; e = e.Next() {
-		kept = append(kept, e.Value.(keptMessage))
-	}
-	for _, k := range kept {
-		m := k.Message
-		h := newHeard(m)
-		own := false
-		if !topics[m.Topic] {
-			found, captures := s.library.find(h)
-			own = found == p && shown[p.identityOf(h, captures)]
-		}
-		if !topics[m.Topic] && !own {
-			continue
-		}
+	for _, kept := range s.kept.on(topics, shown) {
+		m := kept.Message
 		out, err := s.Hear(m)
 		if err != nil {
 			continue
 		}
-		if out.news(k.told); !out.told() {
+		if out.without(kept.told); !out.told() {
 			continue
 		}
 		m.Payload = nil
