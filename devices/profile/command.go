@@ -169,7 +169,7 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
 	payload := c.rule.Payload
 	if payload.isZero() {
-		payload = template{parts: []piece{{refs: []ref{{name: "value"}}}}}
+		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}
 	}
 	p := s.library.Get(profile)
 	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.key, "value": sent})
