@@ -73,7 +73,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("rest", func() { s.Rest = base.Rest })
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
-	take("poll", func() { s.Poll = base.Poll })
+	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)
 	s.Fields = slices.Concat(s.Fields, base.Fields)
@@ -162,11 +162,12 @@ func (s *spec) checkTemplate(key string, t template, add addFault, others ...str
 }
 
 func (s *spec) checkDevice(add addFault) {
-	d := s.Device
-	for key, templates := range map[string][]template{"key": d.Key, "name": d.Name, "maker": d.Maker, "model": d.Model, "firmware": d.Firmware, "parent": d.Parent} {
-		for i := range templates {
-			s.bind("device."+key, &templates[i], add)
-			s.checkTemplate("device."+key, templates[i], add)
+	d := &s.Device
+	for key, templates := range map[string]*[]template{"key": &d.Key, "name": &d.Name, "maker": &d.Maker, "model": &d.Model, "firmware": &d.Firmware, "parent": &d.Parent} {
+		*templates = slices.Clone(*templates) // of the profile that it extends
+		for i := range *templates {
+			s.bind("device."+key, &(*templates)[i], add)
+			s.checkTemplate("device."+key, (*templates)[i], add)
 		}
 	}
 	if d.Children != nil {
@@ -348,9 +349,11 @@ func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 // bind puts the params into a template of a topic.
 func (s *spec) bind(key string, t *template, add addFault) {
 	text, err := withParams(t.source, s.Params)
+	source := t.source
 	if err == nil {
 		err = t.UnmarshalText([]byte(text))
 	}
+	t.source = source // for profiles that extend this one, with other params
 	if err != nil {
 		add(key, err.Error(), "", "correct it")
 	}
