@@ -376,8 +376,8 @@ id: deep
 name: Deep
 transport: [mqtt]
 params: {base: deep}
-match: [{topic: "<base>/{kind}/{pin}/{state}"}, {topic: "<base>/{leaf=*_data*}"}]
-device: {key: ["{leaf|before:_data}", "<base>"]}
+match: [{topic: "<base>/{kind}/{pin}/{state}"}, {topic: "<base>/{leaf=*_data*}"}, {topic: "{device...=!deep|!a}/{leaf=far_data}"}]
+device: {key: ["{device}", "{leaf|before:_data}", "<base>"]}
 decode:
   - {when: {pin: "*"}, value: {name: "{kind}/{payload}", is: "{state}"}}
   - json: {at: "{leaf|after:_data_}", best: [{list: rx, by: meta/snr}]}
@@ -390,6 +390,8 @@ tests:
     device: a
     fields: {t: 1 °C, in_t: 2 °C, l_0: "3", l_1: "4", up_n: "5", rx_meta_snr: "7.5", rx_id: near}
   - {topic: deep/b_data_hc1, payload: '{"rx":[{"id":"first"},{"id":"second"}]}', device: b, fields: {hc1_rx_id: first}}
+  - {topic: x/y/far_data, payload: '{"n":1}', device: x/y, fields: {n: "1"}}
+  - {topic: deep/y/far_data, payload: '{"n":1}', error: no profile}
   - {topic: deep/gpio/14/1, payload: "relay", device: deep, fields: {gpio_relay: "1"}}
 `))
 	if err != nil {
