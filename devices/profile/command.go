@@ -167,6 +167,9 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		return out, checkTopic(out.Topic)
 	}
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
+	if c.rule.Confirm != nil && c.rule.Confirm.Any {
+		out.Value = devices.Value{}
+	}
 	payload := c.rule.Payload
 	if payload.isZero() {
 		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}

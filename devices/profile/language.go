@@ -203,6 +203,7 @@ type argumentRule struct {
 
 type confirmRule struct {
 	Field  template      `yaml:"field" doc:"Name of the field that then has the value."`
+	Any    bool          `yaml:"any" doc:"Whatever value the field then has: it says the same in other words."`
 	Within time.Duration `yaml:"within" min:"100ms" max:"10m" doc:"How long that may take."`
 }
 
