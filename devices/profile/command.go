@@ -167,9 +167,12 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		return out, checkTopic(out.Topic)
 	}
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
+	if c.rule.Confirm != nil && c.rule.Confirm.Any {
+		out.Value = devices.Value{}
+	}
 	payload := c.rule.Payload
 	if payload.isZero() {
-		payload = template{parts: []piece{{refs: []ref{{name: "value"}}}}}
+		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}
 	}
 	p := s.library.Get(profile)
 	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.key, "value": sent})

@@ -3,6 +3,7 @@ package profile
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -352,6 +353,9 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 // within gives the part of the document that the rule looks into, and the name
 // of the device where the path to that has it.
 func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity string) {
+	for _, best := range rule.Best {
+		best.choose(doc)
+	}
 	for _, root := range rule.Root {
 		if inner, name := root.find(doc); inner != nil {
 			doc, identity = inner, name
@@ -368,6 +372,21 @@ func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity
 	return doc, identity
 }
 
+// choose puts the best item of a list into the list's place.
+func (rule bestRule) choose(doc *node) {
+	list, _ := rule.List.find(doc)
+	if list == nil || list.kind != listNode || len(list.items) == 0 {
+		return
+	}
+	best, most := list.items[0], math.Inf(-1)
+	for _, item := range list.items {
+		if n, _ := rule.By.find(item); n != nil && n.kind == valueNode && n.value.Kind() == devices.NumberValue && n.value.Float() > most {
+			best, most = item, n.value.Float()
+		}
+	}
+	*list = *best
+}
+
 // read makes a document of one member. The field is called value where its
 // name comes out empty.
 func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error) {
@@ -375,11 +394,19 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
+	name, _ := rule.Name.fill(func(r ref) string {
+		if r.name == "payload" {
+			return text
+		}
+		return look(r)
+	})
+	if !rule.Is.isZero() {
+		text, _ = rule.Is.fill(look)
+	}
 	v := devices.Text(text)
 	if !rule.Raw {
 		v = bare(text)
 	}
-	name, _ := rule.Name.fill(look)
 	if fieldName(name) == "" {
 		name = "value"
 	}

@@ -48,6 +48,14 @@ type place struct {
 	index   string   // only the places in lists
 }
 
+// below gives the path for people without its first names.
+func (p place) below(names int) string {
+	if names == 0 || names > len(p.members) {
+		return p.path
+	}
+	return strings.TrimPrefix(p.path, "_"+strings.Join(p.members[:names], "_"))
+}
+
 func (w *walker) walk(n *node, at place) {
 	if n.kind == objectNode || n.kind == listNode {
 		if rule := w.ruleFor(at.members); rule != nil && len(at.members) > 0 && w.whole(n, at, rule) {
@@ -160,6 +168,7 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 	if a, ok := availabilityWords[rule.Online[strings.TrimSpace(n.value.String())]]; ok {
 		w.available = a
 	}
+	at.path = at.below(rule.skip)
 	f.Name = fieldName(at.path)
 	if len(rule.Name) > 0 {
 		f.Name = fieldName(firstFilled(rule.Name, w.naming(at, selected)) + at.index)

@@ -76,10 +76,17 @@ type decodeRule struct {
 type treeRule struct {
 	Root []membersPath `yaml:"root" doc:"Paths to look into, the first that is there; a last * is the only member, and its name that of the device; without root it is the whole."`
 	At   template      `yaml:"at" doc:"Path under which the document is put, as if the message had it: {component}/{object}."`
+	Best []bestRule    `yaml:"best" doc:"Lists of objects that tell of one thing, as the gateways that heard a message: the best is taken, as if there were no list."`
+}
+
+type bestRule struct {
+	List membersPath `yaml:"list,required" doc:"Path of the list, in the whole message."`
+	By   membersPath `yaml:"by,required" doc:"The member that is a number: the highest is the best, the first where none has it."`
 }
 
 type valueRule struct {
-	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture."`
+	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture, {payload} the message."`
+	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture."`
 	Raw  bool     `yaml:"raw" doc:"Take it as the text it is: neither number nor truth value."`
 }
 
@@ -115,6 +122,7 @@ type availabilityRule struct {
 }
 
 type fieldRule struct {
+	Under   membersPath          `yaml:"under" doc:"Path that stands before that of select, and that the name is without: uplink_message/decoded_payload."`
 	Select  selector             `yaml:"select" doc:"Path of members with / between; * and ? as in file names, ** any number of members, {a,b} alternatives. Items of a list are selected by the list's path."`
 	When    conditions           `yaml:"when" doc:"Conditions, as in decode."`
 	Drop    bool                 `yaml:"drop" doc:"Not a field."`
@@ -139,6 +147,7 @@ type fieldRule struct {
 	Online  map[string]string    `yaml:"online" quote:"true" enum:"online,offline,asleep" doc:"What the field's values say of the device being there. Quote them."`
 
 	words map[string]word // of Words
+	skip  int             // names of Under, once select has them
 }
 
 type joinRule struct {
@@ -194,6 +203,7 @@ type argumentRule struct {
 
 type confirmRule struct {
 	Field  template      `yaml:"field" doc:"Name of the field that then has the value."`
+	Any    bool          `yaml:"any" doc:"Whatever value the field then has: it says the same in other words."`
 	Within time.Duration `yaml:"within" min:"100ms" max:"10m" doc:"How long that may take."`
 }
 

@@ -73,7 +73,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("rest", func() { s.Rest = base.Rest })
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
-	take("poll", func() { s.Poll = base.Poll })
+	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)
 	s.Fields = slices.Concat(s.Fields, base.Fields)
@@ -162,10 +162,12 @@ func (s *spec) checkTemplate(key string, t template, add addFault, others ...str
 }
 
 func (s *spec) checkDevice(add addFault) {
-	d := s.Device
-	for key, templates := range map[string][]template{"key": d.Key, "name": d.Name, "maker": d.Maker, "model": d.Model, "firmware": d.Firmware, "parent": d.Parent} {
-		for _, t := range templates {
-			s.checkTemplate("device."+key, t, add)
+	d := &s.Device
+	for key, templates := range map[string]*[]template{"key": &d.Key, "name": &d.Name, "maker": &d.Maker, "model": &d.Model, "firmware": &d.Firmware, "parent": &d.Parent} {
+		*templates = slices.Clone(*templates) // of the profile that it extends
+		for i := range *templates {
+			s.bind("device."+key, &(*templates)[i], add)
+			s.checkTemplate("device."+key, (*templates)[i], add)
 		}
 	}
 	if d.Children != nil {
@@ -193,7 +195,8 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		s.checkWhen(key+".when", d.When, add)
 		if d.Value != nil {
-			s.checkTemplate(key+".value.name", d.Value.Name, add, "field")
+			s.checkTemplate(key+".value.name", d.Value.Name, add, "field", "payload")
+			s.checkTemplate(key+".value.is", d.Value.Is, add)
 		}
 		for _, at := range []*treeRule{d.JSON, d.CBOR} {
 			if at != nil {
@@ -217,8 +220,9 @@ const maxSelected = 500
 
 func (s *spec) checkFields(add func(key, problem, allowed, mend string)) {
 	selected := 0
-	for _, f := range s.Fields {
-		selected += len(f.Select.paths)
+	for i := range s.Fields {
+		s.Fields[i].goUnder()
+		selected += len(s.Fields[i].Select.paths)
 	}
 	if selected > maxSelected {
 		add("fields", fmt.Sprintf("its selectors have %d alternatives", selected), fmt.Sprintf("at most %d", maxSelected), "use * and **")
@@ -233,6 +237,21 @@ func (s *spec) checkFields(add func(key, problem, allowed, mend string)) {
 			add(key+".select", fmt.Sprintf("%q never gets here: fields[%d] takes all of it", hidden, before), "", "move it before that, or remove it")
 		}
 		s.checkField(key, f, add)
+	}
+}
+
+// goUnder puts the path of under before those of select, once.
+func (r *fieldRule) goUnder() {
+	if r.skip > 0 || len(r.Under) == 0 {
+		return
+	}
+	r.skip = len(r.Under)
+	under := make([]string, 0, r.skip)
+	for _, name := range r.Under {
+		under = append(under, glob(name).escaped())
+	}
+	for i, path := range r.Select.paths {
+		r.Select.paths[i] = slices.Concat(under, path)
 	}
 }
 
@@ -317,6 +336,9 @@ func (s *spec) checkCommands(add addFault) {
 func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 	for _, alternative := range s.paths {
 		for i, r := range rules {
+			if len(r.When) > 0 {
+				continue // it may leave some
+			}
 			for _, taken := range r.Select.paths {
 				if covers(taken, alternative) {
 					return i, strings.Join(alternative, "/")
@@ -330,9 +352,11 @@ func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 // bind puts the params into a template of a topic.
 func (s *spec) bind(key string, t *template, add addFault) {
 	text, err := withParams(t.source, s.Params)
+	source := t.source
 	if err == nil {
 		err = t.UnmarshalText([]byte(text))
 	}
+	t.source = source // for profiles that extend this one, with other params
 	if err != nil {
 		add(key, err.Error(), "", "correct it")
 	}
