@@ -142,6 +142,9 @@ func (h *heard) value(name string, captures map[string]string) (_ string, ok boo
 			return "", false
 		}
 		return text[:1], true
+	case name == "payload":
+		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), maxText)]))
+		return text, text != "" && len(h.Payload) <= maxText
 	case name == "format":
 		return strconv.Itoa(h.ContentFormat), h.ContentFormat >= 0
 	case name == "retained":
@@ -373,15 +376,15 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
-	v := devices.Text(text)
+	v, meant := devices.Text(text), ""
 	if !rule.Raw {
-		v = bare(text)
+		v, meant = bare(text), text
 	}
 	name, _ := rule.Name.fill(look)
 	if fieldName(name) == "" {
 		name = "value"
 	}
-	return under(name, &node{value: v}), nil
+	return under(name, &node{value: v, text: meant}), nil
 }
 
 func (rule availabilityRule) read(h *heard) (devices.Availability, error) {

@@ -16,8 +16,15 @@ func (d *described) compile() {
 	for _, topic := range d.order {
 		whole = combine(whole, d.parts[topic])
 	}
+	d.whole, d.states = describe.Device{}, nil
+	d.extend(whole)
+}
+
+// extend adds a part, which is the newest.
+func (d *described) extend(part describe.Device) {
+	whole := combine(d.whole, part)
 	d.whole = whole
-	d.states = make([]devices.Availability, len(whole.Availability))
+	d.states = append(d.states, make([]devices.Availability, len(whole.Availability)-len(d.states))...)
 	d.overlay = &overlay{rules: rulesOf(whole.Fields)}
 	d.rules = make(map[string]*overlay)
 	for _, t := range whole.Topics {
@@ -141,7 +148,7 @@ func (r *reading) rendered(out *Output) error {
 			continue
 		}
 		w.rule, w.members = &r.overlay.rules[i], []string{""}
-		w.value(&node{value: bare(strings.TrimSpace(text))}, place{members: []string{""}, path: f.Name}, nil)
+		w.value(&node{value: bare(strings.TrimSpace(text)), text: strings.TrimSpace(text)}, place{members: []string{""}, path: f.Name}, nil)
 	}
 	if doc != nil {
 		w.only = true
@@ -162,7 +169,7 @@ func (r *reading) plain() *node {
 	if len(text) > maxText {
 		return object("value", &node{kind: nullNode})
 	}
-	return object("value", &node{value: bare(text)})
+	return object("value", &node{value: bare(text), text: text})
 }
 
 // facts makes readings of what announcements say of themselves.
@@ -172,7 +179,7 @@ func (s *Session) facts(p *Profile, news []describe.Device) (all []Output) {
 			break
 		}
 		out := Output{Profile: p.ID(), Identity: part.Identity, Announced: true}
-		s.complete(&out, s.known[deviceKey{p.ID(), part.Identity}])
+		s.complete(&out, s.known[deviceKey{p.Family(), part.Identity}])
 		names := newNames()
 		var fields []devices.Field
 		for _, f := range part.Facts {

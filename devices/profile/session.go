@@ -21,6 +21,7 @@ var ErrUnknown = errors.New("no profile knows this topic")
 const (
 	maxDescribed    = 20000   // devices
 	maxDescriptions = 200000  // parts of them: one device in one announcement
+	maxParts        = 5000    // of one device
 	maxRules        = 500     // fields, topics and commands of a device
 	maxKept         = 4096    // messages that may be understood later
 	maxKeptBytes    = 8 << 10 // of each
@@ -45,8 +46,8 @@ type Session struct {
 	order *list.List               // oldest first
 }
 
-// A deviceKey is a device's in the words of one profile.
-type deviceKey struct{ profile, key string }
+// A deviceKey is a device's in the words of one family of profiles.
+type deviceKey struct{ family, key string }
 
 // An announcement is what a topic said last.
 type announcement struct {
@@ -83,19 +84,45 @@ func (l *Library) NewSession(location *time.Location) *Session {
 // says in one line what was not understood, with Output.Profile set where a
 // profile took the message.
 func (s *Session) Hear(m Message) (Output, error) {
+	out, err := s.hear(m)
+	if err == nil && out.Availability == devices.Offline {
+		s.follow(&out)
+	}
+	return out, err
+}
+
+// follow takes along those that hang on a device which is lost.
+func (s *Session) follow(out *Output) {
+	p := s.library.Get(out.Profile)
+	if p == nil || p.file.Silence.Via != "parent" {
+		return
+	}
+	for id, d := range s.known {
+		parent := d.whole.Parent
+		if id.family != p.Family() || parent == "" || parent != out.Identity && parent != out.About.Identity || d.shown() == out.Identity {
+			continue
+		}
+		child := Output{Profile: p.ID(), Identity: d.shown(), Availability: devices.Offline}
+		s.complete(&child, d)
+		out.Children = append(out.Children, child)
+	}
+	slices.SortStableFunc(out.Children, func(a, b Output) int { return cmp.Compare(a.Identity, b.Identity) })
+}
+
+func (s *Session) hear(m Message) (Output, error) {
 	h := newHeard(m)
 	p, captures := s.library.find(h)
 	priority := -1
 	if p != nil {
 		priority = p.Priority()
 	}
-	claims := slices.DeleteFunc(slices.Clone(s.topics[m.Topic]), func(d *described) bool { return d.priority < priority && d.profile != p })
+	claims := slices.DeleteFunc(slices.Clone(s.topics[m.Topic]), func(d *described) bool { return d.priority < priority && (p == nil || d.id.family != p.Family()) })
 	if len(claims) > 0 {
 		return s.hearClaimed(h, claims, p, captures)
 	}
 	if p == nil {
 		if len(m.Payload) > 0 {
-			s.keep(m)
+			s.keep(m, nil, "")
 		}
 		return Output{}, ErrUnknown
 	}
@@ -111,7 +138,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	if describer == nil {
 		out, err := s.decode(h, p, captures)
 		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
-			s.keep(h.Message)
+			s.keep(h.Message, p, p.identityOf(h, captures))
 		}
 		return out, err
 	}
@@ -129,7 +156,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	}
 	changed, removed := s.announce(h, p, news)
 	all := s.facts(p, news)
-	if rule.JSON != nil {
+	if rule.JSON != nil || rule.Value != nil || rule.Code != "" {
 		data, err := s.decode(h, p, captures)
 		if err != nil {
 			return out, err
@@ -187,7 +214,7 @@ func (p *Profile) describerFor(h *heard, captures map[string]string) (describe.F
 // decode reads by a profile, with what the device announced.
 func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Output, error) {
 	at := Place{Location: s.location}
-	d := s.called[deviceKey{p.ID(), p.identityOf(h, captures)}]
+	d := s.find(p, p.identityOf(h, captures))
 	var o *overlay
 	if d != nil {
 		o = d.overlay
@@ -198,6 +225,7 @@ func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Outp
 	}
 	s.see(p, h.Topic, out)
 	s.complete(&out, d)
+	out.Unannounced = d == nil && out.Identity != "" && p.file.asksUnannounced()
 	return out, nil
 }
 
@@ -227,7 +255,7 @@ func (p *Profile) identityOf(h *heard, captures map[string]string) string {
 // hearClaimed reads a message on a topic that devices announced.
 func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, captures map[string]string) (Output, error) {
 	var all []Output
-	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p }) {
+	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.id.family == p.Family() }) {
 		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
 		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
 			return own, err
@@ -237,7 +265,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	}
 	var trouble error
 	for _, d := range claims {
-		out := Output{Profile: d.id.profile, Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
+		out := Output{Profile: d.profile.ID(), Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
 		s.complete(&out, d)
 		if rules := d.rules[h.Topic]; rules != nil {
 			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
@@ -258,7 +286,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		all = append(all, out)
 	}
 	if len(all) == 0 {
-		return Output{Profile: claims[0].id.profile, Identity: claims[0].whole.Identity}, trouble
+		return Output{Profile: claims[0].profile.ID(), Identity: claims[0].whole.Identity}, trouble
 	}
 	out := all[0]
 	out.Children = append(out.Children, all[1:]...)
@@ -296,6 +324,9 @@ func (d *described) hear(h *heard) devices.Availability {
 		}
 		if slices.Contains(d.states, devices.AvailabilityUnknown) {
 			return devices.AvailabilityUnknown
+		}
+		if slices.Contains(d.states, devices.Sleeping) {
+			return devices.Sleeping
 		}
 	case describe.Any:
 		if slices.Contains(d.states, devices.Online) {
@@ -369,6 +400,7 @@ func (s *Session) forget(id deviceKey, topic string) (gone bool) {
 		delete(s.known, id)
 		return true
 	}
+	d.compile()
 	s.link(d)
 	return false
 }
@@ -384,7 +416,7 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 	now := &announcement{hash: hash}
 	still := make(map[deviceKey]bool, len(news))
 	for _, part := range news {
-		id := deviceKey{p.ID(), part.Identity}
+		id := deviceKey{p.Family(), part.Identity}
 		if part.Identity == "" {
 			continue
 		}
@@ -398,17 +430,23 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 		} else {
 			s.unlink(d)
 		}
-		if before, again := d.parts[h.Topic]; !again {
-			if s.parts >= maxDescriptions {
-				s.link(d)
-				continue
-			}
+		before, again := d.parts[h.Topic]
+		switch {
+		case !again && (s.parts >= maxDescriptions || len(d.parts) >= maxParts):
+			s.link(d)
+			continue
+		case !again:
 			s.parts++
 			d.order = append(d.order, h.Topic)
-		} else if still[id] { // twice in one announcement
+			d.parts[h.Topic] = part
+			d.extend(part) // a device may come in hundreds of parts
+		case still[id]: // twice in one announcement
 			part = combine(before, part)
+			fallthrough
+		default:
+			d.parts[h.Topic] = part
+			d.compile()
 		}
-		d.parts[h.Topic] = part
 		s.link(d)
 		if !still[id] {
 			still[id] = true
@@ -428,8 +466,8 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 
 // unlink takes a device out of the indexes.
 func (s *Session) unlink(d *described) {
-	if s.called[deviceKey{d.id.profile, d.shown()}] == d {
-		delete(s.called, deviceKey{d.id.profile, d.shown()})
+	if s.called[deviceKey{d.id.family, d.shown()}] == d {
+		delete(s.called, deviceKey{d.id.family, d.shown()})
 	}
 	for _, topic := range d.heardOn() {
 		s.topics[topic] = slices.DeleteFunc(s.topics[topic], func(other *described) bool { return other == d })
@@ -441,8 +479,7 @@ func (s *Session) unlink(d *described) {
 
 // link makes the whole of a device, and puts it into the indexes.
 func (s *Session) link(d *described) {
-	d.compile()
-	s.called[deviceKey{d.id.profile, d.shown()}] = d
+	s.called[deviceKey{d.id.family, d.shown()}] = d
 	for _, topic := range d.heardOn() {
 		s.topics[topic] = append(s.topics[topic], d)
 	}
@@ -464,19 +501,21 @@ func (d *described) heardOn() (all []string) {
 	return all
 }
 
-// keptMessage is one that may be understood better later.
+// keptMessage is one that may be understood better later, and whose it is.
 type keptMessage struct {
 	Message
+	profile  *Profile // nil if none knows it
+	identity string
 }
 
 // keep remembers the newest message of a topic.
-func (s *Session) keep(m Message) {
+func (s *Session) keep(m Message, p *Profile, identity string) {
 	if len(m.Payload) > maxKeptBytes {
 		return
 	}
 	m.Payload = slices.Clone(m.Payload)
 	if e := s.kept[m.Topic]; e != nil {
-		e.Value = keptMessage{m}
+		e.Value = keptMessage{m, p, identity}
 		s.order.MoveToBack(e)
 		return
 	}
@@ -485,7 +524,7 @@ func (s *Session) keep(m Message) {
 		delete(s.kept, oldest.Value.(keptMessage).Topic)
 		s.order.Remove(oldest)
 	}
-	s.kept[m.Topic] = s.order.PushBack(keptMessage{m})
+	s.kept[m.Topic] = s.order.PushBack(keptMessage{m, p, identity})
 }
 
 // again reads the kept messages of devices that were announced.
@@ -496,7 +535,7 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 	shown := make(map[string]bool)
 	topics := make(map[string]bool)
 	for _, part := range news {
-		d := s.known[deviceKey{p.ID(), part.Identity}]
+		d := s.known[deviceKey{p.Family(), part.Identity}]
 		if d == nil {
 			continue
 		}
@@ -506,13 +545,9 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 		}
 	}
 	for e := s.order.Front(); e != nil; e = e.Next() {
-		m := e.Value.(keptMessage).Message
-		h := newHeard(m)
-		own := false
-		if !topics[m.Topic] {
-			found, captures := s.library.find(h)
-			own = found == p && shown[p.identityOf(h, captures)]
-		}
+		kept := e.Value.(keptMessage)
+		m := kept.Message
+		own := kept.profile != nil && kept.profile.Family() == p.Family() && shown[kept.identity]
 		if !topics[m.Topic] && !own {
 			continue
 		}
@@ -529,12 +564,23 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 // Describe gives what was announced of a device, in the words of a profile;
 // false if nothing was.
 func (s *Session) Describe(profile, key string) (describe.Device, bool) {
-	d := s.known[deviceKey{profile, key}]
-	if d == nil {
-		d = s.called[deviceKey{profile, key}]
+	p := s.library.Get(profile)
+	if p == nil {
+		return describe.Device{}, false
 	}
+	d := s.find(p, key)
 	if d == nil {
 		return describe.Device{}, false
 	}
 	return d.whole, true
+}
+
+// find gives what was announced of a device, by either of its identities; nil
+// if nothing was.
+func (s *Session) find(p *Profile, key string) *described {
+	id := deviceKey{p.Family(), key}
+	if d := s.called[id]; d != nil {
+		return d
+	}
+	return s.known[id]
 }
