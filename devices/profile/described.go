@@ -69,7 +69,7 @@ func combineFields(a, b []describe.Field) []describe.Field {
 		if y.Invalid != nil {
 			x.Invalid = y.Invalid
 		}
-		x.Hidden = x.Hidden || y.Hidden
+		x.Hidden, x.Unitless = x.Hidden || y.Hidden, x.Unitless || y.Unitless
 		return x
 	})
 }
@@ -116,7 +116,7 @@ func addByKey[T any](all, more []T, key func(T) string, combine func(a, b T) T) 
 // selects nothing.
 func rulesOf(fields []describe.Field) (rules []fieldRule) {
 	for _, f := range fields {
-		r := fieldRule{Drop: f.Hidden, Kind: f.Kind, Type: f.Type, Unit: string(deviceUnit(string(f.Unit))), Scale: f.Scale, Signed: f.Bits, Invalid: f.Invalid, words: maps.Clone(f.Words)}
+		r := fieldRule{Drop: f.Hidden, Kind: f.Kind, Type: f.Type, Unit: string(deviceUnit(string(f.Unit))), Scale: f.Scale, Signed: f.Bits, Invalid: f.Invalid, words: maps.Clone(f.Words), unitless: f.Unitless && f.Unit == ""}
 		if name := fieldName(f.Name); name != "" {
 			r.Name = []template{{source: name, parts: []piece{{text: name}}}}
 		}

@@ -139,7 +139,8 @@ type fieldRule struct {
 	Range   []float64            `yaml:"range" doc:"The least and the most that it can be: [-50, 100]; what is beyond is dropped."`
 	Online  map[string]string    `yaml:"online" quote:"true" enum:"online,offline,asleep" doc:"What the field's values say of the device being there. Quote them."`
 
-	words map[string]word // of Words
+	words    map[string]word // of Words
+	unitless bool            // of an announcement
 }
 
 type joinRule struct {

@@ -97,9 +97,13 @@ func (s *Session) follow(out *Output) {
 	if p == nil || p.file.Silence.Via != "parent" {
 		return
 	}
+	told := make(map[string]bool)
+	for _, child := range out.Children {
+		told[child.Identity] = true
+	}
 	for id, d := range s.known {
 		parent := d.whole.Parent
-		if id.family != p.Family() || parent == "" || parent != out.Identity && parent != out.About.Identity || d.shown() == out.Identity {
+		if id.family != p.Family() || parent == "" || parent != out.Identity && parent != out.About.Identity || d.shown() == out.Identity || told[d.shown()] {
 			continue
 		}
 		child := Output{Profile: p.ID(), Identity: d.shown(), Availability: devices.Offline}

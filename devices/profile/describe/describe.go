@@ -82,12 +82,14 @@ type Field struct {
 	// Render, where it is set, makes the value instead.
 	Render Render
 
-	Name  string // as devices.Field, cleaned by the caller; "": the path
-	Unit  devices.Unit
-	Kind  string // as in a profile: measurement, counter, state, event, setting, identity, diagnostic
-	Type  string // number, integer, bool, text; "": as it comes
-	Words map[string]devices.Value
-	Scale float64 // 0 is 1
+	Name string // as devices.Field, cleaned by the caller; "": the path
+	Unit devices.Unit
+	// Unitless: it has no unit, whatever the profile would guess.
+	Unitless bool
+	Kind     string // as in a profile: measurement, counter, state, event, setting, identity, diagnostic
+	Type     string // number, integer, bool, text; "": as it comes
+	Words    map[string]devices.Value
+	Scale    float64 // 0 is 1
 	// Bits is the width of a number whose sign is its highest bit.
 	Bits int
 	// Invalid are values that mean that there is none.
