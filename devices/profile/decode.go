@@ -82,7 +82,7 @@ func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
 		if device != "" && !m.Topic.has("device") {
 			continue
 		}
-		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) {
+		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) && (!m.Known || device != "" || h.known != nil && h.known(p, c)) {
 			return c, true
 		}
 	}
@@ -93,7 +93,8 @@ func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
 type heard struct {
 	Message
 	peeked   bool
-	document *node // of a JSON object, nil if it is none
+	document *node                                             // of a JSON object, nil if it is none
+	known    func(p *Profile, captures map[string]string) bool // whether the device was heard before; nil: it was not
 }
 
 func newHeard(m Message) *heard { return &heard{Message: m} }

@@ -37,6 +37,7 @@ type spec struct {
 type matchRule struct {
 	Topic topicPattern `yaml:"topic,required" doc:"Levels: text, {x} one level, {x=A|B*} one of these, {x...} one or more, {x*} any number, $x a param. {device} is what tells devices apart."`
 	When  conditions   `yaml:"when" doc:"Conditions, as in decode."`
+	Known bool         `yaml:"known" doc:"Only where the device was heard on another of the topics before: for topics that many firmwares have."`
 }
 
 // conditions are on captures of the topic, on format, first, payload and
@@ -45,6 +46,7 @@ type conditions map[string]glob
 
 type deviceRule struct {
 	Key      []template    `yaml:"key" alone:"true" doc:"The firmware's own identity of the device: the first that can be filled; {device} if there is none."`
+	Also     template      `yaml:"also" doc:"Another identity, which other messages of the device show. A message that has both tells that they are one."`
 	Name     []template    `yaml:"name" alone:"true" doc:"What its owner calls it."`
 	Maker    []template    `yaml:"maker" alone:"true" doc:"Who made it."`
 	Model    []template    `yaml:"model" alone:"true" doc:"What it is."`
@@ -70,6 +72,7 @@ type decodeRule struct {
 	Code         string            `yaml:"code" enum:"sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
+	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
 	Skip         bool              `yaml:"skip" doc:"The message says nothing that another does not."`
 	Refuse       string            `yaml:"refuse" doc:"The message cannot be used, and why."`
 }

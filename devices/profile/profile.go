@@ -170,6 +170,7 @@ func (s *spec) checkDevice(add addFault) {
 			s.checkTemplate("device."+key, t, add)
 		}
 	}
+	s.checkTemplate("device.also", d.Also, add)
 	if d.Children != nil {
 		s.checkTemplate("device.children.key", d.Children.Key, add, "key")
 	}
@@ -189,6 +190,9 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
+		}
+		if d.Live && d.Describe == "" {
+			add(key+".live", "what is no announcement is measured now anyway", "", "remove it")
 		}
 		if len(d.When) == 0 && i < len(s.Decode)-1 {
 			add(key, "without when it takes every message, and those after it none", "", "add when, or move it to the end")

@@ -40,7 +40,9 @@ type Session struct {
 	topics    map[string][]*described  // by further topics, of values or availability
 	parts     int
 
-	seen map[deviceKey]*seen // by the identity that messages show
+	seen   map[deviceKey]*seen  // by the identity that messages show
+	levels map[deviceKey]bool   // by {device} of the topic
+	also   map[deviceKey]string // identity, by another one
 
 	kept  map[string]*list.Element // of keptMessage, by topic
 	order *list.List               // oldest first
@@ -74,7 +76,7 @@ type described struct {
 func (l *Library) NewSession(location *time.Location) *Session {
 	return &Session{
 		library: l, location: location, seed: maphash.MakeSeed(),
-		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen),
+		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen), levels: make(map[deviceKey]bool), also: make(map[deviceKey]string),
 		topics: make(map[string][]*described), kept: make(map[string]*list.Element), order: list.New(),
 	}
 }
@@ -115,6 +117,7 @@ func (s *Session) follow(out *Output) {
 
 func (s *Session) hear(m Message) (Output, error) {
 	h := newHeard(m)
+	h.known = s.heardBefore
 	p, captures := s.library.find(h)
 	priority := -1
 	if p != nil {
@@ -171,7 +174,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 		out = all[0]
 		out.Children = append(out.Children, all[1:]...)
 	}
-	out.Announced, out.Removed = true, removed
+	out.Announced, out.Removed = !rule.Live, removed
 	if changed {
 		out.Earlier = s.again(p, news)
 	}
@@ -228,9 +231,29 @@ func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Outp
 		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, err
 	}
 	s.see(p, h.Topic, out)
+	s.recognise(p, h, captures, out)
 	s.complete(&out, d)
+	if other := s.also[deviceKey{p.Family(), out.Identity}]; out.About.Identity == "" {
+		out.About.Identity = other
+	}
 	out.Unannounced = d == nil && out.Identity != "" && p.file.asksUnannounced()
 	return out, nil
+}
+
+// recognise remembers by what else the device of a message is known.
+func (s *Session) recognise(p *Profile, h *heard, captures map[string]string, out Output) {
+	if len(s.levels) < maxDescribed && out.Identity != "" && captures["device"] != "" && slices.ContainsFunc(p.file.Match, func(m matchRule) bool { return m.Known }) {
+		s.levels[deviceKey{p.Family(), captures["device"]}] = true
+	}
+	also, ok := p.file.Device.Also.fill(lookUp(captures, h.peek()))
+	if key := (deviceKey{p.Family(), also}); ok && also != "" && also != out.Identity && out.Identity != "" && (len(s.also) < maxDescribed || s.also[key] != "") {
+		s.also[key] = out.Identity
+	}
+}
+
+// heardBefore reports whether the device of a topic was.
+func (s *Session) heardBefore(p *Profile, captures map[string]string) bool {
+	return s.levels[deviceKey{p.Family(), captures["device"]}]
 }
 
 // complete adds what was announced of a device.
