@@ -58,7 +58,7 @@ type seen struct {
 }
 
 // see remembers what commands need.
-func (s *Session) see(p *Profile, topic string, out Output) {
+func (s *Session) see(p *Profile, topic string, captures map[string]string, out Output) {
 	if len(p.file.Commands)+len(p.file.Poll) == 0 || out.Identity == "" {
 		return
 	}
@@ -71,7 +71,9 @@ func (s *Session) see(p *Profile, topic string, out Output) {
 		v = &seen{}
 		s.seen[key] = v
 	}
-	v.topic = topic
+	if v.topic == "" || captures["device"] != "" { // else it does not tell where to answer
+		v.topic = topic
+	}
 	for _, t := range out.targets {
 		if len(v.targets) < maxRules && !slices.Contains(v.targets, t) {
 			v.targets = append(v.targets, t)

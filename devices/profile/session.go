@@ -230,7 +230,7 @@ func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Outp
 	if err != nil {
 		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, err
 	}
-	s.see(p, h.Topic, out)
+	s.see(p, h.Topic, captures, out)
 	s.recognise(p, h, captures, out)
 	s.complete(&out, d)
 	if other := s.also[deviceKey{p.Family(), out.Identity}]; out.About.Identity == "" {

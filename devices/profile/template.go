@@ -14,7 +14,8 @@ import (
 //	{/a/b}       a member of the message
 //	{./a}        a member of the object that a rule selected
 //	{/a,/b,c}    those of them that are there, with / between
-//	{/a|hex8}    in another form: hex8, lower, upper, slug
+//	{/a|hex8}    in another form: hex8, lower, upper, slug, above (a/b of
+//	             a/b/c), number (the last one in it)
 //
 // It can be filled where each placeholder has a value that is not empty. Braces
 // around anything with a quote or a blank are text, so JSON can be written as
@@ -104,7 +105,15 @@ var forms = map[string]func(string) string{
 		}
 		return fmt.Sprintf("%08x", uint32(n))
 	},
-	"slug": fieldName,
+	"slug":   fieldName,
+	"above":  func(s string) string { return s[:max(0, strings.LastIndexByte(s, '/'))] },
+	"number": lastNumber,
+}
+
+// lastNumber gives the last digits of a text that stand together.
+func lastNumber(s string) string {
+	s = strings.TrimRightFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	return s[strings.LastIndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })+1:]
 }
 
 // names gives the captures that the template uses.
