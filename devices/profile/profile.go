@@ -323,6 +323,9 @@ func (s *spec) checkCommands(add addFault) {
 func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 	for _, alternative := range s.paths {
 		for i, r := range rules {
+			if len(r.When) > 0 {
+				continue // it takes only some
+			}
 			for _, taken := range r.Select.paths {
 				if covers(taken, alternative) {
 					return i, strings.Join(alternative, "/")

@@ -22,7 +22,7 @@ var profileOf = map[string]string{
 var missing = []string{
 	"ahoydtu", "chirpstack-v4", "ebusd", "ems-esp", "espeasy", "espeasy-domoticz", "esphome", "frigate", "homeassistant-discovery",
 	"meshtastic", "openmqttgateway", "plain", "theengs",
-	"ttn-v3", "valetudo", "wled", "zwave-js-ui",
+	"ttn-v3", "valetudo", "wled",
 }
 
 // readLines reads the samples of a firmware.
