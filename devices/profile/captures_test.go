@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,4 +169,78 @@ func TestZigbeeExposes(t *testing.T) {
 		}
 	}
 	t.Logf("%d devices, %d fields, %d commands; units %s", len(lines), fields, commands, strings.Join(sortedKeys(spelled), ", "))
+}
+
+// TestHomieDevice hears what a device made with an npm package said to a real
+// broker: as it came, and in other orders, as a broker may send what it kept.
+func TestHomieDevice(t *testing.T) {
+	type said struct{ Topic, Payload string }
+	var all []said
+	for _, line := range capture(t, "homie-device.jsonl") {
+		var s said
+		if err := json.Unmarshal(line, &s); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	if len(all) < 60 {
+		t.Fatalf("%d messages", len(all))
+	}
+	const want = `climate_humidity=55 %, climate_serial="00123", climate_temperature=21.40 °C, lamps_1_level=80 %, valve_mode="on"`
+	for seed := range uint64(20) {
+		h := newHouse(t)
+		got := map[string]string{}
+		take := func(out Output) {
+			if out.Announced {
+				return
+			}
+			for _, r := range out.Readings {
+				for _, f := range r.Fields {
+					v := f.Value.String()
+					if f.Value.Kind() == devices.TextValue {
+						v = fmt.Sprintf("%q", v)
+					}
+					got[f.Name] = strings.TrimSpace(f.Name + "=" + v + " " + string(f.Unit))
+				}
+			}
+		}
+		order := slices.Clone(all)
+		if seed > 0 {
+			rand.New(rand.NewPCG(seed, seed)).Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		}
+		for _, s := range order {
+			out := h.hear(s.Topic, s.Payload)
+			if out.Identity != "greenhouse" {
+				t.Errorf("%s: %+v", s.Topic, out)
+			}
+			take(out)
+			for _, earlier := range out.Earlier {
+				take(earlier.Output)
+			}
+		}
+		delete(got, "valve_open") // true and false, in any order
+		delete(got, "stats_uptime")
+		delete(got, "stats_interval")
+		var lines []string
+		for _, name := range sortedKeys(got) {
+			lines = append(lines, got[name])
+		}
+		if line := strings.Join(lines, ", "); line != want {
+			t.Errorf("order %d: %s, want %s", seed, line, want)
+		}
+		about, ok := h.Describe("homie3", "greenhouse")
+		if !ok || about.Name != "Green house" || about.Firmware != "1.2.3" {
+			t.Errorf("order %d: %+v", seed, about)
+		}
+		// The script sent this; the device answered with its property.
+		if sent, err := h.Encode("homie4", "greenhouse", "valve_open", "off"); err != nil || !slices.Contains(all, said{sent.Topic, string(sent.Payload)}) {
+			t.Errorf("order %d: %+v %v", seed, sent, err)
+		}
+		if _, err := h.Encode("homie4", "greenhouse", "valve_mode", "open"); err == nil {
+			t.Errorf("order %d: a word that is not announced is sent", seed)
+		}
+		if _, err := h.Encode("homie4", "greenhouse", "climate_temperature", "20"); err == nil {
+			t.Errorf("order %d: what cannot be set is set", seed)
+		}
+	}
 }

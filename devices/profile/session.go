@@ -571,13 +571,14 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 			topics[topic] = true
 		}
 	}
+	var messages []Message // first, for reading one keeps it again, at the end
 	for e := s.order.Front(); e != nil; e = e.Next() {
 		kept := e.Value.(keptMessage)
-		m := kept.Message
-		own := kept.profile != nil && kept.profile.Family() == p.Family() && shown[kept.identity]
-		if !topics[m.Topic] && !own {
-			continue
+		if topics[kept.Topic] || kept.profile != nil && kept.profile.Family() == p.Family() && shown[kept.identity] {
+			messages = append(messages, kept.Message)
 		}
+	}
+	for _, m := range messages {
 		out, err := s.Hear(m)
 		if err != nil || len(out.Readings) == 0 && out.Availability == devices.AvailabilityUnknown {
 			continue
