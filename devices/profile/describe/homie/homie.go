@@ -129,9 +129,11 @@ func (p property) add(d *describe.Device, topics bool) {
 		f.Select, f.Name = "", p.path
 		d.Topics = append(d.Topics, describe.Topic{Topic: p.topic, Fields: []describe.Field{f}})
 	} else {
-		target := f
-		target.Select, target.Kind = f.Select+"/target", "setting"
-		d.Fields = append(d.Fields, f, target)
+		d.Fields = append(d.Fields, f)
+		if p.whole { // only version 5 has $target
+			f.Select, f.Kind = f.Select+"/target", "setting"
+			d.Fields = append(d.Fields, f)
+		}
 	}
 	c := describe.Command{Name: p.path, Title: p.title}
 	if p.settable { // without a topic it is none
