@@ -25,11 +25,31 @@ func (d *described) extend(part describe.Device) {
 	whole := combine(d.whole, part)
 	d.whole = whole
 	d.states = append(d.states, make([]devices.Availability, len(whole.Availability)-len(d.states))...)
-	d.overlay = &overlay{rules: rulesOf(whole.Fields)}
-	d.rules = make(map[string]*overlay)
-	for _, t := range whole.Topics {
-		d.rules[t.Topic] = &overlay{fields: t.Fields, rules: rulesOf(t.Fields)}
+	d.overlay, d.rules = nil, nil
+}
+
+// ownRules gives the rules for messages that the profile knows. They are made
+// when a message comes, for a description may come in hundreds of parts.
+func (d *described) ownRules() *overlay {
+	if d.overlay == nil {
+		d.overlay = &overlay{rules: rulesOf(d.whole.Fields)}
 	}
+	return d.overlay
+}
+
+// rulesOn gives those for a further topic; nil if it is none.
+func (d *described) rulesOn(topic string) *overlay {
+	if d.rules == nil {
+		d.rules = make(map[string]*overlay)
+		for _, t := range d.whole.Topics {
+			d.rules[t.Topic] = &overlay{fields: t.Fields}
+		}
+	}
+	o := d.rules[topic]
+	if o != nil && o.rules == nil {
+		o.rules = rulesOf(o.fields)
+	}
+	return o
 }
 
 // combine adds a part to a description. What the part does not say stays.

@@ -224,7 +224,7 @@ func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Outp
 	d := s.find(p, p.identityOf(h, captures))
 	var o *overlay
 	if d != nil {
-		o = d.overlay
+		o = d.ownRules()
 	}
 	out, err := p.decode(h, captures, at, o)
 	if err != nil {
@@ -294,7 +294,7 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	for _, d := range claims {
 		out := Output{Profile: d.profile.ID(), Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
 		s.complete(&out, d)
-		if rules := d.rules[h.Topic]; rules != nil {
+		if rules := d.rulesOn(h.Topic); rules != nil {
 			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
 			if err := r.rendered(&out); err != nil {
 				trouble = err
@@ -574,6 +574,9 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 	var messages []Message // first, for reading one keeps it again, at the end
 	for e := s.order.Front(); e != nil; e = e.Next() {
 		kept := e.Value.(keptMessage)
+		if !concerned(news, kept.Topic) {
+			continue
+		}
 		if topics[kept.Topic] || kept.profile != nil && kept.profile.Family() == p.Family() && shown[kept.identity] {
 			messages = append(messages, kept.Message)
 		}
@@ -587,6 +590,12 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 		all = append(all, Earlier{m, out})
 	}
 	return all
+}
+
+// concerned reports whether an announcement may change what a message on a
+// topic means.
+func concerned(news []describe.Device, topic string) bool {
+	return slices.ContainsFunc(news, func(d describe.Device) bool { return d.Concerns == nil || d.Concerns(topic) })
 }
 
 // Describe gives what was announced of a device, in the words of a profile;

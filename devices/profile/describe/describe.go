@@ -63,6 +63,10 @@ type Device struct {
 	Mode         Mode // of several Availability
 	Commands     []Command
 
+	// Concerns tells of which topics the announcement changes the meaning, so
+	// that earlier messages on others are not read again; nil: it may be of any.
+	Concerns func(topic string) bool
+
 	// Facts are what the announcement itself says, for people: shown as fields
 	// of kind identity and by `porchlight profile test`.
 	Facts []Fact

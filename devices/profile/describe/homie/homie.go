@@ -35,6 +35,7 @@ func Describe(m describe.Message) ([]describe.Device, error) {
 	value := strings.TrimSpace(string(m.Payload))
 	name := strings.Trim(below, "/") // of the node, or node/property
 	d := describe.Device{Identity: identity, Facts: []describe.Fact{describe.Text(strings.Trim(name+"/$"+attribute, "/"), value)}}
+	d.Concerns = func(string) bool { return false }
 	switch {
 	case name == "":
 		ofDevice(&d, attribute, value)
@@ -44,6 +45,9 @@ func Describe(m describe.Message) ([]describe.Device, error) {
 			return nil, err
 		}
 		p.add(&d, m.Captures["base"] != "")
+		if p.unit+p.datatype+p.retained != "" {
+			d.Concerns = p.concerns
+		}
 	}
 	return []describe.Device{d}, nil
 }
@@ -141,6 +145,19 @@ func (p property) add(d *describe.Device, topics bool) {
 	}
 	c.Argument = p.argument()
 	d.Commands = append(d.Commands, c)
+}
+
+// concerns reports whether the values on a topic are those of the property, or
+// of an array that it is of.
+func (p property) concerns(topic string) bool {
+	node, id, _ := strings.Cut(p.path, "/")
+	start, _ := strings.CutSuffix(p.topic, "/"+p.path)
+	rest, ok := strings.CutPrefix(topic, start+"/"+node)
+	if !ok {
+		return false
+	}
+	element, last, ok := strings.Cut(rest, "/")
+	return ok && (element == "" || element[0] == '_') && (last == id || last == id+"/$target")
 }
 
 // argument takes datatype and format, either of which may come alone: what
