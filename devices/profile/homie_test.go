@@ -125,6 +125,10 @@ func TestHomieElsewhere(t *testing.T) {
 	if got := line(h.hear("devices/hall/th/temperature", "70.5")); got != "hall: - th_temperature=70.5 °F" {
 		t.Error(got)
 	}
+	h.hear("homie/homie/homie/homie/$unit", "V") // all are called the same
+	if got := line(h.hear("homie/homie/homie/homie", "5")); got != "homie: - homie_homie=5 V" {
+		t.Error(got)
+	}
 	h.hear("cellar/5/hall2/$description", `{"homie":"5.0","nodes":{"n":{"properties":{"on":{"datatype":"boolean","settable":true}}}}}`)
 	if got := line(h.hear("cellar/5/hall2/n/on", "false")); got != "hall2: - n_on=false" {
 		t.Error(got)

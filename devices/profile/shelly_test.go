@@ -53,6 +53,10 @@ func TestShellyGen2(t *testing.T) {
 	if out := h.hear("shellies/announce", `{"id":"shelly1","model":"SHSW-1","mac":"8CAAB54B98DF"}`); out.Profile != "shelly-gen1" {
 		t.Errorf("%+v", out)
 	}
+	if got := line(h.hear("someone/rpc", `{"id":1,"src":"shellypro4pm-f008d1d8b8b8","dst":"someone","result":{"switch:0":{"id":0,"apower":5.5}}}`)); got != "shellypro4pm-f008d1d8b8b8: - switch_0_apower=5.5 W" {
+		t.Error(got)
+	}
+	h.hear("porchlight/rpc", `{"id":1,"src":"shellypro4pm-f008d1d8b8b8","dst":"porchlight","result":{"was_on":false}}`)
 	h.hear("porchlight/rpc", `{"id":1,"src":"shellypro4pm-f008d1d8b8b8","dst":"porchlight","result":null}`)
 	if sent, err := h.Encode("shelly-gen2", "shellypro4pm-f008d1d8b8b8", "switch_1_output", "off"); err != nil || sent.Topic != "garage/command/switch:1" {
 		t.Errorf("after an answer: %+v %v", sent, err)

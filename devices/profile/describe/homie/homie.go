@@ -31,7 +31,11 @@ func Describe(m describe.Message) ([]describe.Device, error) {
 	if attribute == "description" {
 		return describeDocument(m, before, identity)
 	}
-	_, below, _ := strings.Cut("/"+before+"/", "/"+identity+"/")
+	_, rest, _ := strings.Cut(before+"/", "/")
+	below, ok := strings.CutPrefix(rest, identity+"/")
+	if !ok { // a base topic of several levels
+		_, below, _ = strings.Cut("/"+rest, "/"+identity+"/")
+	}
 	value := strings.TrimSpace(string(m.Payload))
 	name := strings.Trim(below, "/") // of the node, or node/property
 	d := describe.Device{Identity: identity, Facts: []describe.Fact{describe.Text(strings.Trim(name+"/$"+attribute, "/"), value)}}
