@@ -74,6 +74,7 @@ type traceReading struct {
 	Numbers []traceNumber
 	Sent    []traceSent
 	Lost    int // told as lost, in this commit
+	Perhaps int // the same, of it or of another that was held
 }
 
 // A traceNumber is what Append gave a reading. It gives another where the
@@ -425,7 +426,7 @@ func (r *recorder) lose(l Loss) []byte {
 		for i := range r.Readings {
 			d := &r.Readings[i]
 			if d.Device == l.Device && slices.ContainsFunc(d.Numbers, func(n traceNumber) bool { return n.Store == "" }) {
-				d.Lost = min(d.Lost, r.now())
+				d.Perhaps = min(d.Perhaps, r.now())
 				known = len(told)
 			}
 		}
@@ -485,7 +486,7 @@ func (r *recorder) append(device devices.ID) {
 	for range m.Count {
 		r.next[device]++
 		r.index[traceKey{device, r.next[device]}] = len(r.Readings)
-		r.Readings = append(r.Readings, traceReading{Device: device, Value: r.next[device], Message: len(r.Messages), Lost: never})
+		r.Readings = append(r.Readings, traceReading{Device: device, Value: r.next[device], Message: len(r.Messages), Lost: never, Perhaps: never})
 	}
 	if device != "c" && device != "flood" {
 		m.Origin = devices.NewOrigin([]byte(device), fmt.Append(nil, m.First))
@@ -997,7 +998,7 @@ func (t *trial) settle() error {
 		if _, arrived := t.arrived[i]; arrived || m.Acked > t.at && !t.again[d.Message] {
 			continue
 		}
-		if d.Lost < t.at || d.Lost <= t.now && (t.effective || t.lying) {
+		if lost := min(d.Lost, d.Perhaps); lost < t.at || lost <= t.now && (t.effective || t.lying) {
 			continue
 		}
 		if slices.ContainsFunc(d.Numbers, func(n traceNumber) bool { return t.thinned[thinnedOut{d.Device, n.Store, n.Seq}] }) {
@@ -1094,7 +1095,9 @@ func (t *trial) arrive(p *Pack, before map[int]string) error {
 		if item, any := t.arrived[i]; any {
 			return fmt.Errorf("reading %d came in %s before", e.value, item)
 		}
-		if e.value < t.newest[p.Device] && !(t.lying && d.Lost >= t.at && d.Lost <= t.now) { // what is lost in a commit that is gone may come again
+		// What is lost in a commit that is gone may come again.
+		again := t.lying && (d.Lost >= t.at && d.Lost <= t.now || d.Perhaps >= t.at && d.Perhaps <= t.now)
+		if e.value < t.newest[p.Device] && !again {
 			return fmt.Errorf("reading %d came after %d", e.value, t.newest[p.Device])
 		}
 		t.newest[p.Device], t.arrived[i] = e.value, p.Item()

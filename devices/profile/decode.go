@@ -83,7 +83,7 @@ func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
 		if device != "" && !m.Topic.has("device") {
 			continue
 		}
-		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) {
+		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) && (!m.Known || device != "" || h.known != nil && h.known(p, c)) {
 			return c, true
 		}
 	}
@@ -96,7 +96,8 @@ type heard struct {
 	peeked   bool
 	document *node // of a JSON object, nil if it is none
 	decoded  bool
-	foreign  any // what JSON holds, for templates
+	foreign  any                                               // what JSON holds, for templates
+	known    func(p *Profile, captures map[string]string) bool // whether the device was heard before; nil: it was not
 }
 
 func newHeard(m Message) *heard { return &heard{Message: m} }
@@ -145,6 +146,9 @@ func (h *heard) value(name string, captures map[string]string) (_ string, ok boo
 			return "", false
 		}
 		return text[:1], true
+	case name == "payload":
+		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), maxText)]))
+		return text, text != "" && len(h.Payload) <= maxText
 	case name == "format":
 		return strconv.Itoa(h.ContentFormat), h.ContentFormat >= 0
 	case name == "retained":
@@ -403,14 +407,14 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !rule.Is.isZero() {
 		text, _ = rule.Is.fill(look)
 	}
-	v := devices.Text(text)
+	v, meant := devices.Text(text), ""
 	if !rule.Raw {
-		v = bare(text)
+		v, meant = bare(text), text
 	}
 	if fieldName(name) == "" {
 		name = "value"
 	}
-	return under(name, &node{value: v}), nil
+	return under(name, &node{value: v, text: meant}), nil
 }
 
 func (rule availabilityRule) read(h *heard) (devices.Availability, error) {

@@ -111,7 +111,7 @@ func (w *walker) whole(n *node, at place, rule *fieldRule) bool {
 func (w *walker) value(n *node, at place, selected *node) {
 	for i, c := range w.profile.file.Commands {
 		if c.For != nil && c.For.selects(at.members) && len(w.targets) < maxRules {
-			w.targets = append(w.targets, target{i, at.members[len(at.members)-1]})
+			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
 		}
 	}
 	if len(w.out) >= w.profile.file.Limits.Fields {
@@ -162,7 +162,11 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 	} else if w.only || w.profile.file.Rest.Create == "none" || w.profile.isTime(at.members, n.value) {
 		return f, false
 	}
-	if f.Value, ok = rule.convert(n.value); !ok {
+	v := n.value
+	if _, word := rule.words[n.text]; n.text != "" && (word || rule.Type == "text") { // else on would be true
+		v = devices.Text(n.text)
+	}
+	if f.Value, ok = rule.convert(v); !ok {
 		return f, false
 	}
 	if a, ok := availabilityWords[rule.Online[strings.TrimSpace(n.value.String())]]; ok {

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -65,6 +66,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 		}
 	}
 	take("name", func() { s.Name = base.Name })
+	take("family", func() { s.Family = base.Family })
 	take("transport", func() { s.Transports = base.Transports })
 	take("priority", func() { s.Priority = base.Priority })
 	take("match", func() { s.Match = slices.Clone(base.Match) })
@@ -146,8 +148,8 @@ func (s *spec) checkConditions(_ string, add addFault) {
 
 func (s *spec) checkWhen(key string, c conditions, add addFault) {
 	for name := range c {
-		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "retained"}, name) && !s.captured(name) {
-			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first or retained")
+		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "payload", "retained"}, name) && !s.captured(name) {
+			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first, payload or retained")
 		}
 	}
 }
@@ -170,6 +172,7 @@ func (s *spec) checkDevice(add addFault) {
 			s.checkTemplate("device."+key, (*templates)[i], add)
 		}
 	}
+	s.checkTemplate("device.also", d.Also, add)
 	if d.Children != nil {
 		s.checkTemplate("device.children.key", d.Children.Key, add, "key")
 	}
@@ -189,6 +192,9 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
+		}
+		if d.Live && d.Describe == "" {
+			add(key+".live", "what is no announcement is measured now anyway", "", "remove it")
 		}
 		if len(d.When) == 0 && i < len(s.Decode)-1 {
 			add(key, "without when it takes every message, and those after it none", "", "add when, or move it to the end")
@@ -310,8 +316,8 @@ func (s *spec) checkCommands(add addFault) {
 		c := &s.Commands[i]
 		key := fmt.Sprintf("commands[%d]", i)
 		s.bind(key+".topic", &c.Topic, add)
-		s.checkTemplate(key+".name", c.Name, add, "key")
-		s.checkTemplate(key+".payload", c.Payload, add, "key", "value")
+		s.checkTemplate(key+".name", c.Name, add, "key", "path")
+		s.checkTemplate(key+".payload", c.Payload, add, "key", "path", "value")
 		switch {
 		case c.Topic.isZero() == (len(c.Reply) == 0) && slices.Contains(s.Transports, "mqtt"):
 			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
@@ -322,7 +328,7 @@ func (s *spec) checkCommands(add addFault) {
 				}
 			}
 		default:
-			s.checkTemplate(key+".topic", c.Topic, add, "key")
+			s.checkTemplate(key+".topic", c.Topic, add, "key", "path")
 		}
 		checkUnit(key+".argument.unit", c.Argument.Unit, add)
 		if a := c.Argument; a.Min != nil && a.Max != nil && *a.Min > *a.Max {
@@ -377,8 +383,17 @@ func (s *spec) checkPolls(add addFault) {
 	}
 }
 
+// asksUnannounced reports whether a device is to be asked what it means.
+func (s *spec) asksUnannounced() bool {
+	return slices.ContainsFunc(s.Poll, func(p pollRule) bool { return p.On == "unannounced" })
+}
+
 // ID names the profile in the config.
 func (p *Profile) ID() string { return p.file.ID }
+
+// Family is the profile whose devices those of this one are: its own id, where
+// it names no other. A device is the same where family and identity are.
+func (p *Profile) Family() string { return cmp.Or(p.file.Family, p.file.ID) }
 
 // Name is what people call the firmware.
 func (p *Profile) Name() string { return p.file.Name }

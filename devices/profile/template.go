@@ -15,7 +15,8 @@ import (
 //	{/a/b}       a member of the message
 //	{./a}        a member of the object that a rule selected
 //	{/a,/b,c}    those of them that are there, with / between
-//	{/a|hex8}    in another form: hex8, json, lower, upper, slug
+//	{/a|hex8}    in another form: hex8, json, lower, upper, slug, above (a/b of
+//	             a/b/c), number (the last one in it)
 //	{x|before:_} what stands before the first _ in it, or after: it; nothing
 //	             where there is none
 //
@@ -107,7 +108,9 @@ var forms = map[string]func(string) string{
 		}
 		return fmt.Sprintf("%08x", uint32(n))
 	},
-	"slug": fieldName,
+	"slug":   fieldName,
+	"above":  func(s string) string { return s[:max(0, strings.LastIndexByte(s, '/'))] },
+	"number": lastNumber,
 	"json": func(s string) string { // what stands between the quotes
 		quoted, err := json.Marshal(s)
 		if err != nil {
@@ -138,6 +141,12 @@ func formOf(name string) func(string) string {
 		}
 	}
 	return nil
+}
+
+// lastNumber gives the last digits of a text that stand together.
+func lastNumber(s string) string {
+	s = strings.TrimRightFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	return s[strings.LastIndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })+1:]
 }
 
 // names gives the captures that the template uses.
