@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/aboard"
 	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
@@ -39,14 +40,18 @@ type Agent struct {
 	house    *house
 	forward  *forwarder
 	intake   *intake
-	profiles *profile.Set
+	profiles *profile.Library
+	known    *profile.Library // of profiles, those that tell their devices from others
 	access   authorizer
 	timing   timing
 	started  time.Time
+	aboard   *aboard.Registry
 
 	mu      sync.Mutex
 	config  *config.Config
-	crew    crew // nil while Run is not at work
+	tls     tlsSettings
+	ctx     context.Context // of the drivers; nil while Run is not at work
+	crew    crew
 	resumed bool // a gateway before this, or this before a reload, may have heard devices
 }
 
@@ -57,7 +62,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, known: profiles.Above(0), config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
@@ -84,6 +90,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		State:        a.timing.state,
 		Date:         a.timing.date,
 		Apply:        a.timing.apply,
+		Now:          a.timing.now,
+		Written:      writtenBytes,
 		LossNote:     lossNote,
 		RecoveryNote: recoveryNote,
 		Log:          log,
@@ -100,9 +108,12 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if c.XMPP.Component != nil {
 		under = limits{slots: 64, log: mostWindow}
 	}
+	if a.aboard, err = aboard.Open(c.Gateway.DataDir); err != nil {
+		log.Error("devices that were refused may be asked about again", "error", err)
+	}
 	a.house = newHouse(a.changed)
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, timing: &a.timing, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, timing: &a.timing, aboard: a.aboard, log: log}
 	a.furnish(c)
 	return a, nil
 }
@@ -125,15 +136,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
+	forwarding.Go(func() { a.admitDue(forwardCtx) })
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
-	a.hire(ctx)
+	a.ctx = ctx
+	a.hire()
 	a.mu.Unlock()
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
 
 	a.mu.Lock()
+	a.ctx = nil
 	a.crew.dismiss()
 	a.crew = nil
 	a.mu.Unlock()
@@ -187,18 +201,28 @@ func (a *Agent) flush() {
 // Reload takes over devices, operators and profiles of a newly read config.
 // The outbox, the XMPP session and what of the drivers did not change go on,
 // so that no reading is lost and no device notices.
-func (a *Agent) Reload(ctx context.Context, c *config.Config) {
+func (a *Agent) Reload(c *config.Config) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.crew == nil {
+	if a.ctx == nil {
 		return
+	}
+	a.access.set(grants(c))
+	a.change(c)
+	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators))
+}
+
+// change has the devices of another config instead of those before; one whose
+// file has faults stays as it was. It is called with a.mu held, while drivers are at work.
+func (a *Agent) change(c *config.Config) {
+	c = c.After(a.config)
+	for _, e := range deviceEvents(a.config.Devices, c.Devices, time.Now()) {
+		a.outbox.AddNote(note(e))
 	}
 	a.config = c
 	a.resumed = true
-	a.access.set(grants(c))
 	a.furnish(c)
-	a.hire(ctx)
-	a.log.Info("config reloaded", "devices", len(c.Devices), "operators", len(c.Operators))
+	a.hire()
 }
 
 // furnish tells house and bridge which devices there are.
@@ -211,6 +235,7 @@ func (a *Agent) furnish(c *config.Config) {
 		}
 		ds = append(ds, device)
 	}
+	a.aboard.Configure(c)
 	a.house.furnish(ds, a.outbox.State)
 	contacts := make([]bridge.Device, len(ds))
 	for i, d := range ds {
@@ -224,13 +249,13 @@ func (a *Agent) furnish(c *config.Config) {
 
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
-func (a *Agent) hire(ctx context.Context) {
-	wanted, err := drivers(a.config, a.profiles, a.resumed, a.timing.verify, a.log)
+func (a *Agent) hire() {
+	wanted, err := drivers(a.config, a.profiles, a.known, a.resumed, a.tls.of, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
 	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
-	a.crew = a.crew.change(ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
+	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
 }
 
 // changed is called when a device's picture changed.
@@ -267,15 +292,24 @@ func (a *Agent) Stats() Stats {
 
 // lossNote tells of lost readings as an event.
 func lossNote(l outbox.Loss) []byte {
+	id, what := "loss", "lost"
+	if l.Kept != nil {
+		id, what = "thinned", "thinned out"
+	}
 	e := bridge.Event{
-		ID:       fmt.Sprintf("loss-%s-%s-%d-%d", l.Device, l.Store, l.First, l.Last),
+		ID:       fmt.Sprintf("%s-%s-%s-%d-%d", id, l.Device, l.Store, l.First, l.Last),
 		Time:     l.Time,
 		Category: "loss",
 		Device:   l.Device,
-		Title:    fmt.Sprintf("%s: %d readings lost", l.Device, l.Last-l.First+1),
+		Title:    fmt.Sprintf("%s: %d readings %s", l.Device, l.Count, what),
 		Summary:  l.Reason,
-		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
+		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason, Kept: l.Kept},
 	}
+	return note(e)
+}
+
+// note is an event as the outbox keeps it.
+func note(e bridge.Event) []byte {
 	b, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // the type has nothing that cannot be marshalled

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,9 +26,9 @@ import (
 
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
-// resumed, devices may repeat what they said before. verify is the time by which
-// certificates are judged.
-func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func() time.Time, log *slog.Logger) (list []devices.Driver, err error) {
+// resumed, devices may repeat what they said before. Of profiles, known are
+// those that tell their devices from others.
+func drivers(c *config.Config, profiles, known *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {
@@ -36,7 +37,7 @@ func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func(
 		switch {
 		case d.MQTT != nil:
 			place.Topic = d.MQTT.Topic
-			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker})
+			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
 			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
 		case d.Serial != nil:
@@ -45,7 +46,7 @@ func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func(
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
-			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen}
+			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen, Profiles: known}
 			for _, u := range c.MQTT.Users {
 				own.Users = append(own.Users, mqtt.User{Name: u.Name, Password: u.Password.Reveal()})
 			}
@@ -54,24 +55,48 @@ func drivers(c *config.Config, profiles *profile.Set, resumed bool, verify func(
 		for _, b := range c.MQTT.Brokers {
 			client := mqtt.ClientConfig{
 				Name: b.Name, URL: b.URL, ClientID: b.ClientID,
-				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share,
+				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share, Profiles: known,
 			}
 			if b.TLS != nil {
-				settings, fault := b.TLS.ClientConfig()
-				if fault != nil {
+				var fault error
+				if client.TLS, fault = settings(b.TLS); fault != nil {
 					err = errors.Join(err, fmt.Errorf("cannot use the broker %s: %w", b.Name, fault))
 					continue
 				}
-				settings.Time = verify
-				client.TLS = settings
 			}
 			list = append(list, mqtt.NewClient(client, onMQTT, log))
+			if c.Discovery.Accept != "off" {
+				list = append(list, mqtt.NewScout(client, onMQTT, log))
+			}
 		}
 	}
 	if c.CoAP != nil && c.CoAP.Listen != "" {
-		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed}, onCoAP, log))
+		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}, onCoAP, log))
 	}
 	return list, err
+}
+
+// tlsSettings keeps what was made of the TLS settings in the config, so that
+// drivers whose part of it did not change are seen to be the same.
+type tlsSettings struct {
+	verify func() time.Time // the time by which certificates are judged
+	made   map[*config.TLS]*tls.Config
+}
+
+func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
+	if made := s.made[t]; made != nil {
+		return made, nil
+	}
+	made, err := t.ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	made.Time = s.verify
+	if s.made == nil {
+		s.made = make(map[*config.TLS]*tls.Config)
+	}
+	s.made[t] = made
+	return made, nil
 }
 
 func grants(c *config.Config) access.Grants {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -43,8 +44,10 @@ type room struct {
 	usual     time.Duration     // learnt interval; 0 if unknown
 	intervals int               // seen, up to learnFrom
 	told      devices.Availability
-	state     devices.State
-	dirty     bool // for the store
+	own       devices.State // by itself
+	state     devices.State // as it is shown
+	lost      time.Time     // since when own is so; zero if it is not
+	dirty     bool          // for the store
 }
 
 func newHouse(changed func(devices.ID)) *house {
@@ -63,6 +66,9 @@ func (h *house) furnish(ds []devices.Device, stored func(devices.ID) []byte) {
 		if r == nil {
 			r = &room{}
 			r.restore(stored(d.ID))
+			if r.own == devices.StateLost {
+				r.lost = h.started
+			}
 		}
 		r.device = d
 		h.rooms[d.ID] = r
@@ -119,6 +125,9 @@ func (h *house) retained(rs []devices.Reading, came arrival) []devices.Reading {
 	var touched []devices.ID
 	for _, reading := range rs {
 		r := h.rooms[reading.Device]
+		if r == nil {
+			continue // it was removed a moment ago
+		}
 		if !reading.Time.IsZero() && reading.Time.After(r.logged) {
 			fresh = append(fresh, reading)
 			continue
@@ -139,24 +148,67 @@ func (h *house) retained(rs []devices.Reading, came arrival) []devices.Reading {
 	return fresh
 }
 
-// tell notes what a device, or its last will, says of itself.
-func (h *house) tell(device devices.ID, a devices.Availability, now time.Time) {
+// tell notes what a device, or its last will, says of itself. What a broker
+// kept and has told before is no sign of life.
+func (h *house) tell(device devices.ID, a devices.Availability, retained bool, now time.Time) {
 	h.mu.Lock()
 	r := h.rooms[device]
 	if r == nil {
 		h.mu.Unlock()
 		return
 	}
-	r.told, r.dirty = a, true
-	if a == devices.Online {
+	if a == devices.Online && (!retained || r.told != a) {
 		r.heard = now
 	}
-	before := r.state
+	r.told, r.dirty = a, true
+	lost, before := r.lost, r.state
 	r.judge(now, h.started)
-	changed := r.state != before
+	r.follow(h.rooms)
+	var changed []devices.ID
+	if r.lost != lost {
+		changed = h.judge(now) // of those that are reached through it too
+	}
+	if r.state != before && !slices.Contains(changed, device) {
+		changed = append(changed, device)
+	}
 	h.mu.Unlock()
-	if changed {
-		h.changed(device)
+	h.touch(changed)
+}
+
+// judge sets the states of all, and gives those whose state changed.
+func (h *house) judge(now time.Time) (changed []devices.ID) {
+	for _, r := range h.rooms {
+		r.judge(now, h.started)
+	}
+	for id, r := range h.rooms {
+		before := r.state
+		r.follow(h.rooms)
+		if r.state != before {
+			changed = append(changed, id)
+		}
+	}
+	return changed
+}
+
+// maxParents bounds a chain of them, which may be a ring.
+const maxParents = 8
+
+// follow sets what is shown: a device is lost while one is that it is reached
+// through, unless it was heard since.
+func (r *room) follow(rooms map[devices.ID]*room) {
+	r.state = r.own
+	if r.own == devices.StateUnknown {
+		return
+	}
+	at := r
+	for range maxParents {
+		if at = rooms[at.device.Parent]; at == nil || at == r {
+			return
+		}
+		if !at.lost.IsZero() && !r.heard.After(at.lost) {
+			r.state = devices.StateLost
+			return
+		}
 	}
 }
 
@@ -169,14 +221,7 @@ func (h *house) touch(ds []devices.ID) {
 // tick judges silence. It is called now and then.
 func (h *house) tick(now time.Time) {
 	h.mu.Lock()
-	var changed []devices.ID
-	for id, r := range h.rooms {
-		before := r.state
-		r.judge(now, h.started)
-		if r.state != before {
-			changed = append(changed, id)
-		}
-	}
+	changed := h.judge(now)
 	h.mu.Unlock()
 	h.touch(changed)
 }
@@ -270,40 +315,49 @@ func (r *room) hear(now, reading time.Time) {
 	if r.told == devices.Offline {
 		r.told = devices.AvailabilityUnknown // it speaks
 	}
-	r.state, r.dirty = devices.StateFresh, true
+	r.own, r.state, r.lost, r.dirty = devices.StateFresh, devices.StateFresh, time.Time{}, true
 }
 
-// judge sets the state by what the device told and by its silence. Silence
-// before the start is not its fault.
+// judge sets the device's own state by what it told and by its silence.
+// Silence before the start is not its fault.
 func (r *room) judge(now, started time.Time) {
+	r.own = r.judged(now, started)
+	switch {
+	case r.own != devices.StateLost:
+		r.lost = time.Time{}
+	case r.lost.IsZero():
+		r.lost = now
+	}
+}
+
+func (r *room) judged(now, started time.Time) devices.State {
 	switch r.told {
 	case devices.Offline:
-		r.state = devices.StateLost
-		return
+		return devices.StateLost
 	case devices.Sleeping:
-		r.state = devices.StateAsleep
-		return
+		return devices.StateAsleep
 	}
-	if r.state == devices.StateUnknown || r.state == devices.StateAsleep || r.state == devices.StateLost && !r.heard.IsZero() {
+	state := r.own
+	if state == devices.StateUnknown || state == devices.StateAsleep || state == devices.StateLost && !r.heard.IsZero() {
 		if r.heard.IsZero() {
-			return
+			return state
 		}
-		r.state = devices.StateFresh
+		state = devices.StateFresh
 	}
 	if r.intervals < learnFrom {
-		return
+		return state
 	}
 	since := r.heard
 	if since.Before(started) {
 		since = started
 	}
-	silence := now.Sub(since)
-	switch {
+	switch silence := now.Sub(since); {
 	case silence > max(lostFactor*r.usual, leastLost):
-		r.state = devices.StateLost
+		return devices.StateLost
 	case silence > max(lateFactor*r.usual, leastLate):
-		r.state = devices.StateLate
+		return devices.StateLate
 	}
+	return state
 }
 
 // storedRoom is what a restart keeps of a device.
@@ -327,7 +381,7 @@ type storedValue struct {
 }
 
 func (r *room) stored() storedRoom {
-	s := storedRoom{Newest: r.newest, Logged: r.logged, Usual: r.usual, Intervals: r.intervals, Told: r.told, State: r.state}
+	s := storedRoom{Newest: r.newest, Logged: r.logged, Usual: r.usual, Intervals: r.intervals, Told: r.told, State: r.own}
 	for _, v := range r.values {
 		s.Values = append(s.Values, storedValue{v.Name, v.Kind, v.Unit, v.Value.Kind(), v.Value.String(), v.Time})
 	}
@@ -339,7 +393,7 @@ func (r *room) restore(b []byte) {
 	if json.Unmarshal(b, &s) != nil {
 		return // nothing was kept, or nothing that can be read
 	}
-	r.newest, r.logged, r.usual, r.intervals, r.told, r.state = s.Newest, s.Logged, s.Usual, s.Intervals, s.Told, s.State
+	r.newest, r.logged, r.usual, r.intervals, r.told, r.own, r.state = s.Newest, s.Logged, s.Usual, s.Intervals, s.Told, s.State, s.State
 	for _, v := range s.Values {
 		value := devices.Text(v.Value)
 		switch v.Type {

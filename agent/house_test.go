@@ -101,15 +101,15 @@ func TestLastWill(t *testing.T) {
 	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	h, taken := houseOf(t, start)
 	h.report(t, taken, start, "temperature", "21")
-	h.tell("kitchen", devices.Offline, start)
+	h.tell("kitchen", devices.Offline, false, start)
 	if s := h.stateAt(start); s != devices.StateLost {
 		t.Errorf("its will says offline, and it is %s", s)
 	}
-	h.tell("kitchen", devices.Online, start)
+	h.tell("kitchen", devices.Online, false, start)
 	if s := h.stateAt(start); s != devices.StateFresh {
 		t.Errorf("it says online, and is %s", s)
 	}
-	h.tell("kitchen", devices.Sleeping, start)
+	h.tell("kitchen", devices.Sleeping, false, start)
 	if s := h.stateAt(start.Add(100 * time.Hour)); s != devices.StateAsleep {
 		t.Errorf("it sleeps by design, and is %s", s)
 	}
@@ -169,3 +169,82 @@ func TestRetainedIsNotFresh(t *testing.T) {
 
 // at is an arrival at a time that is known.
 func at(t time.Time) arrival { return arrival{now: t, at: t, certain: true} }
+
+// TestParent has a device that is reached through another be lost with it, and
+// come back with it, whatever it is itself.
+func TestParent(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	var changed []devices.ID
+	h, taken := houseOf(t, start)
+	h.changed = func(id devices.ID) { changed = append(changed, id) }
+	all := []devices.Device{{ID: "kitchen", Parent: "router"}, {ID: "router", Parent: "bridge"}, {ID: "bridge"}, {ID: "ring", Parent: "ring2"}, {ID: "ring2", Parent: "ring"}, {ID: "orphan", Parent: "gone"}}
+	h.furnish(all, func(devices.ID) []byte { return nil })
+	state := func(id devices.ID) devices.State {
+		p, _ := h.picture(id)
+		return p.state
+	}
+	h.report(t, taken, start, "temperature", "21")
+	for _, d := range all[1:] {
+		h.tell(d.ID, devices.Online, false, start)
+	}
+	now := start.Add(time.Second)
+	changed = nil
+	h.tell("bridge", devices.Offline, false, now)
+	if state("kitchen") != devices.StateLost || state("router") != devices.StateLost || state("ring") != devices.StateFresh || len(changed) != 3 {
+		t.Errorf("the bridge is lost: kitchen is %s, router %s, ring %s; %v changed", state("kitchen"), state("router"), state("ring"), changed)
+	}
+	h.tick(now.Add(time.Second))
+	if state("kitchen") != devices.StateLost {
+		t.Errorf("a tick later, kitchen is %s", state("kitchen"))
+	}
+
+	// One that speaks is there, whoever passes it on.
+	h.report(t, taken, now.Add(2*time.Second), "temperature", "22")
+	h.tick(now.Add(3 * time.Second))
+	if state("kitchen") != devices.StateFresh || state("router") != devices.StateLost {
+		t.Errorf("it speaks: kitchen is %s, router %s", state("kitchen"), state("router"))
+	}
+
+	// What it is by itself stays, over a restart too.
+	kept := map[devices.ID][]byte{}
+	h.save(func(id devices.ID, b []byte) { kept[id] = b })
+	h = newHouse(func(devices.ID) {})
+	h.started = now.Add(time.Minute)
+	h.furnish(all, func(id devices.ID) []byte { return kept[id] })
+	h.tick(h.started)
+	if state("router") != devices.StateLost || state("kitchen") != devices.StateLost {
+		t.Errorf("after a restart: kitchen is %s, router %s", state("kitchen"), state("router"))
+	}
+	h.tell("bridge", devices.Online, true, h.started.Add(time.Second))
+	if state("bridge") != devices.StateFresh || state("router") != devices.StateFresh || state("kitchen") != devices.StateFresh {
+		t.Errorf("the bridge is back: bridge is %s, router %s, kitchen %s", state("bridge"), state("router"), state("kitchen"))
+	}
+}
+
+// TestRetainedOnlineIsNoLife has a broker repeat that a device is online, which
+// it was when it became silent.
+func TestRetainedOnlineIsNoLife(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	h.tell("kitchen", devices.Online, true, start)
+	if s := h.stateAt(start); s != devices.StateFresh {
+		t.Errorf("its broker says that it is online, and it is %s", s)
+	}
+	now := start
+	for range 5 {
+		now = now.Add(time.Minute)
+		h.report(t, taken, now, "temperature", "21")
+	}
+	now = now.Add(time.Hour)
+	if s := h.stateAt(now); s != devices.StateLost {
+		t.Fatalf("silent for an hour, it is %s", s)
+	}
+	h.tell("kitchen", devices.Online, true, now)
+	if s := h.stateAt(now); s != devices.StateLost {
+		t.Errorf("the broker repeats what it was, and it is %s", s)
+	}
+	h.tell("kitchen", devices.Online, false, now)
+	if s := h.stateAt(now); s != devices.StateFresh {
+		t.Errorf("it says that it is online, and is %s", s)
+	}
+}

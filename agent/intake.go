@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/aboard"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
@@ -20,6 +21,9 @@ type intake struct {
 	timing *timing
 	log    *slog.Logger
 	reject rejects
+
+	aboard  *aboard.Registry
+	waiting rejects // of devices that nobody decided on yet
 }
 
 // errUnknownDevice is given for readings of a device that is not configured.
@@ -48,8 +52,30 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 }
 
 // Availability implements [devices.Sink].
-func (in *intake) Availability(device devices.ID, a devices.Availability) {
-	in.house.tell(device, a, time.Now())
+func (in *intake) Availability(device devices.ID, a devices.Availability, retained bool) {
+	in.house.tell(device, a, retained, time.Now())
+}
+
+// Unknown implements [devices.Sink].
+func (in *intake) Unknown(s devices.Stranger) bool {
+	if !in.aboard.Accepts() {
+		return false
+	}
+	p, fresh := in.aboard.Seen(aboard.Of(s))
+	if !fresh {
+		return true
+	}
+	if more, say := in.waiting.count("", time.Now()); say {
+		args := []any{"id", p.ID, "name", p.Label(), "profile", p.Profile, "heard", p.Way()}
+		if p.SameAs != "" {
+			args = append(args, "same as", p.SameAs)
+		}
+		if more > 0 {
+			args = append(args, "also", more)
+		}
+		in.log.Info("unknown device", args...)
+	}
+	return true
 }
 
 // Up implements [devices.Sink].

@@ -88,7 +88,7 @@ devices:
   - {id: cellar, profile: senml, coap: {}}
   - {id: boiler, profile: lines, serial: {port: %s}}
 `, filepath.Join(dir, "data"), xmpp, server.PubSub(), broker, coapAddr, wire.Path()))
-	startGateway(t, path)
+	startGateway(t, path, 5) // MQTT twice, CoAP, serial, itself
 
 	contact := ""
 	if mode == "component" {
@@ -179,8 +179,9 @@ devices:
 	}
 }
 
-// startGateway runs the gateway with a config file until the test ends.
-func startGateway(t *testing.T, path string) *agent.Agent {
+// startGateway runs the gateway with a config file until the test ends, or stop
+// is called. It returns when so many drivers are up.
+func startGateway(t *testing.T, path string, drivers int) (a *agent.Agent, stop func()) {
 	t.Helper()
 	loadOptions, err := agent.LoadOptions()
 	if err != nil {
@@ -192,28 +193,29 @@ func startGateway(t *testing.T, path string) *agent.Agent {
 	}
 	out := &testWriter{t: t, up: make(chan struct{}, 100)}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	a, err := agent.New(c, log)
+	a, err = agent.New(c, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("the gateway ended with %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	deadline := time.After(patience)
-	for range 4 { // MQTT, CoAP, serial, itself
+	for range drivers {
 		select {
 		case <-out.up:
 		case <-deadline:
 			t.Fatal("not all drivers came up")
 		}
 	}
-	return a
+	return a, stop
 }
 
 // testWriter is the test's log. It tells how many drivers came up.
@@ -238,6 +240,7 @@ type line struct {
 		Fields map[string][]any
 	}
 	Presence, Type, Show, Status string
+	Category, Title              string // of an event
 	Fault                        string
 	Ready                        bool
 }

@@ -15,9 +15,13 @@ func LoadOptions() (config.LoadOptions, error) {
 	if err != nil {
 		return config.LoadOptions{}, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
+	return loadOptions(profiles), nil
+}
+
+func loadOptions(profiles *profile.Library) config.LoadOptions {
 	known := make(map[string]string)
 	for _, name := range profiles.Names() {
 		known[name] = strings.Join(profiles.Get(name).Transports(), ",")
 	}
-	return config.LoadOptions{Profiles: known, CheckJID: bridge.ValidJID}, nil
+	return config.LoadOptions{Profiles: known, CheckJID: bridge.ValidJID}
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -62,12 +61,8 @@ func recoveryNote(r outbox.Recovery) []byte { return storeNote("the store was da
 
 func storeNote(title, summary string) []byte {
 	now := time.Now()
-	b, err := json.Marshal(bridge.Event{
+	return note(bridge.Event{
 		ID: fmt.Sprintf("store-%d", now.UnixMicro()), Time: now, Category: "alarm", Device: devices.Gateway,
 		Title: title, Summary: summary,
 	})
-	if err != nil {
-		panic(err) // the type has nothing that cannot be marshalled
-	}
-	return b
 }

@@ -46,8 +46,16 @@ type Sink interface {
 	// that nothing was taken.
 	Report(ctx context.Context, m Message) (Receipt, error)
 
-	// Availability says what a device (or its last will) tells of itself.
-	Availability(device ID, a Availability)
+	// Availability says what a device (or its last will) tells of itself, or
+	// the one that it hangs on; AvailabilityUnknown takes back what was told.
+	// retained is set where a broker had kept it, so that nobody knows how old
+	// it is.
+	Availability(device ID, a Availability, retained bool)
+
+	// Unknown shows a device that is not configured, and reports whether
+	// anybody wants to know. Nothing of it is stored; a driver may tell its
+	// sender that it was received.
+	Unknown(s Stranger) bool
 
 	// Reject counts and logs input that could not be used. source names the
 	// device where that is known, else the peer or the topic.

@@ -12,6 +12,7 @@ type Device struct {
 	Name     string         // what people call it; the ID where they gave none
 	Profile  string         // the firmware profile that decodes it
 	Groups   []string       // for commands to several devices
+	Parent   ID             // the device that it is reached through; "" if there is none
 	Location *time.Location // in which its times without a zone are; never nil
 }
 
@@ -82,6 +83,26 @@ type Message struct {
 	// Window is how many messages the source keeps under way unacknowledged;
 	// 0 where it does not wait for acknowledgements.
 	Window int
+}
+
+// A Stranger is a device that is not configured, as one of its messages shows
+// it. What it says of itself is not to be trusted.
+type Stranger struct {
+	Transport string // mqtt, coap or serial
+	// Link is the broker's name in the config, "" being the gateway's own; the
+	// path of a serial port; "" of CoAP.
+	Link string
+	// Place is what the config would name: its topic or its identity by MQTT,
+	// the name that it posts under by CoAP, the path of a serial port.
+	Place   string
+	Peer    string // who sent it, for people; "" where that is not known
+	Profile string // id of the firmware profile that knows it
+	// Identity is the firmware's own name of the device, verbatim, Parent that
+	// of the one that it hangs on.
+	Identity, Parent string
+	Name, Model      string  // for people; "" where it told none
+	Fields           []Field // a sample; none where the message told only of the device
+	Retained         bool    // as of a [Message]
 }
 
 // A Record is a reading in its place in the device's log.

@@ -15,6 +15,9 @@
 //	yaml:"key,required"  the key must be there
 //	enum:"a,b,c"         the values that a text, or each text of a list, may have
 //	min:"1" max:"10"     bounds of a number, a duration or a [Size]
+//	alone:"true"         a single value stands for a list of one
+//	quote:"true"         a map's keys that YAML 1.1 took for truth values, as on,
+//	                     have to be quoted
 //	doc:"…"              a description, for [Schema]
 //
 // Fields may be strings, bools, whole and floating-point numbers,
@@ -83,6 +86,8 @@ type decoder struct {
 type rule struct {
 	enum     []string
 	min, max string
+	alone    bool
+	quote    bool
 }
 
 func (d *decoder) fault(n *yaml.Node, p *path, problem, allowed, mend string) {
@@ -241,6 +246,10 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, p *path, r rule, depth 
 	}
 	m := reflect.MakeMap(v.Type())
 	d.pairs(n, p, func(key string, at *path, value *yaml.Node) {
+		if r.quote && at.key.Style == 0 && slices.Contains(truthWords, strings.ToLower(key)) {
+			d.fault(at.key, at, "is a truth value to other readers of YAML", "a text", fmt.Sprintf("write %q, with the quotes", key))
+			return
+		}
 		e := fresh(v.Type().Elem())
 		d.value(value, e, at, r, depth+1)
 		m.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), e)
@@ -248,12 +257,18 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, p *path, r rule, depth 
 	v.Set(m)
 }
 
+// truthWords are what YAML 1.1 takes for truth values.
+var truthWords = []string{"y", "yes", "on", "true", "n", "no", "off", "false"}
+
 func (d *decoder) list(n *yaml.Node, v reflect.Value, p *path, r rule, depth int) {
-	if !d.is(n, yaml.SequenceNode, v.Type(), p, r) {
+	items := n.Content
+	if r.alone && n.Kind == yaml.ScalarNode {
+		items = []*yaml.Node{n}
+	} else if !d.is(n, yaml.SequenceNode, v.Type(), p, r) {
 		return
 	}
-	s := reflect.MakeSlice(v.Type(), 0, min(len(n.Content), 64))
-	for i, item := range n.Content {
+	s := reflect.MakeSlice(v.Type(), 0, min(len(items), 64))
+	for i, item := range items {
 		if d.full {
 			break
 		}
@@ -462,7 +477,7 @@ func fieldsOf(t reflect.Type) []field {
 			continue
 		}
 		one := field{key: key, index: i, required: options == "required", doc: f.Tag.Get("doc")}
-		one.rule = rule{min: f.Tag.Get("min"), max: f.Tag.Get("max")}
+		one.rule = rule{min: f.Tag.Get("min"), max: f.Tag.Get("max"), alone: f.Tag.Get("alone") != "", quote: f.Tag.Get("quote") != ""}
 		if e := f.Tag.Get("enum"); e != "" {
 			one.rule.enum = strings.Split(e, ",")
 		}

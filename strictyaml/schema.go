@@ -98,6 +98,9 @@ func schemaOf(v reflect.Value, r rule, doc string) object {
 	case t.Kind() == reflect.Map:
 		add("type", "object")
 		add("additionalProperties", schemaOf(fresh(t.Elem()), r, ""))
+	case t.Kind() == reflect.Slice && r.alone:
+		one := schemaOf(fresh(t.Elem()), rule{enum: r.enum, min: r.min, max: r.max}, "")
+		add("anyOf", []object{one, {{"type", "array"}, {"items", one}}})
 	case t.Kind() == reflect.Slice:
 		add("type", "array")
 		add("items", schemaOf(fresh(t.Elem()), r, ""))

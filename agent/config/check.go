@@ -330,9 +330,25 @@ func (k *checker) devices() {
 		at := k.c.sources[i]
 		k.deviceID(at, d.ID, ids)
 	}
+	for i, d := range k.c.Devices[:k.c.own] {
+		for j, g := range d.Groups {
+			// A file of its own must not break the main one, so the fault is there.
+			if id := devices.ID(g); ids[id].doc != nil && ids[id].doc != k.c.doc {
+				f := k.c.sources[i].fault(fmt.Sprintf("groups[%d]", j), trouble{})
+				k.add(ids[id], "id", trouble{fmt.Sprintf("%q is a group in %s, line %d, so a command could mean either", g, f.File, f.Line), "ids that no group has", "choose another"})
+				delete(ids, id)
+			}
+		}
+	}
 	places := map[string]source{}
 	for i, d := range k.c.Devices {
 		at := k.c.sources[i]
+		if t := printable(d.Identity, 200); t != nil {
+			k.add(at, "identity", *t)
+		}
+		if d.Parent != "" && d.Parent == d.ID {
+			k.add(at, "parent", trouble{"is the device itself", "the id of another device", "remove it"})
+		}
 		for j, g := range d.Groups {
 			key := fmt.Sprintf("groups[%d]", j)
 			_, isDevice := ids[devices.ID(g)]

@@ -28,6 +28,8 @@ type Config struct {
 
 	doc     *strictyaml.Document
 	sources []source // where each of Devices stands
+	own     int      // how many of Devices, the first, stand in the main file
+	broken  []string // files of devices that have faults
 }
 
 // Gateway is the gateway itself.
@@ -173,13 +175,15 @@ type Device struct {
 	MQTT     *DeviceMQTT   `yaml:"mqtt" doc:"It is found by MQTT."`
 	Serial   *DeviceSerial `yaml:"serial" doc:"It is on a serial port."`
 	CoAP     *DeviceCoAP   `yaml:"coap" doc:"It is found by CoAP; {} if it posts to the gateway."`
+	Identity string        `yaml:"identity" doc:"The firmware's own name of it, as an address or a serial number: so it is known where it is heard in another place. Default: none."`
+	Parent   devices.ID    `yaml:"parent" doc:"Id of the device that it is reached through, as a Zigbee bridge: it is lost while that is. Default: none."`
 	Groups   []string      `yaml:"groups" doc:"Groups for commands to several devices."`
 	Timezone Zone          `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
 }
 
 // Device gives the device as the rest of the gateway knows it.
 func (d Device) Device() devices.Device {
-	return devices.Device{ID: d.ID, Name: d.Name, Profile: d.Profile, Groups: d.Groups, Location: d.Timezone.Location()}
+	return devices.Device{ID: d.ID, Name: d.Name, Profile: d.Profile, Groups: d.Groups, Parent: d.Parent, Location: d.Timezone.Location()}
 }
 
 // DeviceMQTT is a device's place on a broker.
@@ -256,12 +260,17 @@ func (c *Config) NotYet() []strictyaml.Fault {
 	if c.CoAP != nil && c.CoAP.DTLS != nil {
 		add(main, "coap.dtls", "nothing listens there; use listen on a network that you trust")
 	}
-	if c.Discovery.Accept == "auto" {
-		add(main, "discovery.accept", "devices wait to be admitted, as with ask")
+	ids := make(map[devices.ID]bool, len(c.Devices))
+	for _, d := range c.Devices {
+		ids[d.ID] = true
 	}
 	for i, d := range c.Devices {
 		if d.CoAP != nil && d.CoAP.URL != "" {
 			add(c.sources[i], "coap.url", "the device is not asked; let it post to the gateway")
+		}
+		if d.Parent != "" && !ids[d.Parent] {
+			// No fault: to remove a bridge must not harm what was behind it.
+			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))
 		}
 	}
 	if c.Metrics != nil {

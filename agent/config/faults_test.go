@@ -226,11 +226,63 @@ func TestFaultsOfDevices(t *testing.T) {
 	const want = `c.yaml:6:35: operators[0].role: "none" is not one of the allowed values; allowed: viewer, operator, installer, owner; choose one of them
 data/devices.d/a.yaml:1:5: id: "kitchen" is already the id of the device in c.yaml, line 12; allowed: each id once; choose another
 data/devices.d/b.yaml:2:1: (document): a tab indents this line; allowed: spaces; replace each tab by spaces
-data/devices.d/c.yaml:1:1: (document): is a list; allowed: a mapping with the keys id, name, profile, mqtt, serial, coap, groups, timezone; write its keys below it, indented, or as {key: value}
+data/devices.d/c.yaml:1:1: (document): is a list; allowed: a mapping with the keys id, name, profile, mqtt, serial, coap, identity, parent, groups, timezone; write its keys below it, indented, or as {key: value}
 data/devices.d/d.yaml:1:1: (document): data/devices.d/d.yaml is not a file; allowed: a YAML file; name the file
 data/devices.d/e.yaml:1:1: profile: is missing; allowed: a text; add it
-data/devices.d/e.yaml:2:1: profle: is not a known key; allowed: keys id, name, profile, mqtt, serial, coap, groups, timezone; did you mean "profile"?`
+data/devices.d/e.yaml:2:1: profle: is not a known key; allowed: keys id, name, profile, mqtt, serial, coap, identity, parent, groups, timezone; did you mean "profile"?`
 	if got := strings.ReplaceAll(faults.Error(), dir+"/", ""); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestBrokenDeviceHarmsItself has good and broken files of devices beside a
+// good main file.
+func TestBrokenDeviceHarmsItself(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "secret", "s3cret", 0o600)
+	write(t, dir, "data/devices.d/a.yaml", "id: a\nprofile: senml\n  coap: {}\n", 0o644)
+	write(t, dir, "data/devices.d/lights.yaml", "id: lights\nprofile: senml\ncoap: {}\n", 0o644)
+	write(t, dir, "data/devices.d/soil.yaml", "id: soil\nprofile: senml\ncoap: {}\nparent: soil\n", 0o644)
+	write(t, dir, "data/devices.d/well.yaml", "id: well\nprofile: senml\ncoap: {}\n", 0o644)
+	path := write(t, dir, "c.yaml", strings.Replace(good, "mqtt: {topic: kitchen}", "mqtt: {topic: kitchen}, groups: [lights]", 1), 0o644)
+	c, faults := Load(path, testOptions())
+	const want = `data/devices.d/a.yaml:3:1: (document): cannot be read as YAML: mapping values are not allowed in this context; allowed: YAML; check indentation, quotes and brackets at this line and the one above
+data/devices.d/lights.yaml:1:5: id: "lights" is a group in c.yaml, line 12, so a command could mean either; allowed: ids that no group has; choose another
+data/devices.d/soil.yaml:4:9: parent: is the device itself; allowed: the id of another device; remove it`
+	if got := strings.ReplaceAll(faults.Error(), dir+"/", ""); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if c == nil || len(c.Devices) != 2 || c.Devices[0].ID != "kitchen" || c.Devices[1].ID != "well" {
+		t.Fatalf("the config is %+v", c)
+	}
+
+	// The files change, and the main one is not looked at.
+	write(t, dir, "data/devices.d/a.yaml", "id: a\nname: A\nprofile: senml\ncoap: {}\n", 0o644)
+	write(t, dir, "c.yaml", "broken", 0o644)
+	for _, name := range []string{"lights", "soil", "well"} {
+		if err := os.Remove(dir + "/data/devices.d/" + name + ".yaml"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next, faults := c.Refresh(testOptions())
+	if len(faults) > 0 || len(next.Devices) != 2 || next.Devices[1].Name != "A" || c.Devices[1].ID != "well" {
+		t.Errorf("got %v, %+v; before it was %+v", faults, next, c)
+	}
+
+	// One whose file is broken while it is at work goes on as it was.
+	write(t, dir, "data/devices.d/a.yaml", "id: a\nname: A2\n", 0o644)
+	write(t, dir, "data/devices.d/b.yaml", "id: b\n", 0o644)
+	broken, faults := next.Refresh(testOptions())
+	if len(faults) == 0 || len(broken.Devices) != 1 {
+		t.Errorf("got %v, %+v", faults, broken.Devices)
+	}
+	if after := broken.After(next); len(after.Devices) != 2 || after.Devices[1].Name != "A" || len(broken.Devices) != 1 {
+		t.Errorf("got %+v", after.Devices)
+	}
+	if file, line, own := next.Written("a"); file != dir+"/data/devices.d/a.yaml" || line != 1 || !own {
+		t.Errorf("a is written at %s:%d, %v", file, line, own)
+	}
+	if file, line, own := next.Written("kitchen"); file != path || line != 12 || own {
+		t.Errorf("kitchen is written at %s:%d, %v", file, line, own)
 	}
 }

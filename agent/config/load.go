@@ -25,9 +25,14 @@ type LoadOptions struct {
 	CheckJID func(string) error
 }
 
+// DevicesDir is the directory in the data directory with the files of one
+// device each.
+const DevicesDir = "devices.d"
+
 // Load reads the file at path, the files of devices that belong to it, and the
-// secrets that it names. If anything is wrong, it returns no Config and all
-// that is wrong, in the order of the files.
+// secrets that it names. It returns all that is wrong, in the order of the
+// files, and no Config where that is in the file at path. What is wrong in the
+// file of a device harms only that device: the Config is without it.
 //
 // A relative path in the file means a file in $CREDENTIALS_DIRECTORY, if the
 // service manager gave one and the file is there, else one beside the file at
@@ -46,18 +51,80 @@ func Load(path string, o LoadOptions) (*Config, strictyaml.Faults) {
 	for i := range c.Devices {
 		c.sources = append(c.sources, source{c.doc, fmt.Sprintf("devices[%d]", i)})
 	}
+	c.own = len(c.Devices)
 	k.file(source{c.doc, "gateway"}, "data_dir", &c.Gateway.DataDir)
-	k.devicesDir(filepath.Join(c.Gateway.DataDir, "devices.d"))
+	k.devicesDir(filepath.Join(c.Gateway.DataDir, DevicesDir))
 	k.defaults()
 	k.check()
-	if len(k.faults) > 0 {
-		// The main file, then the others by name.
-		rank := func(f strictyaml.Fault) string { return strings.TrimPrefix(f.File, path) }
-		slices.SortStableFunc(k.faults, func(a, b strictyaml.Fault) int { return strings.Compare(rank(a), rank(b)) })
-		k.faults.Sort()
-		return nil, k.faults
+	return k.outcome()
+}
+
+// Refresh gives the config with the files of devices as they are now. Of the
+// main file nothing is read. Faults are as in [Load].
+func (c *Config) Refresh(o LoadOptions) (*Config, strictyaml.Faults) {
+	next := *c
+	next.Devices, next.sources, next.broken = slices.Clone(c.Devices[:c.own]), slices.Clone(c.sources[:c.own]), nil
+	k := &checker{c: &next, o: o, decoded: map[place]bool{}}
+	k.devicesDir(filepath.Join(c.Gateway.DataDir, DevicesDir))
+	k.defaults()
+	k.devices()
+	return k.outcome()
+}
+
+// After gives the config with the devices that it had before where their files
+// have faults now: who is at work goes on until the file is mended.
+func (c *Config) After(before *Config) *Config {
+	next := *c
+	ids := make(map[devices.ID]bool, len(c.Devices))
+	for _, d := range c.Devices {
+		ids[d.ID] = true
 	}
-	return c, nil
+	for i, d := range before.Devices {
+		if at := before.sources[i]; slices.Contains(c.broken, at.doc.File()) && !ids[d.ID] {
+			ids[d.ID] = true
+			next.Devices, next.sources = append(slices.Clip(next.Devices), d), append(slices.Clip(next.sources), at)
+		}
+	}
+	return &next
+}
+
+// Written tells where a device stands, and whether that is a file of its own.
+func (c *Config) Written(id devices.ID) (file string, line int, own bool) {
+	for i, d := range c.Devices {
+		if d.ID == id {
+			f := c.sources[i].fault("", trouble{})
+			return f.File, f.Line, i >= c.own
+		}
+	}
+	return "", 0, false
+}
+
+// outcome gives the config without the devices whose own files have faults, or
+// none where the main file has.
+func (k *checker) outcome() (*Config, strictyaml.Faults) {
+	c, main := k.c, k.c.doc.File()
+	// The main file, then the others by name.
+	rank := func(f strictyaml.Fault) string { return strings.TrimPrefix(f.File, main) }
+	slices.SortStableFunc(k.faults, func(a, b strictyaml.Fault) int { return strings.Compare(rank(a), rank(b)) })
+	k.faults.Sort()
+	broken := make(map[string]bool)
+	for _, f := range k.faults {
+		if f.File == main {
+			return nil, k.faults
+		}
+		if !broken[f.File] {
+			broken[f.File] = true
+			c.broken = append(c.broken, f.File)
+		}
+	}
+	ds, sources := c.Devices[:c.own:c.own], c.sources[:c.own:c.own]
+	for i := c.own; i < len(c.Devices); i++ {
+		if !broken[c.sources[i].doc.File()] {
+			ds, sources = append(ds, c.Devices[i]), append(sources, c.sources[i])
+		}
+	}
+	c.Devices, c.sources = ds, sources
+	return c, k.faults
 }
 
 func (k *checker) decode(path string, data []byte, into any) *strictyaml.Document {

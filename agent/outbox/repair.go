@@ -238,7 +238,7 @@ func verify(f *os.File, m meta) (rows int, err error) {
 		return 0, damaged("it has no version")
 	}
 	for i, name := range buckets() {
-		if _, ok := w.buckets[string(name)]; !ok && (written > 1 || i < firstBuckets) {
+		if _, ok := w.buckets[string(name)]; !ok && (i < firstBuckets || written > 1 && i < secondBuckets) {
 			return 0, damaged("it has no bucket %s", name)
 		}
 	}
@@ -541,7 +541,7 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 			s.damaged++
 			return nil
 		}
-		last += uint64(rowCount(it.value)) - 1
+		last = rowSpan(run, first, it.value).last
 		if _, settled := s.settled(device, run, last); settled {
 			return nil
 		}
@@ -563,12 +563,12 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 	case string(bucketMeta):
 		wanted := [][]byte{metaClock, metaBoot, metaMachine}
 		if !s.old { // and has a CRC
-			wanted = append(wanted, metaRandom)
+			wanted = append(wanted, metaRandom, metaJournal)
 		}
 		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
 		}
-	case string(bucketTaken):
+	case string(bucketTaken), string(bucketCounts):
 		if !whole || !linked {
 			return nil
 		}
@@ -592,7 +592,13 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 	if inMeta {
 		t = s.w.meta()
 	}
-	if before := t.Get(it.key); before != nil && !inMeta && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
+	switch {
+	case inMeta:
+	case bytes.Equal(bucket, bucketLog):
+		if !linked && isThere(t, it) {
+			return nil
+		}
+	case t.Get(it.key) != nil:
 		return nil
 	}
 	if err := t.copy(it.key, value); err != nil {
@@ -602,6 +608,22 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		return nil
 	}
 	return s.commit()
+}
+
+// isThere reports whether some of a row's readings are there, unless under the
+// same key a shorter row is: that one grew. Rows that were thinned stand under
+// other keys before and after it.
+func isThere(log table, it item) bool {
+	device, run, first, _ := parseRowKey(it.key)
+	row := rowSpan(run, first, it.value)
+	k, v := rowUpTo(log.Cursor(), device, place{run, row.last})
+	if k == nil {
+		return false
+	}
+	_, _, first, _ = parseRowKey(k)
+	there := rowSpan(run, first, v)
+	grew := there.first == row.first && there.last < row.last && there.missing+row.missing == 0
+	return there.last >= row.first && !grew
 }
 
 func (s *salvage) settled(device devices.ID, run uint32, last uint64) (place, bool) {

@@ -20,9 +20,12 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return err
 	}
 	file := config.Path(*path)
-	c, err := loadConfig(file, stdout)
+	c, whole, err := checkConfig(file, stdout)
 	if err != nil {
 		return err
+	}
+	if !whole {
+		return configError{}
 	}
 	if _, err := fmt.Fprintf(stdout, "%s: good\n", file); err != nil {
 		return fmt.Errorf("cannot write the outcome: %w", err)

@@ -11,23 +11,30 @@ import (
 )
 
 // loadConfig reads and checks the config. Its faults, and what of it has no
-// effect yet, are printed a line each.
+// effect yet, are printed a line each. Those of files of one device each are
+// no error: the config is without that device.
 func loadConfig(path string, stderr io.Writer) (*config.Config, error) {
+	c, _, err := checkConfig(path, stderr)
+	return c, err
+}
+
+// checkConfig is loadConfig, and tells whether the config is whole.
+func checkConfig(path string, stderr io.Writer) (c *config.Config, whole bool, err error) {
 	options, err := agent.LoadOptions()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c, faults := config.Load(path, options)
-	if len(faults) > 0 {
-		for _, f := range faults {
-			fmt.Fprintln(stderr, f)
-		}
-		return nil, configError{}
+	for _, f := range faults {
+		fmt.Fprintln(stderr, f)
+	}
+	if c == nil {
+		return nil, false, configError{}
 	}
 	for _, f := range c.NotYet() {
 		fmt.Fprintln(stderr, "warning:", f)
 	}
-	return c, nil
+	return c, len(faults) == 0, nil
 }
 
 // parse reads flags; arguments that are no flags are wrong usage. Asking for

@@ -54,7 +54,9 @@ func commands() []command {
 		{"demo", "show the whole path on this machine, without a network", runDemo},
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
-		{"outbox", "look into what waits to be sent: status, export, verify", runOutbox},
+		{"devices", "list the devices; pending, admit, refuse, rename and remove them", runDevices},
+		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
+		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
 		{"version", "print version, commit and Go version", runVersion},
 	}
 }

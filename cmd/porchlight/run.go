@@ -52,7 +52,7 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 					log.Error("config not reloaded, the gateway goes on as before", "error", err)
 					continue
 				}
-				gateway.Reload(ctx, c)
+				gateway.Reload(c)
 			}
 		}
 	}()

@@ -54,7 +54,9 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	}
 	device, ok := (*s.devices.Load())[devices.ID(path[1])]
 	if !ok {
-		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
+		if !s.meet(ex, path) {
+			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
+		}
 		return notFound("no such device is configured"), nil
 	}
 	if m.Code != codes.POST && m.Code != codes.PUT {
@@ -84,19 +86,48 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	return r, receipt
 }
 
+// meet shows a device that is not configured, if its message can be read. The
+// answer is the same whether or not that is so. A body in blocks would have to
+// be kept for it.
+func (s *session) meet(ex *exchange, path []string) bool {
+	m := ex.request
+	profiles := s.profiles.Load()
+	if profiles == nil || m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) {
+		return false
+	}
+	out, err := profiles.Posted(profile.Message{
+		Topic: strings.Join(path[2:], "/"), Payload: m.Payload, ContentFormat: formatOf(m), Received: ex.came,
+	})
+	if err != nil {
+		return false
+	}
+	stranger := devices.Stranger{
+		Transport: "coap", Place: path[1], Peer: ex.peer.name, Profile: out.Profile,
+		Identity: out.Identity, Name: out.About.Name, Model: strings.TrimSpace(out.About.Maker + " " + out.About.Model),
+	}
+	for _, r := range out.Readings {
+		stranger.Fields = append(stranger.Fields, r.Fields...)
+	}
+	return s.sink.Unknown(stranger)
+}
+
+func formatOf(m message.Message) int {
+	if f, err := m.Options.GetUint32(message.ContentFormat); err == nil {
+		return int(f)
+	}
+	return NoFormat
+}
+
 // post hands the payload to the device's profile and the readings to the sink.
 func (s *session) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
-	format := NoFormat
-	if f, err := ex.request.Options.GetUint32(message.ContentFormat); err == nil {
-		format = int(f)
-	}
+	format := formatOf(ex.request)
 	switch format {
 	case NoFormat, TextPlain, JSON, SenMLJSON, SenMLCBOR:
 	default:
 		s.sink.Reject(string(device.ID), fmt.Errorf("cannot read content format %d", format))
 		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50 or 0", format)}, nil
 	}
-	out, err := device.Profile.Decode(device.Place, profile.Message{
+	out, err := device.decode(profile.Message{
 		Topic: field, Payload: payload, ContentFormat: format, Received: ex.came,
 	})
 	if err != nil {
@@ -104,7 +135,7 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		return *badRequest("%v", err), nil
 	}
 	if out.Availability != devices.AvailabilityUnknown {
-		s.sink.Availability(device.ID, out.Availability)
+		s.sink.Availability(device.ID, out.Availability, false)
 	}
 	if len(out.Readings) == 0 {
 		if out.Availability != devices.AvailabilityUnknown {
@@ -130,6 +161,17 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		return unavailable("the gateway cannot take the reading", retryWhenBusy), nil
 	}
 	return response{code: codes.Changed}, receipt
+}
+
+// decode has a message that makes a decoder panic be one that it does not
+// understand: it ends nobody else.
+func (d Device) decode(m profile.Message) (out profile.Output, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the decoder panics: %v", r)
+		}
+	}()
+	return d.Profile.Decode(d.Place, m)
 }
 
 // critical looks for options that must be understood and are not (RFC 7252

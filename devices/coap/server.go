@@ -43,15 +43,20 @@ type Config struct {
 	// repeated (MAX_TRANSMIT_SPAN, RFC 7252 section 4.8.2) is then reported
 	// as possibly redelivered.
 	Resumed bool
+
+	// Profiles are those that find out what a device is that is not
+	// configured. Without them, nobody is shown.
+	Profiles *profile.Library
 }
 
 // A Server is a CoAP server that devices post to. It is a [devices.Driver].
 type Server struct {
-	config  Config
-	devices atomic.Pointer[map[devices.ID]Device]
-	log     *slog.Logger
-	addr    atomic.Pointer[net.UDPAddr]
-	ran     atomic.Bool
+	config   Config
+	devices  atomic.Pointer[map[devices.ID]Device]
+	profiles atomic.Pointer[profile.Library]
+	log      *slog.Logger
+	addr     atomic.Pointer[net.UDPAddr]
+	ran      atomic.Bool
 
 	piggyback time.Duration
 }
@@ -64,6 +69,7 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 		all[d.ID] = d
 	}
 	s.devices.Store(&all)
+	s.profiles.Store(config.Profiles)
 	return s
 }
 
@@ -74,6 +80,7 @@ func (s *Server) Adopt(next devices.Driver) bool {
 		return false
 	}
 	s.devices.Store(n.devices.Load())
+	s.profiles.Store(n.profiles.Load())
 	return true
 }
 

@@ -389,6 +389,35 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A bomb is a decoder that panics.
+type bomb struct{ coap.Decoder }
+
+func (bomb) Decode(profile.Place, profile.Message) (profile.Output, error) { panic("boom") }
+
+// TestDecoderPanics: who made it panic is answered, and all others are served.
+func TestDecoderPanics(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := coap.New(coap.Config{Listen: "127.0.0.1:0"}, []coap.Device{
+		{Device: devices.Device{ID: "bad"}, Profile: bomb{builtin(t, "senml")}, Place: profile.Place{Device: "bad"}},
+		{Device: devices.Device{ID: "kitchen"}, Profile: builtin(t, "senml"), Place: profile.Place{Device: "kitchen"}},
+	}, slog.New(slog.DiscardHandler))
+	run(t, s, sink)
+	sink.WaitUp(t, 1)
+	client := dial(t, s.Addr())
+	for i, device := range []string{"bad", "kitchen", "bad", "kitchen"} {
+		want := codes.BadRequest
+		if device == "kitchen" {
+			want = codes.Changed
+		}
+		if m := client.ask(post(t, int32(i+1), device, "1")); m.Code != want {
+			t.Errorf("%s: %v", device, m.Code)
+		}
+	}
+	if rejected := sink.WaitRejections(t, 2); !strings.Contains(rejected[0].Why.Error(), "boom") {
+		t.Errorf("%v", rejected[0].Why)
+	}
+}
+
 func TestUnavailable(t *testing.T) {
 	sink := &devicetest.Sink{}
 	s := start(t, coap.Config{}, sink, sink)

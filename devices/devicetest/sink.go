@@ -19,12 +19,15 @@ const patience = 30 * time.Second
 // until Settle; set Auto to have readings safe at once.
 type Sink struct {
 	Auto bool
+	// Curious wants to know of strangers.
+	Curious bool
 
 	mu       sync.Mutex
 	changed  chan struct{}
 	messages []*Taken
 	states   []Told
 	rejected []Rejection
+	unknown  []devices.Stranger
 	ups      int
 	full     bool
 }
@@ -87,7 +90,7 @@ func (s *Sink) Report(_ context.Context, m devices.Message) (devices.Receipt, er
 }
 
 // Availability implements [devices.Sink].
-func (s *Sink) Availability(device devices.ID, a devices.Availability) {
+func (s *Sink) Availability(device devices.ID, a devices.Availability, _ bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.states = append(s.states, Told{device, a})
@@ -100,6 +103,15 @@ func (s *Sink) Reject(source string, why error) {
 	defer s.mu.Unlock()
 	s.rejected = append(s.rejected, Rejection{source, why})
 	s.signal()
+}
+
+// Unknown implements [devices.Sink].
+func (s *Sink) Unknown(st devices.Stranger) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unknown = append(s.unknown, st)
+	s.signal()
+	return s.Curious
 }
 
 // Up implements [devices.Sink].
@@ -161,6 +173,17 @@ func (s *Sink) WaitRejections(t testing.TB, n int) []Rejection {
 	var all []Rejection
 	s.await(t, "rejection", func() bool {
 		all = append([]Rejection(nil), s.rejected...)
+		return len(all) >= n
+	})
+	return all
+}
+
+// WaitUnknown waits until at least n messages of strangers came.
+func (s *Sink) WaitUnknown(t testing.TB, n int) []devices.Stranger {
+	t.Helper()
+	var all []devices.Stranger
+	s.await(t, "stranger", func() bool {
+		all = append([]devices.Stranger(nil), s.unknown...)
 		return len(all) >= n
 	})
 	return all

@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"crypto/tls"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -61,18 +63,47 @@ func TestBrokerAdopts(t *testing.T) {
 	}
 }
 
+// TestClientAdopts changes the devices of a client at work. Its connection
+// stays, so that nothing of QoS 0 is lost of the others; a device that is gone
+// is not heard any more.
 func TestClientAdopts(t *testing.T) {
-	config := ClientConfig{Name: "house", URL: "mqtt://localhost", ClientID: "x"}
-	kitchen := []Device{device(t, "kitchen", "json", "kitchen")}
-	c := NewClient(config, kitchen, quiet())
-	if !c.Adopt(NewClient(config, kitchen, quiet())) {
-		t.Error("the same is not adopted")
+	m := startMosquitto(t)
+	config := ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", TLS: new(tls.Config)}
+	kitchen, cellar, attic := device(t, "kitchen", "json", "kitchen"), device(t, "cellar", "json", "cellar"), device(t, "attic", "json", "attic")
+	c := NewClient(config, []Device{kitchen, cellar}, quiet())
+	sink := &devicetest.Sink{Auto: true}
+	run(t, c, sink)
+	sink.WaitUp(t, 1)
+	if !c.Adopt(NewClient(config, []Device{kitchen, attic}, quiet())) {
+		t.Fatal("other devices are not adopted")
 	}
-	if c.Adopt(NewClient(config, []Device{device(t, "kitchen", "json", "other")}, quiet())) {
-		t.Error("another topic is adopted, and was not subscribed to")
+	m.waitFor(t, "the new filter", func(log string) bool { return strings.Contains(log, "attic (QoS 1)") })
+	m.waitFor(t, "the end of the old", func(log string) bool { return strings.Contains(log, "Sending UNSUBACK to porchlight-test") })
+	p := publisher(t, m.url(), "all")
+	for i, topic := range []string{"cellar", "kitchen", "attic"} {
+		send(t, p, Publication{Topic: topic, Payload: temperature(fmt.Sprint(i)), QoS: 1})
 	}
-	config.TLS = new(tls.Config)
-	if c.Adopt(NewClient(config, kitchen, quiet())) {
-		t.Error("TLS is adopted")
+	var heard []devices.ID
+	for _, taken := range sink.WaitMessages(t, 2) {
+		heard = append(heard, taken.Readings[0].Device)
+	}
+	if fmt.Sprint(heard) != "[kitchen attic]" {
+		t.Errorf("heard %v", heard)
+	}
+	if n := strings.Count(m.log(), "as porchlight-test"); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	for name, change := range map[string]func(*ClientConfig){
+		"another client id": func(c *ClientConfig) { c.ClientID = "y" },
+		"other TLS":         func(c *ClientConfig) { c.TLS = new(tls.Config) },
+	} {
+		other := config
+		change(&other)
+		if c.Adopt(NewClient(other, []Device{kitchen}, quiet())) {
+			t.Errorf("%s is adopted", name)
+		}
+	}
+	if c.Adopt(NewScout(config, []Device{kitchen}, quiet())) {
+		t.Error("a scout is adopted")
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 // The broker's limits. The library's own are none.
@@ -44,8 +45,9 @@ type User struct{ Name, Password string }
 // BrokerConfig says where the gateway's own broker listens, and to whom.
 // Without users anybody may use it, which is allowed on this machine only.
 type BrokerConfig struct {
-	Listen string // address:port
-	Users  []User
+	Listen   string // address:port
+	Users    []User
+	Profiles *profile.Library // as of [ClientConfig]
 }
 
 // A Broker is a [devices.Driver] that is a broker (MQTT 3.1.1 and 5). It also
@@ -72,6 +74,7 @@ type members struct {
 	users     []User
 	directory *directory
 	rights    *rights
+	ear       *ear
 }
 
 // NewBroker makes a broker.
@@ -84,7 +87,7 @@ func NewBroker(config BrokerConfig, ds []Device, log *slog.Logger) *Broker {
 	}
 	d := newDirectory(mine)
 	b := &Broker{listen: config.Listen, log: log}
-	b.members.Store(&members{config.Users, d, newRights(config.Users, d)})
+	b.members.Store(&members{config.Users, d, newRights(config.Users, d), newEar(config.Profiles, true)})
 	return b
 }
 
@@ -95,8 +98,11 @@ func (b *Broker) Adopt(next devices.Driver) bool {
 	if !ok || n.listen != b.listen || n.check() != nil {
 		return false
 	}
-	after := n.members.Load()
-	before := b.members.Swap(after)
+	before, after := b.members.Load(), n.members.Load()
+	if before.ear.profiles == after.ear.profiles {
+		after = &members{after.users, after.directory, after.rights, before.ear} // which knows what was announced
+	}
+	b.members.Store(after)
 	server := b.server.Load()
 	if server == nil {
 		return true
@@ -366,10 +372,12 @@ func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error
 	turn := &h.turns[maphash.String(h.seed, cl.ID)%uint64(len(h.turns))]
 	turn.Lock()
 	defer turn.Unlock()
-	return h.broker.members.Load().directory.hear(h.ctx, publication{
+	m := h.broker.members.Load()
+	receipt, _, err := m.ear.report(h.ctx, m.directory, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
 		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup || cl.IsTakenOver(),
 	}, h.sink)
+	return receipt, err
 }
 
 // mayRetain bounds what the broker keeps. Deleting is always allowed, and so

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 // ClientConfig says how to reach a broker.
@@ -33,6 +34,9 @@ type ClientConfig struct {
 	Password string
 	TLS      *tls.Config // for mqtts and wss; nil is the system's
 	Share    string      // name of a shared subscription; "" is none
+	// Profiles are those that find out whose a message is. Without them, only
+	// devices are understood that have their name in their topics.
+	Profiles *profile.Library
 }
 
 const (
@@ -49,6 +53,9 @@ const (
 	maxQueued      = 4096
 	maxQueuedBytes = 16 << 20
 	messageCosts   = 256 // bytes beside topic and payload
+	// roomTime is how long a message with QoS 1 may wait for room: not so long
+	// that the library misses the answer to a ping, for which it waits 10 s.
+	roomTime = 3 * time.Second
 
 	// filtersAtOnce keeps a SUBSCRIBE packet below the limits of brokers.
 	filtersAtOnce = 100
@@ -63,9 +70,14 @@ const (
 // outlives the connection, so that what was not acknowledged comes again.
 type Client struct {
 	config    ClientConfig
-	directory *directory
+	directory atomic.Pointer[directory]
+	ear       *ear
+	changed   chan struct{} // has one where a link may have something new to follow
+	scouts    bool          // as NewScout says
 	log       *slog.Logger
 	lost      int // times in a row that the connection was lost soon; of Run alone
+
+	keepAlive time.Duration // what tests make shorter; zero is the usual time
 }
 
 // NewClient makes a client. Of the devices those count that are on this broker
@@ -77,18 +89,98 @@ func NewClient(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 			mine = append(mine, d)
 		}
 	}
-	return &Client{config: config, directory: newDirectory(mine), log: log}
+	c := &Client{config: config, ear: newEar(config.Profiles, false), changed: make(chan struct{}, 1), log: log}
+	c.directory.Store(newDirectory(mine))
+	return c
 }
 
-// Adopt implements [devices.Adopter]: where nothing changed.
+// NewScout makes a client that shows to the sink which devices are heard that
+// are not configured, and nothing else. It subscribes to what the profiles know,
+// and not to everything: a broker may carry pictures, and what other programs
+// tell each other. It has a session of its own, because messages of strangers in that of [NewClient] would take the
+// places of those that are not yet acknowledged (MQTT 5 section 4.9, and the
+// like in brokers of 3.1.1). It is sent everything with QoS 0, and the broker
+// keeps nothing for it.
+func NewScout(config ClientConfig, ds []Device, log *slog.Logger) *Client {
+	config.ClientID += "-discovery"
+	config.Share = "" // others would not hear what this one does
+	c := NewClient(config, ds, log)
+	c.scouts, c.ear = true, newEar(config.Profiles, true)
+	return c
+}
+
+// Adopt implements [devices.Adopter]: where only devices changed. The
+// connection stays, because what has QoS 0 would be lost without it.
 func (c *Client) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Client)
-	// A tls.Config cannot be compared.
-	return ok && c.config.TLS == nil && n.config == c.config && reflect.DeepEqual(n.directory, c.directory)
+	// A tls.Config cannot be compared but with itself.
+	if !ok || n.config != c.config || n.scouts != c.scouts {
+		return false
+	}
+	c.directory.Store(n.directory.Load())
+	c.change()
+	return true
+}
+
+func (c *Client) change() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
 }
 
 // Name implements [devices.Driver].
-func (c *Client) Name() string { return "mqtt " + c.config.Name }
+func (c *Client) Name() string {
+	if c.scouts {
+		return "mqtt " + c.config.Name + " discovery"
+	}
+	return "mqtt " + c.config.Name
+}
+
+// wanted is what to be subscribed to.
+func (c *Client) wanted() []string {
+	d := c.directory.Load()
+	all := d.filters()
+	if c.scouts {
+		all = c.config.Profiles.Filters(0)
+	}
+	wide := slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !strings.ContainsAny(f, "+#") })
+	announced := c.ear.announcedTopics(d, !c.scouts)
+	if c.scouts {
+		announced = announced[:min(len(announced), maxScouted)]
+	}
+	for _, topic := range announced {
+		// A message on two filters may come twice (MQTT 3.1.1 section 3.3.5).
+		if !covered(topic, wide) && !slices.Contains(all, topic) {
+			all = append(all, topic)
+		}
+	}
+	return all
+}
+
+// maxScouted bounds the topics that a scout follows because strangers announced
+// them.
+const maxScouted = 1000
+
+// overhear takes a message as a scout.
+func (c *Client) overhear(m paho.Message, sink devices.Sink) {
+	// $ begins the topics of brokers themselves (MQTT 3.1.1 section 4.7.2).
+	if checkTopic(m.Topic()) != nil || strings.HasPrefix(m.Topic(), "$") || c.directory.Load().find(m.Topic()) != nil {
+		return
+	}
+	_, strangers, changed, _, err := c.ear.read(c.directory.Load(), publication{
+		source: c.where(), broker: c.config.Name, topic: m.Topic(), payload: m.Payload(), retained: m.Retained(),
+	})
+	if err != nil {
+		return // what is not ours need not be understood
+	}
+	for _, s := range strangers {
+		sink.Unknown(s)
+	}
+	if changed {
+		c.change()
+	}
+}
 
 // where is the broker, for people. It has no password.
 func (c *Client) where() string {
@@ -118,6 +210,8 @@ type link struct {
 	client *Client
 	sink   devices.Sink
 	conn   *framedConn // nil until it is open
+
+	subscribed map[string]bool // of the goroutine that runs it
 
 	heard    chan paho.Message // not yet decoded
 	acks     chan heldAck      // not yet acknowledged
@@ -179,12 +273,16 @@ func (l *link) run(ctx context.Context) error {
 	workers.Go(func() { l.take(working) })
 	workers.Go(l.acknowledge)
 
-	err = l.subscribe(ctx, broker)
-	if err == nil {
+	if err = l.follow(ctx, broker); err == nil {
 		l.sink.Up(l.client.Name())
+	}
+	for done := false; err == nil && !done; {
 		select {
 		case <-ctx.Done():
+			done = true
 		case err = <-l.failed:
+		case <-l.client.changed:
+			err = l.follow(ctx, broker)
 		}
 	}
 
@@ -255,12 +353,12 @@ func (l *link) connect(ctx context.Context) (paho.Client, error) {
 	o.SetUsername(c.Username)
 	o.SetPassword(c.Password)
 	o.SetProtocolVersion(4)
-	o.SetCleanSession(false)
+	o.SetCleanSession(l.client.scouts)
 	o.SetAutoReconnect(false) // the supervisor's business
 	o.SetConnectRetry(false)
 	o.SetOrderMatters(true)
 	o.SetAutoAckDisabled(true)
-	o.SetKeepAlive(keepAlive)
+	o.SetKeepAlive(cmp.Or(l.client.keepAlive, keepAlive))
 	o.SetConnectTimeout(connectTime)
 	o.SetWriteTimeout(writeTime)
 	// The library's file store never syncs, and panics on a full disk.
@@ -274,6 +372,7 @@ func (l *link) connect(ctx context.Context) (paho.Client, error) {
 			return nil, err
 		}
 		l.conn = newFramedConn(conn)
+		l.conn.framer.scouts = l.client.scouts
 		stopWatching = context.AfterFunc(ctx, func() { conn.Close() })
 		return l.conn, nil
 	})
@@ -337,26 +436,56 @@ func dial(ctx context.Context, to *url.URL, settings *tls.Config) (net.Conn, err
 	return secure, nil
 }
 
-func (l *link) subscribe(ctx context.Context, broker paho.Client) error {
-	for some := range slices.Chunk(l.client.directory.filters(), filtersAtOnce) {
-		if err := l.subscribeTo(ctx, broker, some); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *link) subscribeTo(ctx context.Context, broker paho.Client, filters []string) error {
-	wanted := make(map[string]byte, len(filters))
-	for _, f := range filters {
+// follow subscribes to what is wanted now, and to nothing else any more. A
+// filter that the broker refuses is told, and harms those of its device only;
+// it is an error where there is no other.
+func (l *link) follow(ctx context.Context, broker paho.Client) error {
+	wanted := make(map[string]bool)
+	var fresh, refused []string
+	for _, f := range l.client.wanted() {
 		if share := l.client.config.Share; share != "" {
 			f = "$share/" + share + "/" + f
 		}
-		wanted[f] = 1
+		if wanted[f] = true; !l.subscribed[f] {
+			fresh = append(fresh, f)
+		}
 	}
-	l.conn.framer.filters.Store(int32(len(wanted)))
-	defer l.conn.framer.filters.Store(0)
-	token := broker.SubscribeMultiple(wanted, nil)
+	for some := range slices.Chunk(fresh, filtersAtOnce) {
+		not, err := l.subscribe(ctx, broker, some)
+		if err != nil {
+			return err
+		}
+		refused = append(refused, not...)
+	}
+	var gone []string
+	for f := range l.subscribed {
+		if !wanted[f] {
+			gone = append(gone, f)
+		}
+	}
+	for some := range slices.Chunk(gone, filtersAtOnce) {
+		if err := l.unsubscribe(ctx, broker, some); err != nil {
+			return err
+		}
+	}
+	for _, f := range refused {
+		delete(wanted, f)
+	}
+	l.subscribed = wanted
+	if len(refused) == 0 {
+		return nil
+	}
+	slices.Sort(refused)
+	err := fmt.Errorf("cannot subscribe to %s as user %q: the broker does not allow it: %w", strings.Join(refused, ", "), l.client.config.Username, devices.ErrRefused)
+	if len(wanted) == 0 {
+		return err
+	}
+	l.sink.Reject(l.client.Name(), err)
+	return nil
+}
+
+// answer waits for the broker's.
+func (l *link) answer(ctx context.Context, what string, token paho.Token) error {
 	answered, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	select {
@@ -364,7 +493,7 @@ func (l *link) subscribeTo(ctx context.Context, broker paho.Client, filters []st
 	case err := <-l.failed:
 		return err
 	case <-answered.Done():
-		return errors.New("cannot subscribe: the broker does not answer")
+		return fmt.Errorf("cannot %s: the broker does not answer", what)
 	}
 	if err := token.Error(); err != nil {
 		select {
@@ -372,50 +501,90 @@ func (l *link) subscribeTo(ctx context.Context, broker paho.Client, filters []st
 		case <-answered.Done():
 		case <-time.After(stopTime):
 		}
-		return fmt.Errorf("cannot subscribe: %w", err)
+		return fmt.Errorf("cannot %s: %w", what, err)
+	}
+	return nil
+}
+
+func (l *link) unsubscribe(ctx context.Context, broker paho.Client, filters []string) error {
+	l.conn.framer.leaving.Store(true)
+	defer l.conn.framer.leaving.Store(false)
+	return l.answer(ctx, "unsubscribe", broker.Unsubscribe(filters...))
+}
+
+// subscribe gives the filters that the broker refused.
+func (l *link) subscribe(ctx context.Context, broker paho.Client, filters []string) (refused []string, err error) {
+	wanted := make(map[string]byte, len(filters))
+	for _, f := range filters {
+		wanted[f] = 1
+		if l.client.scouts {
+			wanted[f] = 0
+		}
+	}
+	l.conn.framer.filters.Store(int32(len(wanted)))
+	defer l.conn.framer.filters.Store(0)
+	token := broker.SubscribeMultiple(wanted, nil)
+	if err := l.answer(ctx, "subscribe", token); err != nil {
+		return nil, err
 	}
 	// The library calls a refused filter no error (MQTT 3.1.1 section 3.9.3).
 	codes := token.(*paho.SubscribeToken).Result()
-	var refused []string
 	for filter := range wanted {
 		if code, ok := codes[filter]; !ok || code > 2 {
 			refused = append(refused, filter)
 		}
 	}
-	if len(refused) > 0 {
-		slices.Sort(refused)
-		return fmt.Errorf("cannot subscribe to %s as user %q: the broker does not allow it: %w", strings.Join(refused, ", "), l.client.config.Username, devices.ErrRefused)
-	}
-	return nil
+	return refused, nil
 }
 
 func cost(m paho.Message) int64 { return int64(len(m.Topic()) + len(m.Payload()) + messageCosts) }
 
-// hear is called by the library for each message, in order. It must not block,
-// or no answer to a ping would be read either.
+// hear is called by the library for each message, in order. It must not block
+// for long, or no answer to a ping would be read either.
 func (l *link) hear(_ paho.Client, m paho.Message) {
-	limit, free := int64(maxQueuedBytes), true
-	if m.Qos() == 0 {
-		limit /= 4
-		free = l.crowd.enter(m.Topic())
+	if l.client.scouts {
+		// Nobody waits for it, and the sink does not either.
+		l.client.overhear(m, l.sink)
+		return
 	}
-	if l.queued.Add(cost(m)) <= limit && free {
-		select {
-		case l.heard <- m:
+	if m.Qos() == 0 {
+		free := l.crowd.enter(m.Topic())
+		if free && l.enter(m, maxQueuedBytes/4) {
 			return
-		default:
 		}
-	}
-	l.queued.Add(-cost(m))
-	if m.Qos() == 0 {
 		if free {
 			l.crowd.leave(m.Topic())
 		}
 		l.sink.Reject(l.client.Name(), errors.New("messages of QoS 0 come faster than they can be taken; dropped"))
 		return
 	}
-	// Not acknowledged, it comes again with the next connection.
-	l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
+	// Mosquitto sends retained messages without regard to its limit of messages
+	// in flight, and all of them again to the next connection.
+	for began := time.Now(); !l.enter(m, maxQueuedBytes); {
+		if time.Since(began) > roomTime {
+			// Not acknowledged, it comes again with the next connection.
+			l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
+			return
+		}
+		select {
+		case <-l.stopping:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// enter queues a message, where there is room for it.
+func (l *link) enter(m paho.Message, limit int64) bool {
+	if l.queued.Add(cost(m)) <= limit {
+		select {
+		case l.heard <- m:
+			return true
+		default:
+		}
+	}
+	l.queued.Add(-cost(m))
+	return false
 }
 
 // take decodes what was heard. Whoever hands in a reading may see it safe
@@ -434,10 +603,13 @@ func (l *link) take(ctx context.Context) {
 		if m.Qos() == 0 {
 			l.crowd.leave(m.Topic())
 		}
-		receipt, err := c.directory.hear(ctx, publication{
-			source: c.Name(), session: c.config.Name, topic: m.Topic(), payload: m.Payload(),
+		receipt, changed, err := c.ear.report(ctx, c.directory.Load(), publication{
+			source: c.Name(), session: c.config.Name, broker: c.config.Name, topic: m.Topic(), payload: m.Payload(),
 			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
 		}, l.sink)
+		if changed {
+			c.change()
+		}
 		switch {
 		case m.Qos() == 0:
 			l.queued.Add(-cost(m))

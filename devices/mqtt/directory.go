@@ -3,6 +3,7 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -13,8 +14,11 @@ import (
 // A Decoder understands one firmware's topics and messages. A
 // *[profile.Profile] is one.
 type Decoder interface {
-	// Filters are what to subscribe to for a device.
+	ID() string
+	// Filters are what to subscribe to for a device, SharedFilters what for
+	// all of the firmware together.
 	Filters(at profile.Place) []string
+	SharedFilters() []string
 	// Matches reports whether a topic is the device's. It is only asked about
 	// topics in which at.Topic stands as whole levels.
 	Matches(at profile.Place, topic string) bool
@@ -27,6 +31,8 @@ type Device struct {
 	Profile Decoder
 	Place   profile.Place
 	Broker  string // name of the broker it is on; "" for any
+	// Identity is the firmware's own name of it, where Place.Topic is not.
+	Identity string
 }
 
 // The bounds of a topic.
@@ -58,14 +64,27 @@ func checkTopic(topic string) error {
 type directory struct {
 	devices []Device
 	at      map[string][]*Device // by Place.Topic
+	by      map[announcer]*Device
 }
 
 func newDirectory(ds []Device) *directory {
-	d := &directory{devices: ds, at: make(map[string][]*Device)}
+	d := &directory{devices: ds, at: make(map[string][]*Device), by: make(map[announcer]*Device)}
 	for i := range ds {
 		d.at[ds[i].Place.Topic] = append(d.at[ds[i].Place.Topic], &ds[i])
+		d.by[announcer{ds[i].Profile.ID(), ds[i].Place.Topic}] = &ds[i]
+		if ds[i].Identity != "" {
+			d.by[announcer{ds[i].Profile.ID(), ds[i].Identity}] = &ds[i]
+		}
 	}
 	return d
+}
+
+// named gives the device that a profile tells of by its identity, or nil.
+func (d *directory) named(o profile.Output) *Device {
+	if device := d.by[announcer{o.Profile, o.Identity}]; device != nil || o.About.Identity == "" {
+		return device
+	}
+	return d.by[announcer{o.Profile, o.About.Identity}]
 }
 
 // find gives the device of a topic that was checked, or nil. Where several
@@ -111,13 +130,38 @@ func eachRun(topic string, first int, yield func(run string) bool) {
 func (d *directory) filters() []string {
 	var all []string
 	seen := make(map[string]bool)
-	for _, device := range d.devices {
-		for _, f := range device.Profile.Filters(device.Place) {
+	add := func(filters []string) {
+		for _, f := range filters {
 			if !seen[f] {
 				seen[f] = true
 				all = append(all, f)
 			}
 		}
 	}
+	shared := make(map[string]bool)
+	for _, device := range d.devices {
+		add(device.Profile.Filters(device.Place))
+		if id := device.Profile.ID(); !shared[id] {
+			shared[id] = true
+			add(device.Profile.SharedFilters())
+		}
+	}
 	return all
+}
+
+// covered reports whether one of the filters takes a topic in (MQTT 3.1.1
+// section 4.7).
+func covered(topic string, filters []string) bool {
+	return slices.ContainsFunc(filters, func(filter string) bool {
+		f, t := strings.Split(filter, "/"), strings.Split(topic, "/")
+		for i, level := range f {
+			if level == "#" {
+				return true
+			}
+			if i >= len(t) || level != "+" && level != t[i] {
+				return i == len(t) && level == "#"
+			}
+		}
+		return len(f) == len(t)
+	})
 }

@@ -3,7 +3,7 @@
 // acknowledge a message only when its readings are safe. [Publisher] is the
 // other side, for simulated devices.
 //
-// The way of a message is: hear (publication.go) finds its device
-// (directory.go), decodes it and hands it to the sink; the receipt then waits
+// The way of a message is: an ear (ear.go) finds its device (directory.go),
+// decodes it and hands it to the sink; the receipt then waits
 // in a queue, in the order in which messages came, for its acknowledgement.
 package mqtt

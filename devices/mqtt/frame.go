@@ -19,6 +19,7 @@ const (
 	typeConnack  = 2
 	typePublish  = 3
 	typeSuback   = 9
+	typeUnsuback = 11
 	typePingresp = 13
 )
 
@@ -30,6 +31,13 @@ type framer struct {
 	// must have as many codes (MQTT-3.8.4-5), or the library would index
 	// beyond its own. Set from another goroutine; an answer sets it to 0.
 	filters atomic.Int32
+	leaving atomic.Bool // an UNSUBSCRIBE is under way; as filters
+
+	// scouts is set, before the first byte, on the connection of a scout. It
+	// hears what is meant for others, so what is too large is no fault of the
+	// broker; nobody waits for it.
+	scouts bool
+	skip   bool // the packet is not to be handed out
 
 	connected bool // the CONNACK came
 	state     framerState
@@ -86,7 +94,13 @@ func (f *framer) feed(b []byte) error {
 // check judges a packet by its fixed header.
 func (f *framer) check() error {
 	kind, qos := f.header>>4, f.header>>1&3
+	most := byte(1)
+	if f.scouts {
+		most = 0
+	}
+	f.skip = f.scouts && f.connected && kind == typePublish && qos == 0 && f.length > maxPacket
 	switch {
+	case f.skip:
 	case f.length > maxPacket:
 		return fmt.Errorf("the broker sends a packet of %d bytes, at most %d are taken", f.length, maxPacket)
 	case f.connected == (kind == typeConnack): // MQTT-3.2.0-1, and once
@@ -94,13 +108,14 @@ func (f *framer) check() error {
 	case kind == typeConnack:
 		f.connected = true
 	case kind == typePublish:
-		if qos > 1 { // MQTT-3.8.4-6: no higher than what was asked for
-			return fmt.Errorf("the broker sends with QoS %d, subscribed is 1", qos)
+		if qos > most { // MQTT-3.8.4-6: no higher than what was asked for
+			return fmt.Errorf("the broker sends with QoS %d, subscribed is %d", qos, most)
 		}
 	case kind == typeSuback:
 		if want := int(f.filters.Swap(0)); want == 0 || f.length != 2+want {
 			return fmt.Errorf("the broker answers the subscription of %d filters with %d codes", want, f.length-2)
 		}
+	case kind == typeUnsuback && f.length == 2 && f.leaving.Swap(false):
 	case kind == typePingresp:
 	default:
 		return fmt.Errorf("the broker sends a packet of type %d, which answers nothing", kind)
@@ -115,6 +130,8 @@ type framedConn struct {
 	net.Conn
 	framer framer
 	buffer *bufio.Reader // the library reads headers byte by byte
+	header []byte        // of the next packet, whole or in part
+	ready  []byte        // of it, to be handed out
 	fault  error         // sticky
 }
 
@@ -125,15 +142,38 @@ func newFramedConn(conn net.Conn) *framedConn {
 // Read implements [net.Conn]. Bytes are judged before they are handed out, so
 // a header never reaches the library before its verdict.
 func (c *framedConn) Read(b []byte) (int, error) {
-	if c.fault != nil {
-		return 0, c.fault
+	for len(c.ready) == 0 && len(b) > 0 {
+		switch {
+		case c.fault != nil:
+			return 0, c.fault
+		case c.framer.state == inBody:
+			n, err := c.buffer.Read(b[:min(len(b), c.framer.length)])
+			c.fault = c.framer.feed(b[:n])
+			if n > 0 || err != nil {
+				return n, err
+			}
+		default:
+			next, err := c.buffer.ReadByte()
+			if err != nil {
+				return 0, err
+			}
+			if c.fault = c.framer.feed([]byte{next}); c.fault != nil {
+				return 0, c.fault
+			}
+			c.header = append(c.header, next)
+			if c.framer.skip {
+				if _, err := c.buffer.Discard(c.framer.length); err != nil {
+					return 0, err
+				}
+				c.framer.state, c.framer.skip, c.header = atHeader, false, c.header[:0]
+			} else if c.framer.state == inBody || c.framer.state == atHeader {
+				c.ready, c.header = c.header, nil
+			}
+		}
 	}
-	n, err := c.buffer.Read(b)
-	if fault := c.framer.feed(b[:n]); fault != nil {
-		c.fault = fault
-		return 0, fault
-	}
-	return n, err
+	n := copy(b, c.ready)
+	c.ready = c.ready[n:]
+	return n, nil
 }
 
 // Write implements [net.Conn].

@@ -83,7 +83,7 @@ func (c fakeConn) SetReadDeadline(time.Time) error  { return nil }
 // a header whose packet is refused, and the same verdict whenever it asks.
 func TestFramedConnHoldsBack(t *testing.T) {
 	c := newFramedConn(fakeConn{r: strings.NewReader(connack + "\x30\xff\xff\xff\x7f" + publish)})
-	for range len(connack) + 4 {
+	for range len(connack) {
 		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}

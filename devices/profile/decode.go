@@ -3,12 +3,14 @@ package profile
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe"
 )
 
 // ErrNotOurs says that a topic is not the device's.
@@ -16,40 +18,46 @@ var ErrNotOurs = errors.New("not a topic of the device")
 
 // Filters gives the MQTT topic filters to subscribe for a device. None lies
 // within another, because a broker may deliver a message once for each filter
-// (MQTT 3.1.1 section 3.3.5).
+// (MQTT 3.1.1 section 3.3.5). Topics that do not have the device as a level are
+// not among them: those are for a [Session].
 func (p *Profile) Filters(at Place) []string {
 	if at.Topic == "" {
 		return nil
 	}
+	return p.filters(at.Topic)
+}
+
+func (p *Profile) filters(device string) []string {
 	var all []string
 	for _, m := range p.file.Match {
-		for _, f := range m.Topic.filters(at.Topic) {
-			if slices.ContainsFunc(all, func(other string) bool { return takesIn(other, f) }) {
-				continue
-			}
-			all = slices.DeleteFunc(all, func(other string) bool { return takesIn(f, other) })
-			all = append(all, f)
+		if device == "" || m.Topic.has("device") {
+			all = addFilters(all, m.Topic.filters(device))
 		}
+	}
+	return all
+}
+
+// addFilters adds filters that do not lie in others.
+func addFilters(all, more []string) []string {
+	for _, f := range more {
+		if slices.ContainsFunc(all, func(other string) bool { return takesIn(other, f) }) {
+			continue
+		}
+		all = slices.DeleteFunc(all, func(other string) bool { return takesIn(f, other) })
+		all = append(all, f)
 	}
 	return all
 }
 
 // Matches reports whether an MQTT topic is the device's.
 func (p *Profile) Matches(at Place, topic string) bool {
-	_, ok := p.captures(at, topic)
-	return ok
-}
-
-func (p *Profile) captures(at Place, topic string) (map[string]string, bool) {
 	if at.Topic == "" {
-		return nil, false
+		return false
 	}
-	for _, m := range p.file.Match {
-		if c, ok := m.Topic.match(topic, at.Topic); ok {
-			return c, true
-		}
-	}
-	return nil, false
+	return slices.ContainsFunc(p.file.Match, func(m matchRule) bool {
+		_, ok := m.Topic.match(topic, at.Topic)
+		return ok && m.Topic.has("device")
+	})
 }
 
 // Decode reads one message of the device at a place. It is bounded in time
@@ -57,78 +65,300 @@ func (p *Profile) captures(at Place, topic string) (map[string]string, bool) {
 // was not understood. A message that has nothing to tell gives no reading and
 // no error.
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
-	if limit := int(p.file.Limits.Bytes); len(m.Payload) > limit {
-		return Output{}, fmt.Errorf("%d bytes are more than the %d that a message may have", len(m.Payload), limit)
-	}
+	h := newHeard(m)
 	captures := map[string]string{"field": m.Topic}
 	if at.Topic != "" {
-		c, ok := p.captures(at, m.Topic)
+		c, ok := p.captures(h, at.Topic)
 		if !ok {
 			return Output{}, ErrNotOurs
 		}
 		captures = c
 	}
-	if text := strings.TrimSpace(string(m.Payload[:min(len(m.Payload), 64)])); text != "" {
-		captures["first"] = text[:1]
-	}
-	if m.ContentFormat >= 0 {
-		captures["format"] = strconv.Itoa(m.ContentFormat)
-	}
-	for _, rule := range p.file.Decode {
-		if rule.holds(captures) {
-			out, err := p.read(rule, at, m, captures)
-			if err != nil {
-				return Output{}, err
-			}
-			if out.Identity == "" {
-				out.Identity = captures["device"]
-			}
-			return out, nil
-		}
-	}
-	return Output{}, errors.New("no way to read this kind of message")
+	return p.decode(h, captures, at, nil)
 }
 
-func (rule decodeRule) holds(captures map[string]string) bool {
-	for name, want := range rule.When {
-		if got, ok := captures[name]; !ok || !want.fits(got) {
+// captures finds the first entry of match that fits; device "" is any.
+func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
+	for _, m := range p.file.Match {
+		if device != "" && !m.Topic.has("device") {
+			continue
+		}
+		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) && (!m.Known || device != "" || h.known != nil && h.known(p, c)) {
+			return c, true
+		}
+	}
+	return nil, false
+}
+
+// heard is a message, with what was found out of it so far.
+type heard struct {
+	Message
+	peeked   bool
+	document *node // of a JSON object, nil if it is none
+	decoded  bool
+	foreign  any                                               // what JSON holds, for templates
+	known    func(p *Profile, captures map[string]string) bool // whether the device was heard before; nil: it was not
+}
+
+func newHeard(m Message) *heard { return &heard{Message: m} }
+
+// peek gives the document of a JSON object; nil if it is none.
+func (h *heard) peek() *node {
+	if !h.peeked {
+		h.peeked = true
+		if text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), 64)])); strings.HasPrefix(text, "{") {
+			h.document, _ = h.json()
+		}
+	}
+	return h.document
+}
+
+// json reads the message as JSON, once if it is an object.
+func (h *heard) json() (*node, error) {
+	if h.document != nil {
+		return h.document, nil
+	}
+	n, err := parseJSON(h.Payload, maxMembers)
+	if err == nil && n.kind == objectNode {
+		h.peeked, h.document = true, n
+	}
+	return n, err
+}
+
+// value is what a condition is on. ok is false where there is none.
+func (h *heard) value(name string, captures map[string]string) (_ string, ok bool) {
+	switch {
+	case strings.HasPrefix(name, "/"):
+		doc := h.peek()
+		if doc == nil {
+			return "", false
+		}
+		n := doc
+		for _, step := range splitPath(name[1:]) {
+			if n = n.child(step); n == nil {
+				return "", false
+			}
+		}
+		return n.value.String(), n.kind != nullNode
+	case name == "first":
+		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), 64)]))
+		if text == "" {
+			return "", false
+		}
+		return text[:1], true
+	case name == "payload":
+		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), maxText)]))
+		return text, text != "" && len(h.Payload) <= maxText
+	case name == "format":
+		return strconv.Itoa(h.ContentFormat), h.ContentFormat >= 0
+	case name == "retained":
+		return strconv.FormatBool(h.Retained), true
+	}
+	v, ok := captures[name]
+	return v, ok
+}
+
+// hold reports whether all conditions do.
+func (c conditions) hold(h *heard, captures map[string]string) bool {
+	for name, want := range c {
+		not, negative := strings.CutPrefix(string(want), "!")
+		got, ok := h.value(name, captures)
+		if fits := ok && glob(not).fits(got); fits == negative {
 			return false
 		}
 	}
 	return true
 }
 
-func (p *Profile) read(rule decodeRule, at Place, m Message, captures map[string]string) (out Output, err error) {
-	var doc *node
-	switch {
-	case rule.Skip:
-		return Output{}, nil
-	case rule.Availability != nil:
-		out.Availability, err = rule.Availability.read(m.Payload)
-		return out, err
-	case rule.SenML != nil:
-		return readSenML(at, m)
-	case rule.Value != nil:
-		doc, err = rule.Value.read(m.Payload, captures)
-	case rule.Pairs != nil:
-		doc, err = parsePairs(m.Payload, *rule.Pairs)
-	default:
-		doc, out.Identity, err = rule.JSON.read(m.Payload)
+// An overlay is what a device announced of its messages: rules that go before
+// the profile's own.
+type overlay struct {
+	rules  []fieldRule
+	fields []describe.Field // of a further topic, each with its rule
+}
+
+// decode reads a message whose topic fits.
+func (p *Profile) decode(h *heard, captures map[string]string, at Place, o *overlay) (Output, error) {
+	if limit := int(p.file.Limits.Bytes); len(h.Payload) > limit {
+		return Output{}, fmt.Errorf("%d bytes are more than the %d that a message may have", len(h.Payload), limit)
 	}
+	for _, rule := range p.file.Decode {
+		if !rule.When.hold(h, captures) {
+			continue
+		}
+		r := reading{profile: p, rule: rule, heard: h, captures: captures, at: at, overlay: o}
+		out, err := r.read()
+		if err != nil {
+			return Output{}, err
+		}
+		out.Profile = p.ID()
+		return out, nil
+	}
+	return Output{}, errors.New("no way to read this kind of message")
+}
+
+// A reading is the work of reading one message.
+type reading struct {
+	profile  *Profile
+	rule     decodeRule
+	heard    *heard
+	captures map[string]string
+	at       Place
+	overlay  *overlay
+}
+
+func (r *reading) read() (Output, error) {
+	rule, h := r.rule, r.heard
+	switch {
+	case rule.Refuse != "":
+		return Output{}, errors.New(rule.Refuse)
+	case rule.SenML != nil:
+		out, err := readSenML(r.at, h.Message)
+		if out.Identity == "" {
+			out.Identity = r.captures["device"]
+		}
+		return out, err
+	}
+	doc, key, available, err := r.document()
 	if err != nil {
 		return Output{}, err
 	}
-	if fields := p.fields(doc); len(fields) > 0 {
-		out.Readings = []devices.Reading{{Device: at.Device, Time: p.time(doc, at, m), Fields: fields}}
+	out := Output{Identity: key, Availability: available}
+	look := lookUp(r.captures, cmpNode(h.peek(), doc))
+	if key == "" {
+		out.Identity = r.captures["device"]
+		if keys := r.profile.file.Device.Key; len(keys) > 0 {
+			out.Identity = firstFilled(keys, look)
+		}
 	}
+	out.About = r.about(look)
+	if doc == nil {
+		return out, nil
+	}
+	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
+		out.Children = r.children(c, doc, out.Identity)
+	}
+	r.fill(&out, doc)
 	return out, nil
 }
 
-// read gives the part of the document that the rule looks into, and the name
+func cmpNode(a, b *node) *node {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (r *reading) about(look func(ref) string) About {
+	d := r.profile.file.Device
+	return About{
+		Name: firstFilled(d.Name, look), Maker: firstFilled(d.Maker, look), Model: firstFilled(d.Model, look),
+		Firmware: firstFilled(d.Firmware, look), Parent: firstFilled(d.Parent, look),
+	}
+}
+
+// fill makes a document's reading.
+func (r *reading) fill(out *Output, doc *node) {
+	fields, available, targets := r.fields(doc)
+	out.targets = targets
+	if available != devices.AvailabilityUnknown {
+		out.Availability = available
+	}
+	if len(fields) > 0 {
+		out.Readings = []devices.Reading{{Device: r.at.Device, Time: r.time(doc), Fields: fields}}
+	}
+}
+
+// maxChildren bounds the devices in one message.
+const maxChildren = 500
+
+// children takes the parts of a document that are devices of their own out of
+// it.
+func (r *reading) children(rule *childrenRule, doc *node, parent string) (all []Output) {
+	doc.extract(rule.Each, nil, func(name string, part *node) {
+		if len(all) == maxChildren {
+			return
+		}
+		key := name
+		captures := map[string]string{"key": name}
+		for k, v := range r.captures {
+			captures[k] = v
+		}
+		if !rule.Key.isZero() {
+			key, _ = rule.Key.fill(lookUp(captures, part))
+		}
+		if key == "" {
+			return
+		}
+		child := Output{Profile: r.profile.ID(), Identity: key}
+		sub := *r
+		sub.captures = captures
+		child.About = sub.about(lookUp(captures, part))
+		child.About.Parent = parent
+		sub.fill(&child, part)
+		all = append(all, child)
+	})
+	return all
+}
+
+// extract takes out the objects that a selector selects.
+func (n *node) extract(s selector, at []string, take func(name string, part *node)) {
+	if n.kind != objectNode {
+		return
+	}
+	kept := n.members[:0:0]
+	for _, m := range n.members {
+		path := append(slices.Clip(at), m.name)
+		if m.node.kind == objectNode && s.selects(path) {
+			take(m.name, m.node)
+			continue
+		}
+		m.node.extract(s, path, take)
+		kept = append(kept, m)
+	}
+	n.members = kept
+}
+
+// document reads the message in the way of the rule. It is nil where there is
+// nothing to make fields of; identity is "" where the document does not tell.
+func (r *reading) document() (doc *node, identity string, available devices.Availability, err error) {
+	rule, h := r.rule, r.heard
+	look := lookUp(r.captures, h.peek())
+	switch {
+	case rule.Availability != nil:
+		available, err = rule.Availability.read(h)
+	case rule.Value != nil:
+		doc, err = rule.Value.read(h.Payload, look)
+	case rule.Pairs != nil:
+		doc, err = parsePairs(h.Payload, *rule.Pairs)
+	case rule.Columns != nil:
+		doc, err = rule.Columns.read(h.Payload, look)
+	case rule.Struct != nil:
+		doc, err = rule.Struct.read(h.Payload)
+	case rule.Code != "":
+		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
+	case rule.CBOR != nil:
+		if doc, err = parseCBOR(h.Payload); err == nil {
+			doc, identity = rule.CBOR.within(doc, look)
+		}
+	case rule.JSON != nil:
+		if doc, err = h.json(); err == nil {
+			doc, identity = rule.JSON.within(doc, look)
+		}
+	}
+	return doc, identity, available, err
+}
+
+// decoders are those in code, by name.
+var decoders = map[string]func(payload []byte, captures map[string]string) (doc *node, identity string, available devices.Availability, err error){
+	"sparkplug": readSparkplug,
+}
+
+// within gives the part of the document that the rule looks into, and the name
 // of the device where the path to that has it.
-func (rule jsonRule) read(payload []byte) (doc *node, identity string, err error) {
-	if doc, err = parseJSON(payload, maxMembers); err != nil {
-		return nil, "", err
+func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity string) {
+	for _, best := range rule.Best {
+		best.choose(doc)
 	}
 	for _, root := range rule.Root {
 		if inner, name := root.find(doc); inner != nil {
@@ -136,30 +366,61 @@ func (rule jsonRule) read(payload []byte) (doc *node, identity string, err error
 			break
 		}
 	}
-	if doc.kind != objectNode {
+	at, _ := rule.At.fill(look)
+	switch {
+	case at != "":
+		doc = under(at, doc)
+	case doc.kind != objectNode:
 		doc = object("value", doc)
 	}
-	return doc, identity, nil
+	return doc, identity
+}
+
+// choose puts the best item of a list into the list's place.
+func (rule bestRule) choose(doc *node) {
+	list, _ := rule.List.find(doc)
+	if list == nil || list.kind != listNode || len(list.items) == 0 {
+		return
+	}
+	best, most := list.items[0], math.Inf(-1)
+	for _, item := range list.items {
+		if n, _ := rule.By.find(item); n != nil && n.kind == valueNode && n.value.Kind() == devices.NumberValue && n.value.Float() > most {
+			best, most = item, n.value.Float()
+		}
+	}
+	*list = *best
 }
 
 // read makes a document of one member. The field is called value where its
 // name comes out empty.
-func (rule valueRule) read(payload []byte, captures map[string]string) (*node, error) {
+func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error) {
 	text := strings.TrimSpace(string(payload))
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
-	name := fill(rule.Name, func(capture string) string { return captures[capture] })
+	name, _ := rule.Name.fill(func(r ref) string {
+		if r.name == "payload" {
+			return text
+		}
+		return look(r)
+	})
+	if !rule.Is.isZero() {
+		text, _ = rule.Is.fill(look)
+	}
+	v, meant := devices.Text(text), ""
+	if !rule.Raw {
+		v, meant = bare(text), text
+	}
 	if fieldName(name) == "" {
 		name = "value"
 	}
-	return object(name, &node{value: bare(text)}), nil
+	return under(name, &node{value: v, text: meant}), nil
 }
 
-func (rule availabilityRule) read(payload []byte) (devices.Availability, error) {
-	word := strings.TrimSpace(string(payload))
+func (rule availabilityRule) read(h *heard) (devices.Availability, error) {
+	word := strings.TrimSpace(string(h.Payload))
 	if rule.Path != "" && strings.HasPrefix(word, "{") {
-		doc, err := parseJSON(payload, maxMembers)
+		doc, err := h.json()
 		if err != nil {
 			return devices.AvailabilityUnknown, err
 		}
@@ -169,13 +430,14 @@ func (rule availabilityRule) read(payload []byte) (devices.Availability, error) 
 		}
 		word = n.value.String()
 	}
-	switch rule.Words[word] {
-	case "online":
-		return devices.Online, nil
-	case "offline":
-		return devices.Offline, nil
-	case "asleep":
-		return devices.Sleeping, nil
+	if a, ok := availabilityWords[rule.Words[word]]; ok {
+		return a, nil
 	}
 	return devices.AvailabilityUnknown, fmt.Errorf("not a word for availability: %.40q", word)
 }
+
+// availabilityWords are those of the language.
+var availabilityWords = map[string]devices.Availability{"online": devices.Online, "offline": devices.Offline, "asleep": devices.Sleeping}
+
+// describer gives the describer of a rule, nil if it has none.
+func (rule decodeRule) describer() describe.Func { return describers[rule.Describe] }

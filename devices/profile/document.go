@@ -41,6 +41,7 @@ type node struct {
 	items   []*node  // of a list
 	value   devices.Value
 	unit    string // that stood beside the value
+	text    string // what the value was read from, where that may have been meant as a text
 }
 
 type nodeKind uint8
@@ -65,6 +66,25 @@ func (n *node) member(name string) *node {
 		}
 	}
 	return nil
+}
+
+// child gives a member of an object, or an item of a list by its number.
+func (n *node) child(name string) *node {
+	if n.kind == listNode {
+		if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(n.items) {
+			return n.items[i]
+		}
+		return nil
+	}
+	return n.member(name)
+}
+
+// under puts a document under a path.
+func under(path string, n *node) *node {
+	for _, name := range slices.Backward(splitPath(path)) {
+		n = object(name, n)
+	}
+	return n
 }
 
 // object makes an object of one member.

@@ -11,22 +11,34 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// fields makes fields of a document's members.
-func (p *Profile) fields(doc *node) []devices.Field {
-	w := walker{profile: p, names: newNames()}
+// fields makes fields of a document's members, and tells what they say of the
+// device being there, and which of them commands are for.
+func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []target) {
+	for _, rule := range r.profile.file.Fields {
+		if rule.Join != nil && rule.When.hold(r.heard, r.captures) {
+			if n := rule.Join.of(doc); n != nil {
+				name := rule.Name[0].source
+				doc.members = append(doc.members, member{name, n})
+			}
+		}
+	}
+	w := walker{reading: r, names: newNames()}
 	w.walk(doc, place{})
-	return w.out
+	return w.out, w.available, w.targets
 }
 
 // A walker goes through a document once.
 type walker struct {
-	profile *Profile
-	names   names
-	out     []devices.Field
-	objects []*node // from the document to where the walker is
+	*reading
+	names     names
+	out       []devices.Field
+	available devices.Availability
+	targets   []target
+	objects   []*node // from the document to where the walker is
+	only      bool    // what the announcement names, and nothing else
 
-	members []string // the last path that a rule was looked for,
-	rule    int      // and its place, -1 if there is none
+	members []string   // the last path that a rule was looked for,
+	rule    *fieldRule // and the rule, nil if there is none
 }
 
 // A place is where the walker is.
@@ -36,7 +48,20 @@ type place struct {
 	index   string   // only the places in lists
 }
 
+// below gives the path for people without its first names.
+func (p place) below(names int) string {
+	if names == 0 || names > len(p.members) {
+		return p.path
+	}
+	return strings.TrimPrefix(p.path, "_"+strings.Join(p.members[:names], "_"))
+}
+
 func (w *walker) walk(n *node, at place) {
+	if n.kind == objectNode || n.kind == listNode {
+		if rule := w.ruleFor(at.members); rule != nil && len(at.members) > 0 && w.whole(n, at, rule) {
+			return
+		}
+	}
 	switch n.kind {
 	case objectNode:
 		w.objects = append(w.objects, n)
@@ -50,15 +75,49 @@ func (w *walker) walk(n *node, at place) {
 			w.walk(item, place{at.members, at.path + number, at.index + number})
 		}
 	case valueNode:
-		w.value(n, at)
+		w.value(n, at, nil)
 	}
 }
 
-func (w *walker) value(n *node, at place) {
+// whole makes one field of an object or a list, where the rule says so.
+func (w *walker) whole(n *node, at place, rule *fieldRule) bool {
+	switch {
+	case n.kind == objectNode && len(rule.Value) > 0:
+		for _, name := range rule.Value {
+			if v := n.member(name); v != nil {
+				if v.kind == valueNode {
+					w.objects = append(w.objects, n)
+					w.value(v, at, n)
+					w.objects = w.objects[:len(w.objects)-1]
+				}
+				return true
+			}
+		}
+	case n.kind == listNode && rule.Type == "text":
+		var items []string
+		for _, item := range n.items {
+			if item.kind == valueNode {
+				items = append(items, item.value.String())
+			}
+		}
+		w.value(&node{value: devices.Text(strings.Join(items, ","))}, at, nil)
+		return true
+	}
+	return false
+}
+
+// value makes a field of a value, which of the object selected is the one that
+// the rule names.
+func (w *walker) value(n *node, at place, selected *node) {
+	for i, c := range w.profile.file.Commands {
+		if c.For != nil && c.For.selects(at.members) && len(w.targets) < maxRules {
+			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
+		}
+	}
 	if len(w.out) >= w.profile.file.Limits.Fields {
 		return
 	}
-	f, ok := w.field(n, at)
+	f, ok := w.field(n, at, selected)
 	if !ok || f.Name == "" {
 		return
 	}
@@ -66,26 +125,57 @@ func (w *walker) value(n *node, at place) {
 	w.out = append(w.out, f)
 }
 
+// ruleFor gives the rule that selects a path: that of the announcement, with
+// the profile's own where it says nothing; nil if there is none.
+func (w *walker) ruleFor(members []string) *fieldRule {
+	if w.members != nil && slices.Equal(w.members, members) { // the items of a list have one path
+		return w.rule
+	}
+	var own *fieldRule
+	if !w.only {
+		own = firstRule(w.profile.file.Fields, members, w.heard, w.captures)
+	}
+	if w.overlay != nil {
+		if announced := firstRule(w.overlay.rules, members, w.heard, w.captures); announced != nil {
+			own = announced.over(own)
+		}
+	}
+	w.members, w.rule = slices.Clone(members), own
+	return own
+}
+
+func firstRule(rules []fieldRule, members []string, h *heard, captures map[string]string) *fieldRule {
+	for i := range rules {
+		if rules[i].Select.selects(members) && rules[i].When.hold(h, captures) {
+			return &rules[i]
+		}
+	}
+	return nil
+}
+
 // field applies the first rule that selects a value. ok is false where it is
 // no field.
-func (w *walker) field(n *node, at place) (f devices.Field, ok bool) {
-	if w.members == nil || !slices.Equal(w.members, at.members) { // the items of a list have one path
-		w.members = at.members
-		w.rule = slices.IndexFunc(w.profile.file.Fields, func(r fieldRule) bool { return r.Select.selects(at.members) })
-	}
+func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok bool) {
 	var rule fieldRule
-	switch {
-	case w.rule >= 0:
-		rule = w.profile.file.Fields[w.rule]
-	case w.profile.file.Rest.Create == "none" || w.profile.isTime(at.members, n.value):
+	if found := w.ruleFor(at.members); found != nil {
+		rule = *found
+	} else if w.only || w.profile.file.Rest.Create == "none" || w.profile.isTime(at.members, n.value) {
 		return f, false
 	}
-	if f.Value, ok = rule.convert(n.value); !ok {
+	v := n.value
+	if _, word := rule.words[n.text]; n.text != "" && (word || rule.Type == "text") { // else on would be true
+		v = devices.Text(n.text)
+	}
+	if f.Value, ok = rule.convert(v); !ok {
 		return f, false
 	}
+	if a, ok := availabilityWords[rule.Online[strings.TrimSpace(n.value.String())]]; ok {
+		w.available = a
+	}
+	at.path = at.below(rule.skip)
 	f.Name = fieldName(at.path)
-	if rule.Name != "" {
-		f.Name = rule.Name + at.index
+	if len(rule.Name) > 0 {
+		f.Name = fieldName(firstFilled(rule.Name, w.naming(at, selected)) + at.index)
 	}
 	f.Kind = rule.kind(f.Value)
 	if f.Value.Kind() == devices.NumberValue {
@@ -96,61 +186,21 @@ func (w *walker) field(n *node, at place) (f devices.Field, ok bool) {
 	return f, true
 }
 
-// convert gives the value that the rule makes of a device's; ok is false where
-// that is none.
-func (r fieldRule) convert(v devices.Value) (_ devices.Value, ok bool) {
-	if r.Drop || v.Kind() == devices.TextValue && !acceptable(v.String()) || r.isInvalid(v) {
-		return v, false
-	}
-	text := strings.TrimSpace(v.String())
-	if meaning, ok := r.Words[text]; ok {
-		return devices.Bool(meaning), true
-	}
-	switch {
-	case r.Parse == "duration":
-		return parseDuration(text)
-	case r.Type == "number" && v.Kind() == devices.TextValue:
-		v, err := devices.ParseNumber(text)
-		return v, err == nil
-	case r.Type == "text":
-		return devices.Text(v.String()), true
-	}
-	return v, true
-}
-
-func acceptable(text string) bool { return len(text) <= maxText && !notValue(text) }
-
-func (r fieldRule) isInvalid(v devices.Value) bool {
-	return slices.ContainsFunc(r.Invalid, func(bad string) bool {
-		if v.String() == bad {
-			return true
+// naming finds what a name is made of.
+func (w *walker) naming(at place, selected *node) func(ref) string {
+	return func(r ref) string {
+		switch {
+		case r.local && selected != nil:
+			return textAt(selected, r.path)
+		case r.path != nil:
+			return textAt(w.heard.peek(), r.path)
+		case r.name == "key" && len(at.members) > 0:
+			return at.members[len(at.members)-1]
+		case r.name == "path":
+			return strings.TrimPrefix(at.path, "_")
 		}
-		n, err := devices.ParseNumber(bad)
-		return err == nil && v.Kind() == devices.NumberValue && n.Float() == v.Float()
-	})
-}
-
-func (r fieldRule) kind(v devices.Value) devices.FieldKind {
-	switch r.Kind {
-	case "measurement":
-		return devices.Measurement
-	case "counter":
-		return devices.Counter
-	case "state":
-		return devices.Status
-	case "event":
-		return devices.Event
-	case "setting":
-		return devices.Setting
-	case "identity":
-		return devices.Identity
-	case "diagnostic":
-		return devices.Diagnostic
+		return w.captures[r.name]
 	}
-	if v.Kind() == devices.NumberValue {
-		return devices.Measurement
-	}
-	return devices.Status
 }
 
 // unit is the one that a member of the message tells, or that of the path's
@@ -165,6 +215,9 @@ func (r fieldRule) unit(members []string, objects []*node) devices.Unit {
 				return deviceUnit(n.value.String())
 			}
 		}
+		return devices.Unit(r.Unit)
+	}
+	if len(r.Units) == 0 {
 		return devices.Unit(r.Unit)
 	}
 	last := members[len(members)-1]
@@ -190,28 +243,6 @@ func deviceUnit(s string) devices.Unit {
 		return ""
 	}
 	return u
-}
-
-// parseDuration reads days, hours, minutes and seconds: 9T09:29:01.
-func parseDuration(s string) (devices.Value, bool) {
-	days, clock, ok := strings.Cut(s, "T")
-	if !ok {
-		days, clock = "0", s
-	}
-	parts := strings.Split(clock, ":")
-	if len(parts) != 3 {
-		return devices.Value{}, false
-	}
-	total := uint64(0)
-	for i, part := range append([]string{days}, parts...) {
-		n, err := strconv.ParseUint(part, 10, 31)
-		if err != nil {
-			return devices.Value{}, false
-		}
-		total += n * []uint64{86400, 3600, 60, 1}[i]
-	}
-	v, err := devices.ParseNumber(strconv.FormatUint(total, 10))
-	return v, err == nil
 }
 
 // names are those of a reading's fields, each once.

@@ -25,10 +25,10 @@ func (s *selector) UnmarshalText(text []byte) error {
 		return err
 	}
 	for _, one := range all {
-		parts := strings.Split(one, "/")
+		parts := splitPath(one)
 		anyDepth := 0
 		for _, part := range parts {
-			if _, err := path.Match(part, ""); err != nil || part == "" {
+			if glob(part).check() != nil || part == "" {
 				return fmt.Errorf("%q is no pattern", part)
 			}
 			if part == "**" {
@@ -48,15 +48,15 @@ func (selector) Allowed() string { return "names with / between, *, ?, **, {a,b}
 
 // expand resolves {a,b}, which may not lie in each other.
 func expand(s string) ([]string, error) {
-	before, rest, ok := strings.Cut(s, "{")
+	before, rest, ok := cutUnescaped(s, '{')
 	if !ok {
-		if strings.Contains(s, "}") {
+		if _, _, closed := cutUnescaped(s, '}'); closed {
 			return nil, errors.New("a } without {")
 		}
 		return []string{s}, nil
 	}
-	inner, after, ok := strings.Cut(rest, "}")
-	if !ok || strings.Contains(inner, "{") {
+	inner, after, ok := cutUnescaped(rest, '}')
+	if _, _, again := cutUnescaped(inner, '{'); !ok || again {
 		return nil, errors.New("a { without its own }")
 	}
 	tails, err := expand(after)
@@ -73,6 +73,29 @@ func expand(s string) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// cutUnescaped is strings.Cut at a character that has no backslash before it.
+func cutUnescaped(s string, at byte) (before, after string, found bool) {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case at:
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+// splitPath splits at each / that has no backslash before it.
+func splitPath(s string) (parts []string) {
+	for more := true; more; {
+		var part string
+		part, s, more = cutUnescaped(s, '/')
+		parts = append(parts, part)
+	}
+	return parts
 }
 
 func (s selector) selects(members []string) bool {
@@ -112,18 +135,21 @@ func covers(a, b []string) bool {
 	case len(b) == 0 || b[0] == "**":
 		return false
 	}
-	literal := !strings.ContainsAny(b[0], `*?[\`)
-	return (a[0] == "*" || a[0] == b[0] || literal && glob(a[0]).fits(b[0])) && covers(a[1:], b[1:])
+	return (a[0] == "*" || a[0] == b[0] || glob(b[0]).isLiteral() && glob(a[0]).fits(b[0])) && covers(a[1:], b[1:])
 }
 
-// A membersPath leads to one member: names with / between.
+// A membersPath leads to one member: names with / between, \/ for a / in a name.
+// A number is a place in a list.
 type membersPath []string
 
 // UnmarshalText reads the path.
 func (p *membersPath) UnmarshalText(text []byte) error {
-	*p = strings.Split(string(text), "/")
-	if slices.Contains(*p, "") {
-		return errors.New("a name in the path is empty")
+	*p = splitPath(string(text))
+	for i, name := range *p {
+		if name == "" {
+			return errors.New("a name in the path is empty")
+		}
+		(*p)[i] = strings.ReplaceAll(name, `\/`, "/")
 	}
 	return nil
 }
@@ -138,9 +164,45 @@ func (p membersPath) find(n *node) (found *node, name string) {
 		if step == "*" && i == len(p)-1 && len(n.members) == 1 {
 			return n.members[0].node, n.members[0].name
 		}
-		if n = n.member(step); n == nil {
+		if n = n.child(step); n == nil {
 			return nil, ""
 		}
 	}
 	return n, ""
+}
+
+// A glob is a pattern of path.Match, which here knows no /.
+type glob string
+
+// UnmarshalText checks the pattern.
+func (g *glob) UnmarshalText(text []byte) error {
+	*g = glob(text)
+	return g.check()
+}
+
+func (g glob) check() error {
+	if _, err := path.Match(string(g), ""); err != nil {
+		return fmt.Errorf("%q is no pattern", string(g))
+	}
+	return nil
+}
+
+// escaped gives the pattern that fits only this text.
+func (g glob) escaped() string { return escape.Replace(string(g)) }
+
+var escape = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`)
+
+func (g glob) isLiteral() bool { return !strings.ContainsAny(string(g), `*?[\`) }
+
+var noSlash = strings.NewReplacer("/", "\x00")
+
+func (g glob) fits(s string) bool {
+	if g.isLiteral() || g == "*" {
+		return g == "*" || string(g) == s
+	}
+	if strings.Contains(s, "/") {
+		g, s = glob(noSlash.Replace(string(g))), noSlash.Replace(s)
+	}
+	ok, _ := path.Match(string(g), s)
+	return ok
 }

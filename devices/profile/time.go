@@ -9,10 +9,14 @@ import (
 )
 
 // time finds the reading's own time.
-func (p *Profile) time(doc *node, at Place, m Message) time.Time {
-	for _, rule := range p.file.Time {
-		if n, _ := rule.Path.find(doc); n != nil && n.kind == valueNode {
-			if t, ok := rule.parse(n.value, at.Location); ok && devices.Believable(t, m.Received) {
+func (r *reading) time(doc *node) time.Time {
+	for _, rule := range r.profile.file.Time {
+		n, _ := rule.Path.find(doc)
+		if whole := r.heard.peek(); n == nil && whole != nil {
+			n, _ = rule.Path.find(whole)
+		}
+		if n != nil && n.kind == valueNode {
+			if t, ok := rule.parse(n.value, r.at.Location); ok && devices.Believable(t, r.heard.Received) {
 				return t
 			}
 		}
@@ -33,15 +37,12 @@ func (p *Profile) isTime(members []string, v devices.Value) bool {
 }
 
 func (rule timeRule) parse(v devices.Value, zone *time.Location) (time.Time, bool) {
-	if rule.Format == "s" || rule.Format == "ms" {
-		if v.Kind() != devices.NumberValue {
+	if unit, ok := map[string]float64{"s": 1, "ms": 1e3, "us": 1e6}[rule.Format]; ok {
+		v, ok := number(v)
+		if !ok {
 			return time.Time{}, false
 		}
-		seconds := v.Float()
-		if rule.Format == "ms" {
-			seconds /= 1000
-		}
-		return fromSeconds(seconds)
+		return fromSeconds(v.Float() / unit)
 	}
 	if v.Kind() != devices.TextValue {
 		return time.Time{}, false

@@ -3,7 +3,7 @@ package profile
 import (
 	"errors"
 	"fmt"
-	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -20,20 +20,33 @@ const maxFilters = 8
 
 // A topicPattern is an MQTT topic with captures.
 type topicPattern struct {
-	levels []level
+	source string
+	levels []level // once compiled
 }
 
 // A level is one part of a pattern: text, or a capture of one level or more.
 type level struct {
 	text     string // where it is no capture
 	name     string
-	globs    []string // of which one must match; none: anything
-	min, max int      // levels; max 0: any number
+	globs    []glob // of which one must match, the first level if there are several; none: anything
+	not      []glob // of which none may
+	min, max int    // levels; max 0: any number
 }
 
-// UnmarshalText reads the pattern.
+// UnmarshalText takes the pattern; compile reads it.
 func (p *topicPattern) UnmarshalText(text []byte) error {
-	for part := range strings.SplitSeq(string(text), "/") {
+	p.source = string(text)
+	return nil
+}
+
+// compile reads the pattern, with <name> replaced by the param of that name.
+func (p *topicPattern) compile(params map[string]string) error {
+	text, err := withParams(p.source, params)
+	if err != nil {
+		return err
+	}
+	p.levels = nil
+	for part := range strings.SplitSeq(text, "/") {
 		l, err := parseLevel(part)
 		if err != nil {
 			return fmt.Errorf("%q: %w", part, err)
@@ -55,9 +68,22 @@ func (p *topicPattern) UnmarshalText(text []byte) error {
 	return nil
 }
 
+var param = regexp.MustCompile(`<([a-z_]+)>`)
+
+func withParams(s string, params map[string]string) (out string, err error) {
+	out = param.ReplaceAllStringFunc(s, func(name string) string {
+		v, ok := params[strings.Trim(name, "<>")]
+		if !ok {
+			err = fmt.Errorf("there is no param %s", name)
+		}
+		return v
+	})
+	return out, err
+}
+
 // Allowed says what is allowed.
 func (topicPattern) Allowed() string {
-	return "levels with / between: text, {x}, {x=A|B*}, {x...}, {x*}"
+	return "levels with / between: text, {x}, {x=A|B*}, {x=!A}, {x...}, {x...=!A}, {x*}, <param>"
 }
 
 func parseLevel(s string) (level, error) {
@@ -74,14 +100,19 @@ func parseLevel(s string) (level, error) {
 	}
 	l := level{min: 1, max: 1}
 	name, globs, choice := strings.Cut(inner, "=")
-	switch {
-	case choice:
-		l.globs = strings.Split(globs, "|")
-		for _, g := range l.globs {
-			if _, err := path.Match(g, ""); err != nil {
-				return l, fmt.Errorf("%q is no pattern", g)
+	if choice {
+		for g := range strings.SplitSeq(globs, "|") {
+			which := &l.globs
+			if not, ok := strings.CutPrefix(g, "!"); ok {
+				which, g = &l.not, not
 			}
+			if err := glob(g).check(); err != nil {
+				return l, err
+			}
+			*which = append(*which, glob(g))
 		}
+	}
+	switch {
 	case strings.HasSuffix(name, "..."):
 		name, l.max = strings.TrimSuffix(name, "..."), 0
 	case strings.HasSuffix(name, "*"):
@@ -100,7 +131,7 @@ func (p topicPattern) has(name string) bool {
 }
 
 // match gives the captures of a topic that the pattern fits, where {device}
-// is the one given.
+// is the one given, or any if that is "".
 func (p topicPattern) match(topic, device string) (map[string]string, bool) {
 	if strings.Count(topic, "/") >= maxLevels {
 		return nil, false
@@ -138,12 +169,19 @@ func (l level) fits(s, device string) bool {
 	switch {
 	case l.name == "":
 		return s == l.text
-	case l.name == "device":
-		return s == device
+	case l.name == "device" && device != "" && s != device:
+		return false
+	}
+	if l.max == 0 {
+		s, _, _ = strings.Cut(s, "/")
+	}
+	switch {
+	case slices.ContainsFunc(l.not, func(g glob) bool { return g.fits(s) }):
+		return false
 	case len(l.globs) == 0:
 		return true
 	}
-	return slices.ContainsFunc(l.globs, func(g string) bool { return glob(g).fits(s) })
+	return slices.ContainsFunc(l.globs, func(g glob) bool { return g.fits(s) })
 }
 
 // filters gives the MQTT topic filters (MQTT 3.1.1 section 4.7) that cover the
@@ -179,7 +217,7 @@ func (l level) filter(device string, last bool) [][]string {
 	switch {
 	case l.name == "":
 		return [][]string{{l.text}}
-	case l.name == "device":
+	case l.name == "device" && device != "":
 		return [][]string{{device}}
 	case l.max == 0 && last:
 		return [][]string{{"#"}}
@@ -188,10 +226,10 @@ func (l level) filter(device string, last bool) [][]string {
 	}
 	// One filter a word is better than one that takes in all of them, as long
 	// as they are few.
-	if n := len(l.globs); n > 0 && n <= 2 && !strings.ContainsAny(strings.Join(l.globs, ""), `*?[\`) {
+	if n := len(l.globs); n > 0 && n <= 2 && !slices.ContainsFunc(l.globs, func(g glob) bool { return !g.isLiteral() }) {
 		var out [][]string
 		for _, g := range l.globs {
-			out = append(out, []string{g})
+			out = append(out, []string{string(g)})
 		}
 		return out
 	}
@@ -212,47 +250,5 @@ func takesIn(a, b string) bool {
 			return !moreB && (!moreA || restA == "#") // a/# is a too (MQTT 3.1.1 section 4.7.1.2)
 		}
 		a, b = restA, restB
-	}
-}
-
-// A glob is a pattern of path.Match.
-type glob string
-
-// UnmarshalText checks the pattern.
-func (g *glob) UnmarshalText(text []byte) error {
-	if _, err := path.Match(string(text), ""); err != nil {
-		return fmt.Errorf("%q is no pattern", text)
-	}
-	*g = glob(text)
-	return nil
-}
-
-func (g glob) fits(s string) bool {
-	ok, _ := path.Match(string(g), s)
-	return ok
-}
-
-// placeholders gives the names in braces.
-func placeholders(s string) (names []string) {
-	fill(s, func(name string) string {
-		names = append(names, name)
-		return ""
-	})
-	return names
-}
-
-// fill replaces each {name}. What it fills in is not looked at again.
-func fill(s string, value func(name string) string) string {
-	var b strings.Builder
-	for {
-		before, rest, open := strings.Cut(s, "{")
-		name, after, closed := strings.Cut(rest, "}")
-		if !open || !closed {
-			b.WriteString(s)
-			return b.String()
-		}
-		b.WriteString(before)
-		b.WriteString(value(name))
-		s = after
 	}
 }

@@ -130,7 +130,7 @@ func (p *Port) take(ctx context.Context, sink devices.Sink, fr frame) error {
 		return err
 	}
 	if out.Availability != devices.AvailabilityUnknown {
-		sink.Availability(p.config.Device.ID, out.Availability)
+		sink.Availability(p.config.Device.ID, out.Availability, false)
 	}
 	if len(out.Readings) == 0 {
 		return nil

@@ -1,0 +1,82 @@
+package profile
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// profileOf tells which profile takes the samples of a firmware, where it has
+// another name.
+var profileOf = map[string]string{
+	"espeasy-domoticz": "espeasy-domoticz",
+	"plain":            "",
+}
+
+// missing are the firmwares that have samples and no profile yet. A firmware
+// that has one leaves this list, which the test sees to.
+var missing = []string{}
+
+// readLines reads the samples of a firmware.
+func readLines(t testing.TB, file string) (all []Sample) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(data) {
+		var s Sample
+		if err := json.Unmarshal(line, &s); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// TestSampleLines lets every sample of a real device find its own profile, all
+// of them being loaded, and compares what it must hold. The samples of one
+// firmware are heard by one session, in their order.
+func TestSampleLines(t *testing.T) {
+	library, err := Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join("..", "..", "firmware-profiles", "testdata", "*.jsonl"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no samples: %v", err)
+	}
+	for _, file := range files {
+		firmware := strings.TrimSuffix(filepath.Base(file), ".jsonl")
+		t.Run(firmware, func(t *testing.T) {
+			want, renamed := profileOf[firmware]
+			if !renamed {
+				want = firmware
+			}
+			session := library.NewSession(berlin(t))
+			wrong := 0
+			for _, s := range readLines(t, file) {
+				m, err := s.Message(received)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out, err := session.Hear(m)
+				shown := Show(s.ID, out, err)
+				if problem := shown.Check(want, s.Expect); problem != "" {
+					wrong++
+					if !slices.Contains(missing, firmware) {
+						got, _ := json.Marshal(shown)
+						t.Errorf("%s %s: %s\n%s", s.ID, s.Topic, problem, got)
+					}
+				}
+			}
+			if wrong == 0 && slices.Contains(missing, firmware) {
+				t.Errorf("%s has its profile: take it out of the list of those that are missing", firmware)
+			}
+		})
+	}
+}

@@ -1,0 +1,78 @@
+package profile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// SharedFilters gives the MQTT topic filters on which a profile is told of
+// devices without their name in the topic: announcements, and what a radio
+// hears. [Profile.Filters] has the others.
+func (p *Profile) SharedFilters() []string {
+	var all []string
+	for _, m := range p.file.Match {
+		if !m.Topic.has("device") {
+			all = addFilters(all, m.Topic.filters(""))
+		}
+	}
+	return all
+}
+
+// Above gives a library of the profiles of more than a priority: above 0 are
+// those that know their devices from others.
+func (l *Library) Above(priority int) *Library {
+	some := &Library{profiles: make(map[string]*Profile), aliases: make(map[string]string)}
+	for id, p := range l.profiles {
+		if p.Priority() > priority {
+			some.profiles[id] = p
+		}
+	}
+	some.index()
+	return some
+}
+
+// Posted reads what an unknown device sent to the gateway itself by CoAP, by
+// the profile that says most of it.
+func (l *Library) Posted(m Message) (Output, error) {
+	var ps []*Profile
+	for _, id := range l.names {
+		if p := l.profiles[id]; slices.Contains(p.file.Transports, "coap") {
+			ps = append(ps, p)
+		}
+	}
+	slices.SortStableFunc(ps, func(a, b *Profile) int {
+		return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), cmp.Compare(a.leniency(), b.leniency()))
+	})
+	structured := strings.HasPrefix(strings.TrimSpace(string(m.Payload[:min(len(m.Payload), 64)])), "{")
+	for _, p := range ps {
+		if p.leniency() == 1 && m.ContentFormat <= 0 && !structured {
+			continue // a bare number is JSON too, and its name is in the path
+		}
+		if out, err := p.Decode(Place{Location: time.Local}, m); err == nil && len(out.Readings) > 0 {
+			return out, nil
+		}
+	}
+	return Output{}, ErrUnknown
+}
+
+// leniency ranks profiles by how much they take for theirs.
+func (p *Profile) leniency() int {
+	strictest := 3
+	for _, rule := range p.file.Decode {
+		switch {
+		case rule.SenML != nil:
+			strictest = min(strictest, 0)
+		case rule.JSON != nil, rule.CBOR != nil:
+			strictest = min(strictest, 1)
+		case rule.Value == nil:
+			strictest = min(strictest, 2)
+		}
+	}
+	return strictest
+}
+
+// In says in which zone the times without one are of messages that are heard
+// from now on; nil is the system's.
+func (s *Session) In(location *time.Location) { s.location = location }
