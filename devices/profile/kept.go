@@ -3,6 +3,7 @@ package profile
 import (
 	"container/list"
 	"slices"
+	"strings"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -14,6 +15,7 @@ type keptMessages struct {
 	byDevice map[deviceKey]map[string]bool // topics of a device that a profile recognises
 	order    *list.List                    // oldest first
 	count    uint64
+	bytes    int // of topics and payloads
 }
 
 type keptMessage struct {
@@ -29,15 +31,18 @@ func newKeptMessages() keptMessages {
 
 // keep remembers a message in the place of the one before it on its topic.
 func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
-	if len(m.Payload) > maxKeptBytes {
+	size := len(m.Topic) + len(m.Payload)
+	if size > maxKeptBytes {
 		return
 	}
 	if e := k.byTopic[m.Topic]; e != nil {
 		k.drop(e)
-	} else if k.order.Len() >= maxKept {
+	}
+	for k.order.Len() >= maxKept || k.bytes+size > maxKeptTotal {
 		k.drop(k.order.Front())
 	}
-	m.Payload = slices.Clone(m.Payload)
+	k.bytes += size
+	m.Topic, m.Payload = strings.Clone(m.Topic), slices.Clone(m.Payload)
 	k.count++
 	k.byTopic[m.Topic] = k.order.PushBack(&keptMessage{m, of, told, k.count})
 	if of != (deviceKey{}) {
@@ -50,6 +55,7 @@ func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
 
 func (k *keptMessages) drop(e *list.Element) {
 	m := k.order.Remove(e).(*keptMessage)
+	k.bytes -= len(m.Topic) + len(m.Payload)
 	delete(k.byTopic, m.Topic)
 	if topics := k.byDevice[m.of]; topics != nil {
 		if delete(topics, m.Topic); len(topics) == 0 {

@@ -23,7 +23,8 @@ const (
 	maxParts        = 5000    // of one device
 	maxRules        = 500     // fields, topics and commands of a device
 	maxKept         = 4096    // messages that may be understood later
-	maxKeptBytes    = 8 << 10 // of each
+	maxKeptBytes    = 8 << 10 // of each, with its topic
+	maxKeptTotal    = 2 << 20 // of all
 )
 
 // A Session hears a broker: it lets each message find its own profile, and
