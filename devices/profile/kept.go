@@ -15,7 +15,7 @@ type keptMessages struct {
 	byDevice map[deviceKey]map[string]bool // topics of a device that a profile recognises
 	order    *list.List                    // oldest first
 	count    uint64
-	bytes    int // of topics and payloads
+	bytes    int // of all
 }
 
 type keptMessage struct {
@@ -23,6 +23,7 @@ type keptMessage struct {
 	of    deviceKey       // the device that a profile recognises; zero if none does
 	told  map[string]bool // what was announced by then and given to the caller: fields, and availability
 	place uint64          // in the order in which they came
+	size  int             // bytes, with those of told
 }
 
 func newKeptMessages() keptMessages {
@@ -38,13 +39,19 @@ func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
 	if e := k.byTopic[m.Topic]; e != nil {
 		k.drop(e)
 	}
+	for id := range told {
+		size += len(id)
+	}
+	if size > maxKeptTotal {
+		return
+	}
 	for k.order.Len() >= maxKept || k.bytes+size > maxKeptTotal {
 		k.drop(k.order.Front())
 	}
 	k.bytes += size
 	m.Topic, m.Payload = strings.Clone(m.Topic), slices.Clone(m.Payload)
 	k.count++
-	k.byTopic[m.Topic] = k.order.PushBack(&keptMessage{m, of, told, k.count})
+	k.byTopic[m.Topic] = k.order.PushBack(&keptMessage{m, of, told, k.count, size})
 	if of != (deviceKey{}) {
 		if k.byDevice[of] == nil {
 			k.byDevice[of] = make(map[string]bool)
@@ -55,7 +62,7 @@ func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
 
 func (k *keptMessages) drop(e *list.Element) {
 	m := k.order.Remove(e).(*keptMessage)
-	k.bytes -= len(m.Topic) + len(m.Payload)
+	k.bytes -= m.size
 	delete(k.byTopic, m.Topic)
 	if topics := k.byDevice[m.of]; topics != nil {
 		if delete(topics, m.Topic); len(topics) == 0 {
