@@ -22,7 +22,8 @@ type Sample struct {
 	PayloadHex string  `json:"payload_hex,omitempty"`
 	Format     *int    `json:"ct,omitempty"` // CoAP content format
 	Retained   bool    `json:"retained,omitempty"`
-	Kind       string  `json:"kind,omitempty"` // event, discovery, command
+	Kind       string  `json:"kind,omitempty"`     // event, discovery, command
+	Checksum   string  `json:"checksum,omitempty"` // ok, bad, none
 	Expect     Expect  `json:"expect"`
 	Source     string  `json:"source,omitempty"`
 	Note       string  `json:"note,omitempty"`
@@ -69,6 +70,11 @@ func (s Sample) Hear(session *Session, received time.Time) (Output, error) {
 	if err != nil {
 		return Output{}, fmt.Errorf("not a sample: %w", err)
 	}
+	return s.hear(session, m)
+}
+
+// hear lets a session hear a message on the sample's way.
+func (s Sample) hear(session *Session, m Message) (Output, error) {
 	if s.Transport == "mqtt" || s.Transport == "" {
 		return session.Hear(m)
 	}
