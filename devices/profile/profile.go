@@ -218,6 +218,9 @@ func (s *spec) checkDecode(add addFault) {
 		if d.Frame != nil {
 			d.Frame.check(key+".frame", add)
 		}
+		if d.Struct != nil && len(d.Struct.Items) == 0 {
+			add(key+".struct.items", "is empty", "", "say what stands where")
+		}
 		if d.Struct != nil {
 			if _, err := hex.DecodeString(d.Struct.Start); err != nil {
 				add(key+".struct.start", "is not hex", "pairs of 0-9 and a-f", "correct it")
