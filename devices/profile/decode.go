@@ -94,6 +94,8 @@ type heard struct {
 	Message
 	peeked   bool
 	document *node // of a JSON object, nil if it is none
+	decoded  bool
+	foreign  any // what JSON holds, for templates
 }
 
 func newHeard(m Message) *heard { return &heard{Message: m} }

@@ -122,9 +122,11 @@ func rulesOf(fields []describe.Field) (rules []fieldRule) {
 }
 
 // rendered makes a reading of a message on a further topic of a device: of what
-// was announced, and nothing else.
-func (r *reading) rendered(out *Output) error {
+// was announced, and nothing else. A field that cannot be made leaves the
+// others; the error is that of the first.
+func (r *reading) rendered(out *Output) (trouble error) {
 	var doc *node
+	payload := string(r.heard.Payload)
 	w := walker{reading: r, names: newNames()}
 	for i, f := range r.overlay.fields {
 		if f.Render == nil {
@@ -133,11 +135,9 @@ func (r *reading) rendered(out *Output) error {
 			}
 			continue
 		}
-		text, ok, err := f.Render(string(r.heard.Payload), r.heard.any())
-		if err != nil {
-			return err
-		}
-		if !ok {
+		text, ok, err := f.Render(payload, r.heard.any())
+		trouble = cmp.Or(trouble, err)
+		if !ok || err != nil {
 			continue
 		}
 		w.rule, w.members = &r.overlay.rules[i], []string{""}
@@ -150,7 +150,7 @@ func (r *reading) rendered(out *Output) error {
 	if len(w.out) > 0 {
 		out.Readings = []devices.Reading{{Device: r.at.Device, Time: r.time(cmpNode(doc, object("value", &node{kind: nullNode}))), Fields: w.out}}
 	}
-	return nil
+	return trouble
 }
 
 // plain reads a message as JSON, or as the one value that it is.

@@ -2,12 +2,14 @@ package profile
 
 import (
 	"github.com/porchlight-iot/porchlight/devices/profile/describe"
+	"github.com/porchlight-iot/porchlight/devices/profile/describe/homeassistant"
 	"github.com/porchlight-iot/porchlight/devices/profile/describe/tasmota"
 	"github.com/porchlight-iot/porchlight/devices/profile/describe/zigbee2mqtt"
 )
 
 // describers are all of them, by the names that profiles give.
 var describers = map[string]describe.Func{
-	"tasmota":     tasmota.Describe,
-	"zigbee2mqtt": zigbee2mqtt.Describe,
+	"homeassistant": homeassistant.Describe,
+	"tasmota":       tasmota.Describe,
+	"zigbee2mqtt":   zigbee2mqtt.Describe,
 }

@@ -2,7 +2,6 @@ package profile
 
 import (
 	"cmp"
-	"container/list"
 	"encoding/json"
 	"errors"
 	"hash/maphash"
@@ -41,8 +40,7 @@ type Session struct {
 
 	seen map[deviceKey]*seen // by the identity that messages show
 
-	kept  map[string]*list.Element // of keptMessage, by topic
-	order *list.List               // oldest first
+	kept keptMessages
 }
 
 // A deviceKey is a device's in the words of one profile.
@@ -74,7 +72,7 @@ func (l *Library) NewSession(location *time.Location) *Session {
 	return &Session{
 		library: l, location: location, seed: maphash.MakeSeed(),
 		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen),
-		topics: make(map[string][]*described), kept: make(map[string]*list.Element), order: list.New(),
+		topics: make(map[string][]*described), kept: newKeptMessages(),
 	}
 }
 
@@ -95,7 +93,7 @@ func (s *Session) Hear(m Message) (Output, error) {
 	}
 	if p == nil {
 		if len(m.Payload) > 0 {
-			s.keep(m)
+			s.kept.keep(m, deviceKey{}, nil)
 		}
 		return Output{}, ErrUnknown
 	}
@@ -111,7 +109,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	if describer == nil {
 		out, err := s.decode(h, p, captures)
 		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
-			s.keep(h.Message)
+			s.kept.keep(h.Message, deviceKey{p.ID(), p.identityOf(h, captures)}, nil)
 		}
 		return out, err
 	}
@@ -226,8 +224,12 @@ func (p *Profile) identityOf(h *heard, captures map[string]string) string {
 
 // hearClaimed reads a message on a topic that devices announced.
 func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, captures map[string]string) (Output, error) {
-	var all []Output
-	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p }) {
+	var all, announced []Output
+	var of deviceKey
+	if p != nil {
+		of = deviceKey{p.ID(), p.identityOf(h, captures)}
+	}
+	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p && !d.tellsAll(h.Topic) }) {
 		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
 		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
 			return own, err
@@ -241,14 +243,12 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		s.complete(&out, d)
 		if rules := d.rules[h.Topic]; rules != nil {
 			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
-			if err := r.rendered(&out); err != nil {
-				trouble = err
-				continue
-			}
+			trouble = cmp.Or(trouble, r.rendered(&out))
 		}
 		if a := d.hear(h); a != devices.AvailabilityUnknown {
 			out.Availability = a
 		}
+		announced = append(announced, out)
 		i := slices.IndexFunc(all, func(o Output) bool { return o.Identity == out.Identity })
 		if i >= 0 {
 			all[i].Availability = cmp.Or(out.Availability, all[i].Availability)
@@ -257,12 +257,25 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 		}
 		all = append(all, out)
 	}
-	if len(all) == 0 {
-		return Output{Profile: claims[0].id.profile, Identity: claims[0].whole.Identity}, trouble
-	}
 	out := all[0]
 	out.Children = append(out.Children, all[1:]...)
+	s.kept.keep(h.Message, of, toldBy(announced)) // there may be more in it than was announced so far
+	if !out.told() {
+		return Output{Profile: out.Profile, Identity: out.Identity}, trouble
+	}
 	return out, nil
+}
+
+// told reports whether there is anything in an output.
+func (o Output) told() bool {
+	return len(o.Readings) > 0 || o.Availability != devices.AvailabilityUnknown || o.Announced || slices.ContainsFunc(o.Children, Output.told)
+}
+
+// tellsAll reports whether it was announced what the topic holds, so that the
+// profile's own rules for it do not count.
+func (d *described) tellsAll(topic string) bool {
+	rules := d.rules[topic]
+	return rules != nil && len(rules.fields) > 0
 }
 
 func (d *described) hasAvailability(topic string) bool {
@@ -324,16 +337,19 @@ func valueOf(h *heard, selects string, render describe.Render) (string, bool) {
 
 // any gives what a JSON message holds, for templates; nil if it is none.
 func (h *heard) any() any {
+	if h.decoded {
+		return h.foreign
+	}
+	h.decoded = true
 	if _, err := h.json(); err != nil { // for its bounds
 		return nil
 	}
 	d := json.NewDecoder(strings.NewReader(string(h.Payload)))
 	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return nil
+	if d.Decode(&h.foreign) != nil {
+		h.foreign = nil
 	}
-	return v
+	return h.foreign
 }
 
 // takeBack forgets what a topic announced, and gives the devices that nothing
@@ -464,60 +480,23 @@ func (d *described) heardOn() (all []string) {
 	return all
 }
 
-// keptMessage is one that may be understood better later.
-type keptMessage struct {
-	Message
-}
-
-// keep remembers the newest message of a topic.
-func (s *Session) keep(m Message) {
-	if len(m.Payload) > maxKeptBytes {
-		return
-	}
-	m.Payload = slices.Clone(m.Payload)
-	if e := s.kept[m.Topic]; e != nil {
-		e.Value = keptMessage{m}
-		s.order.MoveToBack(e)
-		return
-	}
-	if s.order.Len() >= maxKept {
-		oldest := s.order.Front()
-		delete(s.kept, oldest.Value.(keptMessage).Topic)
-		s.order.Remove(oldest)
-	}
-	s.kept[m.Topic] = s.order.PushBack(keptMessage{m})
-}
-
 // again reads the kept messages of devices that were announced.
 func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
-	if s.order.Len() == 0 {
-		return nil
-	}
-	shown := make(map[string]bool)
-	topics := make(map[string]bool)
+	var topics []string
+	var shown []deviceKey
 	for _, part := range news {
-		d := s.known[deviceKey{p.ID(), part.Identity}]
-		if d == nil {
-			continue
-		}
-		shown[d.shown()] = true
-		for _, topic := range d.heardOn() {
-			topics[topic] = true
+		if d := s.known[deviceKey{p.ID(), part.Identity}]; d != nil {
+			shown = append(shown, deviceKey{p.ID(), d.shown()})
+			topics = append(topics, d.heardOn()...)
 		}
 	}
-	for e := s.order.Front(); e != nil; e = e.Next() {
-		m := e.Value.(keptMessage).Message
-		h := newHeard(m)
-		own := false
-		if !topics[m.Topic] {
-			found, captures := s.library.find(h)
-			own = found == p && shown[p.identityOf(h, captures)]
-		}
-		if !topics[m.Topic] && !own {
+	for _, kept := range s.kept.on(topics, shown) {
+		m := kept.Message
+		out, err := s.Hear(m)
+		if err != nil {
 			continue
 		}
-		out, err := s.Hear(m)
-		if err != nil || len(out.Readings) == 0 && out.Availability == devices.AvailabilityUnknown {
+		if out.without(kept.told); !out.told() {
 			continue
 		}
 		m.Payload = nil

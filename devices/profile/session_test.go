@@ -139,8 +139,8 @@ func TestSessionBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(h.kept) != maxKept || h.order.Len() != maxKept {
-		t.Errorf("%d messages are kept", len(h.kept))
+	if len(h.kept.byTopic) != maxKept || h.kept.order.Len() != maxKept {
+		t.Errorf("%d messages are kept", len(h.kept.byTopic))
 	}
 	var all []json.RawMessage
 	for i := range maxDescribed + 10 {
