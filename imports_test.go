@@ -39,7 +39,8 @@ var mayImport = map[string][]string{
 	"bridge/xmppserver":  {},
 	"bridge/xmpptest":    {},
 	"agent":              {"agent/...", "devices/...", "bridge/...", "crashpoint", "strictyaml", "firmware-profiles"},
-	"agent/outbox":       {"crashpoint", "devices"},
+	"agent/outbox":       {"crashpoint", "devices", "agent/proof"},
+	"agent/proof":        {"devices"},
 	"agent/access":       {"devices", "strictyaml"},
 	"agent/aboard":       {"agent/config", "devices"},
 	"agent/clock":        {"devices"},
@@ -65,7 +66,7 @@ var libraries = map[string][]string{
 	"google.golang.org/protobuf":          {"devices/profile"},
 	"go.yaml.in/yaml":                     {"strictyaml", "devices/profile", "agent/config"},
 	"go.uber.org/goleak":                  {"devices/devicetest"},
-	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile"},
+	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile", "torture"},
 }
 
 // Names that say nothing of what a package is for.

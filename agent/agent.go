@@ -62,7 +62,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, known: profiles.Above(0), config: c, started: time.Now(), timing: timing{source: clock.System{}, log: log}}
+	a := &Agent{log: log, profiles: profiles, known: profiles.Above(0), config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
@@ -90,6 +90,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		State:        a.timing.state,
 		Date:         a.timing.date,
 		Apply:        a.timing.apply,
+		Now:          a.timing.now,
+		Written:      writtenBytes,
 		LossNote:     lossNote,
 		RecoveryNote: recoveryNote,
 		Log:          log,
@@ -141,6 +143,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.hire()
 	a.mu.Unlock()
 
+	tellGoroutines(ctx)
 	a.tick(ctx)
 
 	a.mu.Lock()
@@ -289,14 +292,18 @@ func (a *Agent) Stats() Stats {
 
 // lossNote tells of lost readings as an event.
 func lossNote(l outbox.Loss) []byte {
+	id, what := "loss", "lost"
+	if l.Kept != nil {
+		id, what = "thinned", "thinned out"
+	}
 	e := bridge.Event{
-		ID:       fmt.Sprintf("loss-%s-%s-%d-%d", l.Device, l.Store, l.First, l.Last),
+		ID:       fmt.Sprintf("%s-%s-%s-%d-%d", id, l.Device, l.Store, l.First, l.Last),
 		Time:     l.Time,
 		Category: "loss",
 		Device:   l.Device,
-		Title:    fmt.Sprintf("%s: %d readings lost", l.Device, l.Last-l.First+1),
+		Title:    fmt.Sprintf("%s: %d readings %s", l.Device, l.Count, what),
 		Summary:  l.Reason,
-		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason},
+		Loss:     &bridge.Loss{Device: l.Device, Store: l.Store, First: l.First, Last: l.Last, Reason: l.Reason, Kept: l.Kept},
 	}
 	return note(e)
 }

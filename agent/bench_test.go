@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -494,12 +497,7 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 // with many devices, the time from its start until an operator has its first
 // reading, and its size.
 func BenchmarkRest(b *testing.B) {
-	program := filepath.Join(b.TempDir(), "porchlight")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../cmd/porchlight")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
+	program := buildProgram(b)
 	info, err := os.Stat(program)
 	if err != nil {
 		b.Fatal(err)
@@ -516,6 +514,118 @@ func BenchmarkRest(b *testing.B) {
 	}
 	alone := time.Since(began)
 	fmt.Printf("start: %.0f ms to the operator's first reading, %.0f ms to tell the version: ratio %.1f\n", ms(first), ms(alone), float64(first)/float64(alone))
+}
+
+func buildProgram(b *testing.B) (program string) {
+	b.Helper()
+	program = filepath.Join(b.TempDir(), "porchlight")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "../cmd/porchlight")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
+
+// BenchmarkStart measures the time from the start to the first reading at the
+// operator with a store of 256 MiB that is full, against an empty one. Before,
+// the system is asked to forget what it keeps of the file in memory.
+func BenchmarkStart(b *testing.B) {
+	const ids = 20
+	program := buildProgram(b)
+	server := benchServer(b)
+	first := func(full bool) time.Duration {
+		dir := b.TempDir()
+		path := writeBenchConfig(b, dir, server, "mqtt: {listen: \"127.0.0.1:0\"}\n"+valueDevices(ids))
+		store := filepath.Join(dir, "data", outboxFile)
+		if full {
+			fillStore(b, path, ids)
+			f, err := os.Open(store)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+				b.Fatal(err)
+			}
+			f.Close()
+		}
+		got := make(chan struct{}, 1)
+		seen := func(r watch.Reading) {
+			if full == (r.Device != devices.Gateway) {
+				select {
+				case got <- struct{}{}:
+				default:
+				}
+			}
+		}
+		nodes := []string{"porch/gateway/log"}
+		if full {
+			nodes = nil
+			for i := range ids {
+				nodes = append(nodes, fmt.Sprintf("porch/d%d/log", i))
+			}
+		}
+		watchBench(b, server, nodes, seen)
+		select { // what an earlier run left
+		case <-got:
+		case <-time.After(time.Second):
+		}
+		gateway := exec.Command(program, "run", "-c", path)
+		began := time.Now()
+		if err := gateway.Start(); err != nil {
+			b.Fatal(err)
+		}
+		defer func() {
+			gateway.Process.Kill()
+			gateway.Wait()
+		}()
+		select {
+		case <-got:
+		case <-time.After(5 * time.Minute):
+			b.Fatal("the gateway does not publish")
+		}
+		return time.Since(began)
+	}
+	empty := first(false)
+	full := first(true)
+	fmt.Printf("start: %.1f s to the operator's first reading with a store of 256 MiB that is full, %.1f s with an empty one: ratio %.0f\n", full.Seconds(), empty.Seconds(), full.Seconds()/empty.Seconds())
+}
+
+// fillStore fills the store of a config, with readings of 200 bytes: of ordinary
+// ones there would be 25 million.
+func fillStore(b *testing.B, path string, ids int) {
+	b.Helper()
+	options, err := LoadOptions()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, faults := config.Load(path, options)
+	if len(faults) > 0 {
+		b.Fatal(faults)
+	}
+	a, err := New(c, quiet())
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for ; a.outbox.Stats().Lost == 0; n += 10_000 {
+		for a.outbox.Stats().Memory > 10_000 { // the committer is behind
+			time.Sleep(10 * time.Millisecond)
+		}
+		for i := range 10_000 {
+			r := devices.Reading{Device: devices.ID(fmt.Sprintf("d%d", i%ids)), Time: time.Now(), Fields: []devices.Field{
+				{Name: "note", Value: devices.Text(rand.Text() + rand.Text() + rand.Text() + rand.Text() + rand.Text() + rand.Text() + rand.Text() + rand.Text())},
+			}}
+			if _, _, err := a.outbox.Append(devices.Message{Readings: []devices.Reading{r}}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	s := a.outbox.Stats()
+	if err := a.outbox.Close(); err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("start: %d readings in the store, %d MiB of it in use\n", n-int(s.Lost), s.UsedBytes>>20)
 }
 
 // rest runs the program with so many devices, until each has reported once,

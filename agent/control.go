@@ -2,11 +2,13 @@ package agent
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +20,8 @@ import (
 	"github.com/porchlight-iot/porchlight/agent/aboard"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/agent/proof"
+	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -29,11 +33,24 @@ const controlFile = "control.sock"
 type StoreStatus struct {
 	Running bool `json:"running"`
 	outbox.Contents
+	Lanes map[devices.ID]Lanes `json:"lanes"`
+	// What gateways wrote, to any disk, since midnight, and in a year at the
+	// pace of the last 24 hours.
+	WrittenToday   int64 `json:"writtenTodayBytes"`
+	WrittenPerYear int64 `json:"writtenPerYearBytes"`
 	// Of a gateway at work, since its start:
 	Stats        *outbox.Stats `json:"stats,omitempty"`
 	Online       bool          `json:"online"`
 	Seconds      float64       `json:"seconds,omitempty"`
-	WrittenBytes int64         `json:"writtenBytes,omitempty"` // by the process, to any disk
+	WrittenBytes int64         `json:"writtenBytes,omitempty"`
+}
+
+// Lanes is what waits of a device, lane by lane, and how much comes.
+type Lanes struct {
+	Alarms      int     `json:"alarms"`      // events
+	Now         int     `json:"now"`         // 1 where the newest values wait, as far as a gateway is at work
+	Log         int     `json:"log"`         // readings
+	RatePerHour float64 `json:"ratePerHour"` // readings that came, over the last hour or two; 0 too within a minute of a start
 }
 
 // A StoreLine is a line of `outbox export`.
@@ -59,9 +76,18 @@ type StoreVerdict struct {
 	Faults   []outbox.Fault `json:"faults"`
 }
 
-// Look has one of status, export and verify asked of the store of a config,
-// and writes the answer, JSON a line each, to w: by the gateway, if one is at
-// work on it, else from the file.
+// AskProof is the question of a proof, for Look.
+func AskProof(q proof.Question) string {
+	b, err := json.Marshal(q)
+	if err != nil {
+		panic(err) // the type has nothing that cannot be marshalled
+	}
+	return "proof " + string(b)
+}
+
+// Look has one of status, export and verify, or what AskProof gives, asked of
+// the store of a config, and writes the answer, JSON a line each, to w: by the
+// gateway, if one is at work on it, else from the file.
 func Look(c *config.Config, what string, w io.Writer) error {
 	if err := ask(c, question{What: what}, w); !errors.Is(err, errNotRunning) {
 		return err
@@ -152,6 +178,21 @@ func ask(c *config.Config, q question, w io.Writer) error {
 // look answers one question.
 func look(r *outbox.Reader, a *Agent, what string, w io.Writer) error {
 	out := json.NewEncoder(w)
+	ask := r.Proof
+	if a != nil {
+		ask = a.outbox.Proof
+	}
+	if text, ok := strings.CutPrefix(what, "proof "); ok {
+		var q proof.Question
+		if err := json.Unmarshal([]byte(text), &q); err != nil {
+			return fmt.Errorf("cannot read the question: %w", err)
+		}
+		answer, err := ask(q)
+		if err != nil {
+			return err
+		}
+		return out.Encode(answer)
+	}
 	switch what {
 	case "status":
 		s := StoreStatus{Running: a != nil}
@@ -161,6 +202,12 @@ func look(r *outbox.Reader, a *Agent, what string, w io.Writer) error {
 		}
 		if a != nil {
 			a.addStatus(&s)
+		}
+		if err := s.addLanes(r, ask); err != nil {
+			return err
+		}
+		if a != nil {
+			a.forward.waitingNow(s.Lanes)
 		}
 		return out.Encode(s)
 	case "export":
@@ -192,6 +239,59 @@ func (a *Agent) addStatus(s *StoreStatus) {
 	for id, n := range memory {
 		s.Devices = append(s.Devices, outbox.DeviceContents{Device: id, Memory: n})
 	}
+}
+
+// addLanes tells what waits in each lane, and the rates.
+func (s *StoreStatus) addLanes(r *outbox.Reader, ask func(proof.Question) (proof.Answer, error)) error {
+	s.Lanes = make(map[devices.ID]Lanes)
+	for _, d := range s.Devices {
+		l := s.Lanes[d.Device]
+		l.Log = d.Disk + d.Memory
+		s.Lanes[d.Device] = l
+	}
+	notes, err := r.Notes()
+	if err != nil {
+		return err
+	}
+	for _, note := range notes {
+		var e bridge.Event
+		if json.Unmarshal(note.Body, &e) != nil {
+			continue // the forwarder tells
+		}
+		id := cmp.Or(e.Device, devices.Gateway)
+		l := s.Lanes[id]
+		l.Alarms++
+		s.Lanes[id] = l
+	}
+	now := time.Now()
+	hour, err := ask(proof.Question{Since: now.Add(-time.Hour), Until: now, Guess: true})
+	if err != nil {
+		return err
+	}
+	for _, d := range hour.Devices {
+		l := s.Lanes[d.Device]
+		if covered := hour.Covered().Hours(); covered > time.Minute.Hours() {
+			l.RatePerHour = math.Round(10*float64(d.Given)/covered) / 10
+		}
+		s.Lanes[d.Device] = l
+	}
+	midnight, _, err := proof.ParsePeriod("today", now)
+	if err != nil {
+		return err
+	}
+	today, err := ask(proof.Question{Since: midnight, Until: now, Guess: true})
+	if err != nil {
+		return err
+	}
+	lately, err := ask(proof.Question{Since: now.Add(-24 * time.Hour), Until: now, Guess: true})
+	if err != nil {
+		return err
+	}
+	s.WrittenToday = today.Written
+	if covered := lately.Covered(); covered > 0 {
+		s.WrittenPerYear = int64(float64(lately.Written) / covered.Hours() * 24 * 365)
+	}
+	return nil
 }
 
 // writtenBytes is what this process had written to disks (proc_pid_io(5)); 0

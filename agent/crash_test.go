@@ -297,7 +297,7 @@ func (c *chain) run(lives int, choose func(first bool) string, died func(point s
 // perhaps not often.
 var (
 	rare      = []string{"held put", "read back", "pack frozen", "pack split"}
-	beginning = append([]string{"store opened", "run raised", "store loaded", "session up"}, once...)
+	beginning = append([]string{"store opened", "journal replayed", "run raised", "store loaded", "session up"}, once...)
 	end       = []string{"session down", "store closing", "store committed", "store closed", "states put"}
 )
 

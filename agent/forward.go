@@ -357,6 +357,26 @@ func (f *forwarder) sendNow(ctx context.Context) (sent bool, wait time.Duration)
 	return false, wait
 }
 
+// waitingNow adds the devices whose newest values are to be written, or are
+// under way.
+func (f *forwarder) waitingNow(lanes map[devices.ID]Lanes) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	add := func(device devices.ID) {
+		l := lanes[device]
+		l.Now = 1
+		lanes[device] = l
+	}
+	for device := range f.changed {
+		add(device)
+	}
+	for device, node := range f.now {
+		if node.out {
+			add(device)
+		}
+	}
+}
+
 func (f *forwarder) finishNow(device devices.ID, node *nowNode, err error) {
 	verdict := bridge.Judge(err)
 	again := nowEvery

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -370,6 +371,43 @@ func TestTransientFaultIsRetried(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		if items := f.accepted(); len(items) != 1 || items[0] != "a 1-1" {
 			t.Errorf("arrived: %v", items)
+		}
+	})
+}
+
+// TestBusyServer refuses three of ten publications for the moment, as a server
+// does whose limits are reached. All arrives, in order, once.
+func TestBusyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startForwarding(t)
+		random := rand.New(rand.NewPCG(1, 2))
+		refused := 0
+		f.fail = func(string) error {
+			if random.IntN(10) < 3 {
+				refused++
+				return errors.New("resource-constraint")
+			}
+			return nil
+		}
+		f.forward.online(true)
+		const n = 500
+		for range n {
+			f.report(t, "a")
+			f.report(t, "b")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(10 * time.Minute)
+		next := map[string]int{"a": 1, "b": 1}
+		for _, item := range f.accepted() {
+			var device string
+			var first, last int
+			if _, err := fmt.Sscanf(strings.Replace(item, "-", " ", 1), "%s %d %d", &device, &first, &last); err != nil || first != next[device] {
+				t.Fatalf("%q comes where %d was to come", item, next[device])
+			}
+			next[device] = last + 1
+		}
+		if next["a"] != n+1 || next["b"] != n+1 || refused < 100 {
+			t.Errorf("%v of %d arrived, %d publications were refused", next, n, refused)
 		}
 	})
 }

@@ -100,9 +100,22 @@ func (t *timing) arrive() arrival {
 	return a
 }
 
+// now is the present, for counting: with the stamp only where it may become
+// known better to the minute.
+func (t *timing) now() (at time.Time, stamp string) {
+	if t.clock == nil {
+		return time.Now(), "" // there will be no gateway
+	}
+	a := t.arrive()
+	if a.certain {
+		return a.at, ""
+	}
+	return a.at, a.stamp
+}
+
 // bootID names this boot; "" where the system does not.
 func bootID() string {
-	id, err := clock.System{}.Boot()
+	id, err := clock.Machine().Boot()
 	if err != nil {
 		return ""
 	}

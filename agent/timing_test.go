@@ -10,6 +10,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/devices"
@@ -58,7 +59,7 @@ func (b *board) boot() {
 	var err error
 	b.outbox, err = outbox.Open(b.path, outbox.Options{
 		Encode: b.bridge.EncodeLog, Ack: outbox.AckDisk, CommitAfter: time.Millisecond,
-		Boot: b.timing.boot, State: b.timing.state, Date: b.timing.date, Apply: b.timing.apply,
+		Boot: b.timing.boot, State: b.timing.state, Date: b.timing.date, Apply: b.timing.apply, Now: b.timing.now,
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -103,7 +104,7 @@ func (b *board) publish() (rs []devices.Record) {
 // TestTimeBecomesKnown has a board report in three boots, in each before it
 // knows the time, in one without it ever being known: in the order of the
 // reports, with the true times where they can be known, and with bounds where
-// not.
+// not. The counts follow: those of the second boot belong to no period.
 func TestTimeBecomesKnown(t *testing.T) {
 	truth := time.Date(2027, 3, 1, 8, 0, 0, 0, time.UTC)
 	b := &board{t: t, fake: clock.NewFake(truth, time.Unix(0, 0)), path: filepath.Join(t.TempDir(), "o.db")}
@@ -168,5 +169,20 @@ func TestTimeBecomesKnown(t *testing.T) {
 	}
 	if between := got[4].Time.Sub(got[3].Time); between != 5*time.Second {
 		t.Errorf("two readings five seconds apart are published as %v apart", between)
+	}
+	for _, c := range []struct {
+		until          time.Duration
+		given, undated uint64
+	}{{5 * time.Hour, 3, 2}, {24 * time.Hour, 5, 2}} {
+		a, err := b.outbox.Proof(proof.Question{Since: truth, Until: truth.Add(c.until)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Total.Given != c.given || a.Total.Accepted != c.given || a.Undated == nil || a.Undated.Given != c.undated || a.Whole() {
+			t.Errorf("until %v: %+v, undated %+v", c.until, a, a.Undated)
+		}
+		if span := a.To.Sub(a.From); c.given == 3 && span > 5*time.Hour {
+			t.Errorf("%+v", a)
+		}
 	}
 }

@@ -25,12 +25,44 @@ type Event struct {
 }
 
 // A Loss says which readings are lost: those of one device and one run of the
-// store, first to last, both included.
+// store, first to last, both included; but for those that Kept tells.
 type Loss struct {
 	Device      devices.ID
 	Store       string
 	First, Last uint64
 	Reason      string
+	// Kept is set where readings were thinned out: of the numbers from First
+	// on, so many are not lost, then so many are, and so on in turn.
+	Kept []uint64
+}
+
+// keptText writes [Loss.Kept] as the attribute kept.
+func keptText(kept []uint64) string {
+	var b []byte
+	for i, n := range kept {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = strconv.AppendUint(b, n, 10)
+	}
+	return string(b)
+}
+
+// ParseKept reads the attribute kept of a loss that names so many readings.
+func ParseKept(text string, readings uint64) ([]uint64, error) {
+	var kept []uint64
+	left := readings
+	for _, word := range strings.Fields(text) {
+		n, err := strconv.ParseUint(word, 10, 64)
+		if err != nil || n > left {
+			return nil, fmt.Errorf("cannot read which of %d readings are kept: %.20q", readings, word)
+		}
+		kept, left = append(kept, n), left-n
+	}
+	if len(kept) > 0 && left > 0 {
+		return nil, fmt.Errorf("cannot read which of %d readings are kept: %d are not told", readings, left)
+	}
+	return kept, nil
 }
 
 // maxEventText bounds what a peer can make an entry's title and summary hold.
@@ -71,6 +103,7 @@ type lossElement struct {
 	First   string   `xml:"first,attr"`
 	Last    string   `xml:"last,attr"`
 	Reason  string   `xml:"reason,attr"`
+	Kept    string   `xml:"kept,attr,omitempty"`
 }
 
 // encodeEvent makes the Atom entry (RFC 4287) of e. host is the domain that
@@ -103,6 +136,7 @@ func encodeEvent(e Event, host, self string) ([]byte, error) {
 			First:  strconv.FormatUint(l.First, 10),
 			Last:   strconv.FormatUint(l.Last, 10),
 			Reason: clip(l.Reason, maxEventText),
+			Kept:   keptText(l.Kept),
 		}
 	}
 	text, err := xml.Marshal(entry)

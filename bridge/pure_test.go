@@ -353,6 +353,12 @@ func TestEventGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "event-loss.xml", loss)
+	thinned, err := encodeEvent(Event{ID: "01J9ZK5", Time: noon, Category: "loss", Device: "kitchen", Title: "kitchen: 5 readings thinned out",
+		Loss: &Loss{Device: "kitchen", Store: "k3f.2", First: 17, Last: 23, Reason: "the outbox was full", Kept: []uint64{1, 4, 1, 1}}}, "pi.example.org", "kitchen@pi.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "event-thinned.xml", thinned)
 	command, err := encodeEvent(Event{ID: "c 1", Time: noon, Category: "command", Device: "kitchen", Author: "anna@example.org/My phone ü",
 		Title: "set mode <b>&\x00", Summary: strings.Repeat("é", 2000)}, "pi.example.org", "kitchen@pi.example.org")
 	if err != nil {

@@ -278,6 +278,14 @@ type running struct {
 
 func runBridge(t *testing.T, cfg Config) *running {
 	t.Helper()
+	r := newRunning(t, cfg)
+	r.start()
+	return r
+}
+
+// newRunning makes a bridge that is not started.
+func newRunning(t *testing.T, cfg Config) *running {
+	t.Helper()
 	r := &running{t: t, ups: make(chan bool, 100), auth: &changing{r: rights{"anna@localhost": {"*"}, "bob@localhost": {"kitchen"}}}}
 	var err error
 	r.Bridge, err = New(cfg, Options{Auth: r.auth, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), OnSession: func(up bool) { r.ups <- up }})
@@ -285,7 +293,6 @@ func runBridge(t *testing.T, cfg Config) *running {
 		t.Fatal(err)
 	}
 	r.SetDevices([]Device{{ID: devices.Gateway, Name: "Gateway"}, {ID: "kitchen", Name: "Kitchen", Model: "DS18B20"}, {ID: "meter", Name: "Electricity"}})
-	r.start()
 	return r
 }
 

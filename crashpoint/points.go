@@ -31,6 +31,9 @@ const (
 	Committing       Point = "committing" // all is in the transaction
 	Committed        Point = "committed"  // it is on disk, and memory does not know
 	CommitApplied    Point = "commit applied"
+	JournalWritten   Point = "journal written"  // and not synced
+	JournalSynced    Point = "journal synced"   // and memory does not know
+	JournalReplayed  Point = "journal replayed" // in the transaction
 )
 
 // The beginning and the end of the store.

@@ -30,9 +30,14 @@
 //     finish first: a broker takes a message that is sent again as a new one
 //     (MQTT 3.1.1 section 4.3.2), and no gateway behind it could tell.
 //   - A disk that lies is allowed to lose what was confirmed last, and so is
-//     the gateway.
+//     the gateway: a reading, or of an item where it ended and how it was dated.
 //   - A serial device is never acknowledged and cannot repeat. What it lost is
 //     printed, and does not count; what is doubled or out of order does.
 //
-// Clock steps are left out: that needs a machine whose clock may be set.
+// The gateway is a build for tests (tags torture and crashpoint), because
+// nobody sets this machine's clock: what the gateway takes for it is stepped by
+// an hour or ten years, slewed, or that of a machine that was just switched on,
+// in 1970 (agent/clock). The devices' ledger knows the true time of each
+// reading. What is published must be true to the minute, or marked as uncertain
+// with bounds that are true.
 package main

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +23,8 @@ const (
 // again whenever it ends.
 type gateway struct {
 	program, config string
+	env             []string      // more than we have
+	point           func() string // gives the crash point of a life, "" for none; nil is none
 	log             *os.File
 	say             func(format string, args ...any)
 
@@ -39,7 +42,11 @@ func (g *gateway) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		g.power.Lock()
 		fmt.Fprintf(g.log, "--- %s start\n", time.Now().Format(stamp))
-		p, err := start(g.log, g.program, "run", "-c", g.config)
+		env := g.env
+		if g.point != nil {
+			env = append(slices.Clone(env), "PORCHLIGHT_CRASH="+g.point())
+		}
+		p, err := start(g.log, env, g.program, "run", "-c", g.config)
 		if err == nil {
 			g.mu.Lock()
 			g.now, g.wanted = p, false
@@ -102,6 +109,13 @@ func (g *gateway) running() *process {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.wanted = true
+	return g.now
+}
+
+// current gives the process; nil while it is down.
+func (g *gateway) current() *process {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	return g.now
 }
 

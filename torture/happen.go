@@ -5,10 +5,19 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/torture/faultfs"
 	"github.com/porchlight-iot/porchlight/torture/link"
+)
+
+const (
+	decade = 10 * 365 * 24 * time.Hour
+	// most is what NTP daemons slew rather than step, and how many steps of
+	// that nobody calls steps.
+	most      = 1500 * time.Millisecond
+	slewSteps = 20
 )
 
 // happen has the faults happen, and returns when all is mended.
@@ -51,6 +60,8 @@ func (w *world) inflict(ctx context.Context, f fault) error {
 			return nil // nor could it stop in order while its disk failed, and says so
 		}
 		return err
+	case "stop":
+		return w.stopGateway(ctx, lasts, f.seed)
 	case "power-cut":
 		return w.gateway.off(func() error { return w.cut(f.seed) })
 	case "lying-card":
@@ -71,8 +82,39 @@ func (w *world) inflict(ctx context.Context, f fault) error {
 		return w.disturb(ctx, lasts, func(t *faultfs.Trouble, on bool) { t.FailWrites = on })
 	case "disk-bad-syncs":
 		return w.disturb(ctx, lasts, func(t *faultfs.Trouble, on bool) { t.FailSyncs = on })
+	case "clock-step":
+		by := []time.Duration{time.Hour, -time.Hour, decade, -decade}[f.seed%4]
+		if err := w.machine.step(by); err != nil {
+			return err
+		}
+		pause(ctx, lasts)
+		return w.machine.sync(0)
+	case "clock-slew":
+		by := []time.Duration{most, -most}[f.seed%2]
+		for left := slewSteps; left > 0; left-- {
+			if err := w.machine.sync(by * time.Duration(left) / slewSteps); err != nil {
+				return err
+			}
+			pause(ctx, lasts/slewSteps)
+		}
+		return w.machine.sync(0)
+	case "clock-1970":
+		if err := w.gateway.off(w.machine.boot); err != nil {
+			return err
+		}
+		pause(ctx, lasts)
+		return w.machine.sync(0)
 	case "broker-stop", "broker-kill":
 		return w.restartBroker(ctx, f.name == "broker-kill", lasts)
+	case "broker-stall", "server-stall":
+		// It must not be another process when it goes on.
+		w.restarting.Lock()
+		defer w.restarting.Unlock()
+		pid := w.broker.process.cmd.Process.Pid
+		if f.name == "server-stall" {
+			pid = w.server.PID()
+		}
+		return stall(ctx, pid, lasts)
 	case "server-stop", "server-kill":
 		w.restarting.Lock()
 		defer w.restarting.Unlock()
@@ -118,6 +160,40 @@ func (w *world) inflict(ctx context.Context, f fault) error {
 	}
 	l.Set(link.Condition{})
 	return nil
+}
+
+// stopGateway has the gateway stand still for as long as devices wait for an
+// acknowledgement and more. Half of its links are given up by the other side
+// meanwhile, as a server does that hears nothing for minutes.
+func (w *world) stopGateway(ctx context.Context, lasts time.Duration, seed uint64) error {
+	p := w.gateway.current()
+	if p == nil {
+		return nil
+	}
+	r := rand.New(rand.NewPCG(seed, 0))
+	given := make(map[string]bool) // in the order of their names, so that r decides alone
+	for _, name := range []string{linkBroker, linkDevices, linkXMPP} {
+		given[name] = r.IntN(2) == 0
+	}
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return nil // it has ended
+	}
+	pause(ctx, mqttAnswer+lasts)
+	for name, give := range given {
+		if give {
+			w.links[name].Reset()
+		}
+	}
+	_ = p.signal(syscall.SIGCONT) // it may have been killed
+	return nil
+}
+
+func stall(ctx context.Context, pid int, lasts time.Duration) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	pause(ctx, lasts)
+	return syscall.Kill(pid, syscall.SIGCONT)
 }
 
 // change changes what is wrong with the disk.

@@ -13,6 +13,7 @@ type ledger struct {
 	mu    sync.Mutex
 	file  *os.File
 	acked map[string]map[int]time.Time // device, number
+	made  map[string]map[int]time.Time // when the device had the reading
 	total int
 	err   error
 }
@@ -22,7 +23,17 @@ func openLedger(path string) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the ledger: %w", err)
 	}
-	return &ledger{file: f, acked: make(map[string]map[int]time.Time)}, nil
+	return &ledger{file: f, acked: make(map[string]map[int]time.Time), made: make(map[string]map[int]time.Time)}, nil
+}
+
+// measured notes the true time of a reading.
+func (l *ledger) measured(device string, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made[device] == nil {
+		l.made[device] = make(map[int]time.Time)
+	}
+	l.made[device][n] = time.Now()
 }
 
 func (l *ledger) acknowledged(device string, n int) {

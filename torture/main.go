@@ -27,7 +27,8 @@ type options struct {
 	patience time.Duration
 	race     bool
 	keep     bool
-	dir      string // for everything that is written
+	dir      string        // for everything that is written
+	point    func() string // see gateway
 }
 
 func main() {
@@ -120,7 +121,7 @@ func torture(ctx context.Context, o options, out io.Writer) (v verdict, err erro
 }
 
 func build(ctx context.Context, program string, race bool) error {
-	args := []string{"build", "-o", program}
+	args := []string{"build", "-tags", "torture,crashpoint", "-o", program}
 	if race {
 		args = append(args, "-race")
 	}

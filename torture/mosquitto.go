@@ -41,7 +41,7 @@ func newMosquitto(dir string) (*mosquitto, error) {
 
 func (m *mosquitto) start(ctx context.Context) error {
 	from := m.logSize()
-	p, err := start(m.log, m.program, "-c", m.config)
+	p, err := start(m.log, nil, m.program, "-c", m.config)
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,11 @@ type process struct {
 	err  error         // how; valid after done
 }
 
-func start(log *os.File, program string, args ...string) (*process, error) {
+// start starts a program, with more in its environment than we have.
+func start(log *os.File, more []string, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = append(os.Environ(), more...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
@@ -45,6 +47,9 @@ func start(log *os.File, program string, args ...string) (*process, error) {
 	}
 	return p, nil
 }
+
+// signal fails where the process has ended.
+func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
 // kill ends the process and waits until it is gone.
 func (p *process) kill() {

@@ -11,11 +11,19 @@ import (
 	"strings"
 )
 
-// The numbers in an item of a log node, decoded from the RFCs and XEPs alone.
+// The readings in an item of a log node, decoded from the RFCs and XEPs alone.
 
-// numbers gives the value of the field n of each reading of an item, in order,
-// and the hash of its bytes.
-func numbers(device string, item []byte) (ns []int, cid string, err error) {
+// A reading is what a device numbered.
+type reading struct {
+	n      int     // the value of its field n
+	at     float64 // seconds since 1970
+	marked bool    // its time is uncertain, between
+	from   float64 // this and
+	to     float64 // this, each with a bound or infinite
+}
+
+// readings gives the readings of an item, in order, and the hash of its bytes.
+func readings(device string, item []byte) (rs []reading, cid string, err error) {
 	var data struct {
 		XMLName xml.Name `xml:"urn:xmpp:bob data"`
 		CID     string   `xml:"cid,attr"`
@@ -39,8 +47,8 @@ func numbers(device string, item []byte) (ns []int, cid string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot read a pack: %w", err)
 	}
-	ns, err = resolve(device, pack)
-	return ns, data.CID, err
+	rs, err = resolve(device, pack)
+	return rs, data.CID, err
 }
 
 // Labels of SenML in CBOR, RFC 8428 section 6.
@@ -50,15 +58,17 @@ const (
 	labelBaseValue = -5
 	labelName      = 0
 	labelValue     = 2
+	labelTime      = 6
+	labelClock     = "clk" // of the gateway's own: the bounds of an uncertain time
 )
 
-func resolve(device string, pack any) ([]int, error) {
+func resolve(device string, pack any) ([]reading, error) {
 	records, ok := pack.([]any)
 	if !ok {
 		return nil, errors.New("a pack is no array")
 	}
-	var ns []int
-	base, offset := "", 0.0
+	var rs []reading
+	base, offset, since := "", 0.0, 0.0
 	for _, r := range records {
 		record, ok := r.(map[any]any)
 		if !ok {
@@ -69,6 +79,9 @@ func resolve(device string, pack any) ([]int, error) {
 		}
 		if v, ok := number(record[int64(labelBaseValue)]); ok {
 			offset = v
+		}
+		if v, ok := number(record[int64(labelBaseTime)]); ok {
+			since = v
 		}
 		name, _ := record[int64(labelName)].(string)
 		if !strings.Contains(base+name, "/"+device+"/") {
@@ -81,9 +94,20 @@ func resolve(device string, pack any) ([]int, error) {
 		if !ok || v+offset != math.Trunc(v+offset) {
 			return nil, fmt.Errorf("%s has no whole number but %v", base+name, record)
 		}
-		ns = append(ns, int(v+offset))
+		at, _ := number(record[int64(labelTime)])
+		r := reading{n: int(v + offset), at: since + at}
+		if bounds, ok := record[labelClock].([]any); ok && len(bounds) == 2 {
+			r.marked, r.from, r.to = true, math.Inf(-1), math.Inf(1)
+			if from, ok := number(bounds[0]); ok {
+				r.from = from
+			}
+			if to, ok := number(bounds[1]); ok {
+				r.to = to
+			}
+		}
+		rs = append(rs, r)
 	}
-	return ns, nil
+	return rs, nil
 }
 
 func number(v any) (float64, bool) {
@@ -156,6 +180,8 @@ func cbor(b []byte, depth int) (v any, rest []byte, err error) {
 		switch info {
 		case 20, 21:
 			return info == 21, b, nil
+		case 22:
+			return nil, b, nil
 		case 25:
 			return half(uint16(n)), b, nil
 		case 26:

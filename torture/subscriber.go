@@ -38,8 +38,9 @@ type subscriber struct {
 	seen     map[string][]sighting       // device: numbers in the order in which they came
 	repeated int                         // items that came again as they were
 	faults   []string                    // items that changed, or cannot be read
-	changed  chan struct{}               // closed when something new came
-	refetch  chan chan error             // asks for all nodes to be read, and is told how that went
+	replaced []replacement
+	changed  chan struct{}   // closed when something new came
+	refetch  chan chan error // asks for all nodes to be read, and is told how that went
 }
 
 type item struct {
@@ -48,9 +49,16 @@ type item struct {
 	at      time.Time
 }
 
+// A replacement is an item that came again with the same readings in other
+// bytes.
+type replacement struct {
+	device, id string
+	before     time.Time // it came
+}
+
 // A sighting is a reading, and the item that brought it.
 type sighting struct {
-	n  int
+	reading
 	id string
 }
 
@@ -306,23 +314,31 @@ func parseID(id string) itemID {
 func (s *subscriber) take(device string, it itemElement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ns, cid, err := numbers(device, it.Payload)
+	rs, cid, err := readings(device, it.Payload)
 	if err != nil {
 		s.faults = append(s.faults, fmt.Sprintf("%s, item %s: %v", device, it.ID, err))
+	}
+	var ns []int
+	for _, r := range rs {
+		ns = append(ns, r.n)
 	}
 	if s.items[device] == nil {
 		s.items[device] = make(map[string]*item)
 	}
 	if old := s.items[device][it.ID]; old != nil {
 		s.repeated++
-		if old.cid != cid {
+		switch {
+		case old.cid == cid:
+		case slices.Equal(old.numbers, ns):
+			s.replaced = append(s.replaced, replacement{device, it.ID, old.at})
+		default:
 			s.faults = append(s.faults, fmt.Sprintf("%s, item %s: it had %v at %s, and has %v now", device, it.ID, old.numbers, old.at.Format(stamp), ns))
 		}
 		return
 	}
 	s.items[device][it.ID] = &item{numbers: ns, cid: cid, at: time.Now()}
-	for _, n := range ns {
-		s.seen[device] = append(s.seen[device], sighting{n, it.ID})
+	for _, r := range rs {
+		s.seen[device] = append(s.seen[device], sighting{r, it.ID})
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})

@@ -64,7 +64,7 @@ func TestChoose(t *testing.T) {
 		disk bool
 		want string
 	}{
-		{"kill,server-", true, "kill server-stop server-kill"},
+		{"kill,server-", true, "kill server-stop server-kill server-stall"},
 		{"kill,power-cut", false, "kill"},
 		{"server", true, ""},
 		{"disk-", false, ""},
@@ -113,13 +113,17 @@ func TestNumbers(t *testing.T) {
 		{"81 81 81 81 81 81 81 00", nil, "cut short"}, // too deep
 		{"9b ffffffffffffffff 00", nil, "cut short"},  // a huge array
 	} {
-		got, _, err := numbers("d", wrap(t, c.pack))
+		rs, _, err := readings("d", wrap(t, c.pack))
+		var got []int
+		for _, r := range rs {
+			got = append(got, r.n)
+		}
 		if c.err == "" && (err != nil || !slices.Equal(got, c.want)) || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 			t.Errorf("%s: %v, %v, want %v %s", c.pack, got, err, c.want, c.err)
 		}
 	}
 	spoilt := strings.Replace(string(wrap(t, "81"+first)), "sha-256+", "sha-256+0", 1)
-	if _, _, err := numbers("d", []byte(spoilt)); err == nil {
+	if _, _, err := readings("d", []byte(spoilt)); err == nil {
 		t.Error("a wrong cid goes unnoticed")
 	}
 }
@@ -181,6 +185,25 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("good %v, details %q", got.good(), details)
 			}
 		})
+	}
+}
+
+// TestTimes reads the times of a pack and judges them.
+func TestTimes(t *testing.T) {
+	made := time.Unix(1_800_000_000, 0)
+	// {-2: "a/d/", -3: 1800000000, 0: "n", 2: 7}, then t 3600, and then with
+	// clk [1799999000, null], and [1800000010, 1800000020]
+	const pack = "84 a4 21 64 612f642f 22 1a 6b49d200 00 61 6e 02 07 a3 00 61 6e 02 08 06 190e10" +
+		"a4 00 61 6e 02 09 06 190e10 63 636c6b 82 1a 6b49ce18 f6" +
+		"a4 00 61 6e 02 0a 06 00 63 636c6b 82 1a 6b49d20a 1a 6b49d214"
+	rs, _, err := readings("d", wrap(t, pack))
+	if err != nil || len(rs) != 4 {
+		t.Fatalf("%+v, %v", rs, err)
+	}
+	for i, want := range []bool{true, false, true, false} {
+		if rs[i].within(made, made.Add(time.Second)) != want || rs[i].marked != (i > 1) {
+			t.Errorf("%d: %s is not judged to be %v", rs[i].n, rs[i].tellTime(), want)
+		}
 	}
 }
 

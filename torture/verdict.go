@@ -13,16 +13,21 @@ type excuse struct{ from, to time.Time }
 type verdict struct {
 	acknowledged, delivered            int
 	lost, doubled, disordered, changed int
-	excused                            int // lost or doubled, and allowed to be
+	mistimed                           int // with a time that is not true, and not marked as uncertain
+	uncertain                          int // readings that are marked so
+	excused                            int // lost, doubled or changed, and allowed to be
 	details                            []string
 }
 
-func (v verdict) good() bool { return v.lost+v.doubled+v.disordered+v.changed == 0 }
+func (v verdict) good() bool { return v.lost+v.doubled+v.disordered+v.changed+v.mistimed == 0 }
 
 func (v verdict) String() string {
-	s := fmt.Sprintf("acknowledged %d, delivered %d, lost %d, doubled %d, out of order %d", v.acknowledged, v.delivered, v.lost, v.doubled, v.disordered)
+	s := fmt.Sprintf("acknowledged %d, delivered %d, lost %d, doubled %d, out of order %d, of a wrong time %d", v.acknowledged, v.delivered, v.lost, v.doubled, v.disordered, v.mistimed)
 	if v.changed > 0 {
 		s += fmt.Sprintf(", items changed or unreadable %d", v.changed)
+	}
+	if v.uncertain > 0 {
+		s += fmt.Sprintf(" (%d are marked as of an uncertain time)", v.uncertain)
 	}
 	if v.excused > 0 {
 		s += fmt.Sprintf(" (and %d lost or doubled by a disk that lied)", v.excused)
@@ -38,6 +43,8 @@ func (v *verdict) join(other verdict) {
 	v.doubled += other.doubled
 	v.disordered += other.disordered
 	v.changed += other.changed
+	v.mistimed += other.mistimed
+	v.uncertain += other.uncertain
 	v.excused += other.excused
 }
 
@@ -61,6 +68,12 @@ func judge(l *ledger, s *subscriber, excused func(device string, at time.Time) b
 		highest := 0
 		for _, x := range s.seen[device] {
 			items[x.n] = append(items[x.n], x.id)
+			if x.marked {
+				v.uncertain++
+			}
+			if made, known := l.made[device][x.n]; known && !x.within(made, s.items[device][x.id].at) {
+				v.add(&v.mistimed, "of a wrong time: %s %d in item %s: %s, measured %s", device, x.n, x.id, x.tellTime(), made.Format(time.RFC3339Nano))
+			}
 			if len(items[x.n]) > 1 {
 				continue
 			}
@@ -90,11 +103,41 @@ func judge(l *ledger, s *subscriber, excused func(device string, at time.Time) b
 			}
 		}
 	}
+	for _, r := range s.replaced {
+		if excused("", r.before) {
+			// The disk forgot when the item was frozen.
+			v.excused++
+		} else {
+			v.add(&v.changed, "changed: %s, item %s, which came %s, came again with the same readings in other bytes", r.device, r.id, r.before.Format(stamp))
+		}
+	}
 	for _, f := range s.faults {
 		v.add(&v.changed, "%s", f)
 	}
 	slices.Sort(v.details)
 	return v
+}
+
+// timeError is how wrong a time may be that is not marked as uncertain.
+const timeError = time.Minute
+
+// within reports whether a reading can have come to the gateway between two
+// moments, by what is published of its time.
+func (r reading) within(from, to time.Time) bool {
+	seconds := func(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
+	low, high := r.at-timeError.Seconds(), r.at+timeError.Seconds()
+	if r.marked {
+		low, high = r.from-1, r.to+1
+	}
+	return low <= seconds(to) && seconds(from) <= high
+}
+
+func (r reading) tellTime() string {
+	tell := func(seconds float64) string { return time.UnixMicro(int64(seconds * 1e6)).Format(time.RFC3339Nano) }
+	if r.marked {
+		return fmt.Sprintf("%s, between %s and %s", tell(r.at), tell(r.from), tell(r.to))
+	}
+	return tell(r.at)
 }
 
 func when(t time.Time) string {

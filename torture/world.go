@@ -46,6 +46,7 @@ type world struct {
 	broker  *mosquitto
 	gateway *gateway
 	links   map[string]*link.Link
+	machine *machine
 	port    *pty.PTY
 
 	disk    *faultfs.Disk // nil where disks cannot fail
@@ -65,6 +66,7 @@ type world struct {
 
 	mu      sync.Mutex
 	trouble faultfs.Trouble
+	leaks   leaks
 	excuses []excuse
 	faults  []string // of the gateway, beside the verdict on its readings
 	log     *os.File
@@ -86,7 +88,7 @@ func (w *world) blame(format string, args ...any) {
 }
 
 func newWorld(ctx context.Context, o options, program string, disk bool, out io.Writer) (w *world, err error) {
-	w = &world{options: o, out: out, links: make(map[string]*link.Link), stop: func() {}}
+	w = &world{options: o, out: out, links: make(map[string]*link.Link), machine: &machine{path: filepath.Join(o.dir, "clock")}, stop: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close(false))
@@ -97,6 +99,9 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 		return nil, err
 	}
 	if w.ledger, err = openLedger(path("ledger")); err != nil {
+		return nil, err
+	}
+	if err := w.machine.sync(0); err != nil {
 		return nil, err
 	}
 	users := xmppserver.Accounts("anna", "gateway")
@@ -191,7 +196,8 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 		w.direct = append(w.direct, d.tap)
 		run(d.tap, d.run)
 	}
-	wire := &serialDevice{tap: newTap("serial0", 2*every, nil), port: w.port}
+	wire := &serialDevice{tap: newTap("serial0", 2*every, w.ledger), port: w.port}
+	wire.mute = true
 	fmt.Fprintf(&config, "  - {id: %s, profile: lines, serial: {port: %s}}\n", wire.device, w.port.Path())
 	w.serial = wire.tap
 	run(wire.tap, wire.run)
@@ -215,7 +221,7 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	if err != nil {
 		return nil, err
 	}
-	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say}
+	w.gateway = &gateway{program: program, config: path("porchlight.yaml"), log: log, say: w.say, point: o.point, env: []string{"PORCHLIGHT_CLOCK=" + w.machine.path}}
 	w.running.Go(func() { w.gateway.run(running) })
 	// Before the gateway has subscribed, the broker keeps nothing for it.
 	subscribing, cancel := context.WithTimeout(ctx, o.patience)
@@ -272,6 +278,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 		return time.Since(since).Round(100 * time.Millisecond)
 	}
 	w.tell(drain()) // that it works at all
+	w.leaks.look(ctx, w.gateway, 0)
 	done := 0
 	for cycle := 1; cycle <= w.options.cycles && ctx.Err() == nil && !w.gateway.dead(); cycle++ {
 		faults := plan(w.options.seed, cycle, allowed)
@@ -289,6 +296,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 		if ctx.Err() != nil {
 			break
 		}
+		w.leaks.look(ctx, w.gateway, cycle)
 		done = cycle
 		v = judge(w.ledger, w.subscriber, w.excused)
 		fmt.Fprintf(w.out, "cycle %d: %s; arrived after %v\n", cycle, strings.Join(texts, ", "), took)
@@ -314,6 +322,7 @@ func (w *world) cycles(ctx context.Context, allowed []kind) (v verdict, good boo
 	crashed := w.crashes()
 	s := w.seen(w.serial.device)
 	fmt.Fprintf(w.out, "serial, which nobody acknowledges: written %d, arrived %d\n", w.serial.count(), s)
+	fmt.Fprintln(w.out, w.leaks)
 	fmt.Fprintf(w.out, "cycles %d in %v, %v\n", done, time.Since(began).Round(time.Second), v)
 	if w.ledger.err != nil {
 		fmt.Fprintln(w.out, w.ledger.err)

@@ -2,15 +2,19 @@ package outbox
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
+	"slices"
+	"sort"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/crashpoint"
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -69,9 +73,12 @@ func (o *Outbox) due() time.Duration {
 		return 0
 	}
 	wait := never
+	if o.journaled() {
+		wait = min(wait, checkpoints*o.options.CommitAfter-time.Since(o.journal.began))
+	}
 	for q := range o.waiting {
-		if len(q.memory) > 0 {
-			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[0].came))
+		if len(q.memory) > q.journaled {
+			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[q.journaled].came))
 		}
 		if came, any := q.unwrittenHeld(); any {
 			wait = min(wait, o.options.CommitAfter-time.Since(came))
@@ -80,24 +87,59 @@ func (o *Outbox) due() time.Duration {
 	if len(o.notes.unwritten()) > 0 {
 		wait = min(wait, o.options.CommitAfter-time.Since(o.notes.came))
 	}
+	wait = min(wait, o.countsDue())
 	if len(o.tidy) > 0 {
-		wait = min(wait, o.tidyDelay()-time.Since(o.tidy[0].at))
+		wait = min(wait, o.tidyWait()-time.Since(o.tidy[0].at))
 	}
 	return wait
 }
 
-func (o *Outbox) tidyDelay() time.Duration {
+// tidyWait is when what was settled is a reason to commit.
+func (o *Outbox) tidyWait() time.Duration {
 	if o.options.Ack == AckDisk {
-		return keepSettled
+		return tidyKept
 	}
 	return tidyAfter
+}
+
+// journaled reports whether readings are in the journal that are not in bbolt.
+func (o *Outbox) journaled() bool {
+	for q := range o.waiting {
+		if q.journaled > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// light reports whether a commit may go to the journal alone: it has readings
+// only, and the journal is not due for a checkpoint.
+func (o *Outbox) light() bool {
+	switch {
+	case o.journal.file == nil, o.closed, o.saving, o.memory >= commitBytes, len(o.notes.unwritten()) > 0, o.countsDue() <= 0:
+		return false
+	case len(o.tidy) > 0 && time.Since(o.tidy[0].at) >= o.tidyWait():
+		return false
+	case o.journaled() && time.Since(o.journal.began) >= checkpoints*o.options.CommitAfter:
+		return false
+	}
+	for q := range o.waiting {
+		if _, unwritten := q.unwrittenHeld(); unwritten || q.found != nil || q.wants && len(q.disk) > 0 && !q.blocked() {
+			return false
+		}
+	}
+	return true
 }
 
 // A job is what one commit does for one queue.
 type job struct {
 	queue      *queue
-	entries    []entry // to be written
-	boundaries []boundary
+	entries    []entry // all of memory,
+	journaled  int     // and how many of it are in the journal
+	boundaries []memoryBoundary
+	frozen     []*Pack // made of entries, whose boundaries are among those
+	splits     int
+	accepted   place // up to which the server has accepted of entries, where the journal should know
 	wanted     bool
 	freeze     bool   // packs are to be made of what is on disk,
 	disk       []span // which is this,
@@ -106,27 +148,59 @@ type job struct {
 	held       *resolution // nil where nothing is held
 
 	prepared []*Pack
+	toldThin place  // up to which it is known what was thinned out,
+	thinned  []Loss // which is this
 }
 
-// A commit is all that one transaction does.
+// records gives what is to be written of a queue's memory from an index on. The
+// store itself will know the origins of what did not go out before that.
+func (j *job) records(from int) []devices.Record {
+	frozen := j.frozenUntil()
+	rs := make([]devices.Record, 0, len(j.entries)-from)
+	for _, e := range j.entries[from:] {
+		r := e.Record
+		if r.Seq > frozen {
+			r.Origin = devices.Origin{}
+		}
+		rs = append(rs, r)
+	}
+	return rs
+}
+
+// frozenUntil is the highest number that went out, or may be out.
+func (j *job) frozenUntil() (last uint64) {
+	for _, b := range j.boundaries {
+		last = max(last, b.last)
+	}
+	return last
+}
+
+// A commit is all that is written at once.
 type commit struct {
+	light    bool // to the journal, and not to bbolt
 	jobs     []*job
 	tidy     []settled
 	states   map[devices.ID][]byte
 	taken    map[devices.ID]place // up to which the server has accepted what is kept
 	told     []uint64             // notes that are not wanted any more
 	used     int64                // bytes of the file, before
+	thinned  []thinning           // to make room,
+	dropped  []deviceSpan         // or gone for that
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
+	counted  []proof.Change
+
+	generation uint64 // of the journal, from then on
 
 	origins     []devices.Origin // of what is written
 	originRow   originRow
 	originsGone int
 }
 
-// commit writes what is to be written, in one transaction. An error ends all
-// writing: after a failed fdatasync nobody knows what the disk holds, and
-// trying again on the same file may say that all is well where it is not.
+// commit writes what is to be written, in one batch or one transaction. An
+// error ends all writing: after a failed fdatasync nobody knows what the disk
+// holds, and trying again on the same file may say that all is well where it is
+// not.
 func (o *Outbox) commit() {
 	o.mu.Lock()
 	if o.failed != nil {
@@ -139,72 +213,125 @@ func (o *Outbox) commit() {
 		return
 	}
 	crashpoint.At(crashpoint.CommitGathered)
+	var err error
+	if c.light {
+		if o.journalize(c); o.journal.fits() {
+			err = o.journal.write()
+			crashpoint.At(crashpoint.JournalSynced)
+		} else {
+			o.mu.Lock()
+			o.gatherRest(c)
+			o.mu.Unlock()
+		}
+	}
+	if !c.light {
+		err = o.transact(c)
+		crashpoint.At(crashpoint.Committed)
+	}
+	defer crashpoint.At(crashpoint.CommitApplied)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err != nil:
+		o.fail(c, fmt.Errorf("cannot write the outbox: %w", err))
+	case c.light:
+		o.stats.Batches++
+		o.applyLight(c)
+	default:
+		o.stats.Commits++
+		o.stats.UsedBytes = c.used
+		o.apply(c)
+	}
+}
+
+// transact writes a full commit.
+func (o *Outbox) transact(c *commit) error {
 	write := func(w *writing) error { return o.write(w, c) }
 	err := o.update(write)
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
-		// Nothing was written. An uncommon lot came at once: room first.
+	for try := 0; errors.Is(err, bolterrors.ErrMaxSizeReached) && try < 3; try++ {
+		// Nothing was written. An uncommon lot came at once: room first, and
+		// more where it is in pieces.
 		err = o.update(func(w *writing) error {
-			return errors.Join(o.evict(w, o.options.MaxBytes/4), o.writeSmall(w, c))
+			return errors.Join(o.evict(w, c, o.options.MaxBytes/4, false), o.writeSmall(w, c))
 		})
 		if err == nil {
 			err = o.update(write)
 		}
 	}
-	crashpoint.At(crashpoint.Committed)
-	defer crashpoint.At(crashpoint.CommitApplied)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err != nil {
-		o.fail(c, fmt.Errorf("cannot write the outbox: %w", err))
-		return
-	}
-	o.stats.Commits++
-	o.stats.UsedBytes = c.used
-	o.apply(c)
+	return err
 }
 
 // gather takes what is to be done. It gives nil where there is nothing.
 func (o *Outbox) gather() *commit {
-	c := &commit{states: make(map[devices.ID][]byte)}
-	wanting := 0
+	c := &commit{light: o.light()}
+	fresh := false
 	for q := range o.waiting {
-		if q.wants {
+		if !c.light {
+			o.dropKept(q)
+		}
+		j := &job{queue: q, entries: q.memory, journaled: q.journaled, wanted: q.wants}
+		// What will go out next gets its boundary at once, for one sync instead
+		// of two: that is where packs are answered, and where nothing may go out
+		// that is not on disk.
+		wants := q.wants || q.out || q.answered || q.diskFirst && q.sending == nil
+		if wants && q.unsent() > 0 && len(q.disk) == 0 && !q.blocked() && len(q.prepared) == 0 {
+			j.frozen, j.splits = o.freezeJournaled(q), q.splits
+		}
+		j.boundaries = append(j.boundaries, q.inMemory...)
+		if o.options.Ack == AckDisk && q.accepted > 0 && q.memory[q.accepted-1].Seq > q.took {
+			j.accepted = place{o.run, q.memory[q.accepted-1].Seq}
+		}
+		for i, e := range q.memory {
+			c.stamped = c.stamped || e.Stamp != ""
+			if i >= q.journaled && e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
+				c.origins = append(c.origins, e.Origin)
+			}
+		}
+		fresh = fresh || j.journaled < len(j.entries) || len(j.frozen) > 0 || j.wanted
+		c.jobs = append(c.jobs, j)
+	}
+	o.urgent, o.fresh = false, false
+	if !c.light {
+		if o.gatherRest(c); len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving && o.countsDue() > 0 {
+			return nil
+		}
+		o.saving = false
+	} else if !fresh {
+		return nil
+	}
+	for _, j := range c.jobs {
+		j.queue.committing = len(j.entries)
+	}
+	return c
+}
+
+// gatherRest has a commit be a full one, and takes what only those do.
+func (o *Outbox) gatherRest(c *commit) {
+	c.light, c.states = false, make(map[devices.ID][]byte)
+	c.origins = append(o.journal.origins[:len(o.journal.origins):len(o.journal.origins)], c.origins...)
+	wanting := 0
+	for _, j := range c.jobs {
+		if j.queue.wants {
 			wanting++
 		}
 	}
-	for q := range o.waiting {
-		j := &job{
-			queue:      q,
-			entries:    q.memory,
-			boundaries: append([]boundary(nil), q.inMemory...),
-			freeze:     q.wants && len(q.disk) > 0 && !q.blocked(),
-			held:       q.resolution(),
-			wanted:     q.wants,
-			unfreeze:   q.unfreeze,
-			limit:      q.limit,
-		}
+	for _, j := range c.jobs {
+		q := j.queue
+		j.wanted, j.held, j.unfreeze, j.limit = q.wants, q.resolution(), q.unfreeze, q.limit
+		j.freeze = j.wanted && len(q.disk) > 0 && !q.blocked()
 		if j.freeze {
 			j.disk = append(j.disk, q.disk...)
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
-		}
-		q.committing = len(q.memory)
-		for i, e := range q.memory {
-			c.stamped = c.stamped || e.Stamp != ""
-			if e.Origin != (devices.Origin{}) && (i == 0 || e.Origin != q.memory[i-1].Origin) {
-				c.origins = append(c.origins, e.Origin)
-			}
 		}
 		if j.held != nil && j.held.found != nil {
 			for _, h := range j.held.held {
 				c.origins = append(c.origins, h.Origin)
 			}
 		}
-		c.jobs = append(c.jobs, j)
 	}
-	keep := o.tidyDelay()
 	// To evict row by row of what is kept would leave parts of packs.
 	full := o.stats.UsedBytes > o.options.MaxBytes/2
-	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keep) {
+	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keepSettled) {
 		c.tidy = append(c.tidy, o.tidy[0])
 		o.tidy = o.tidy[1:]
 	}
@@ -214,11 +341,6 @@ func (o *Outbox) gather() *commit {
 			c.taken[s.queue.device] = s.place
 		}
 	}
-	o.urgent = false
-	if len(c.jobs) == 0 && len(c.tidy) == 0 && len(o.notes.unwritten()) == 0 && !o.closed && !o.saving {
-		return nil
-	}
-	o.saving = false
 	c.told, o.notes.settled = o.notes.settled, nil
 	for device, s := range o.states {
 		if s.dirty {
@@ -226,7 +348,6 @@ func (o *Outbox) gather() *commit {
 			o.states[device] = stateRow{value: s.value}
 		}
 	}
-	return c
 }
 
 // usedBytes is how much of the file is in use; the file itself never shrinks.
@@ -320,9 +441,9 @@ func (o *Outbox) write(w *writing, c *commit) error {
 	}
 	// What is freed can be used by the next transaction only, so that there
 	// must be room for this one besides.
-	c.used = usedBytes(w.tx)
+	c.used, c.thinned = usedBytes(w.tx), nil
 	if full := o.options.MaxBytes/8*7 - 2*commitBytes; c.used > full {
-		if err := o.evict(w, c.used-full+o.options.MaxBytes/8); err != nil {
+		if err := o.evict(w, c, c.used-full+max(o.options.MaxBytes/evictStep, commitBytes), true); err != nil {
 			return err
 		}
 	}
@@ -334,7 +455,8 @@ func (o *Outbox) write(w *writing, c *commit) error {
 			crashpoint.At(crashpoint.PacksPrepared)
 		}
 	}
-	err := o.writeSmall(w, c)
+	c.generation = o.journal.generation + 1
+	err := errors.Join(o.writeSmall(w, c), w.meta().put(metaJournal, binary.BigEndian.AppendUint64(nil, c.generation)))
 	crashpoint.At(crashpoint.Committing)
 	return err
 }
@@ -355,6 +477,9 @@ func (o *Outbox) writeSmall(w *writing, c *commit) error {
 			}
 		}
 	}
+	if err := o.writeCounts(w, c); err != nil {
+		return err
+	}
 	o.mu.Lock()
 	fresh := append([]Note(nil), o.notes.unwritten()...)
 	c.lastNote = o.notes.last
@@ -371,32 +496,28 @@ func (o *Outbox) writeReadings(w *writing, j *job) error {
 	if len(j.entries) == 0 {
 		return nil
 	}
-	frozen := uint64(0) // the highest number that went out, or may be out
 	packs := w.table(bucketPacks)
 	for _, b := range j.boundaries {
-		frozen = max(frozen, b.last)
 		if err := packs.put(rowKey(j.queue.device, b.run, b.first), b.bytes()); err != nil {
 			return err
 		}
 		crashpoint.At(crashpoint.BoundariesPut)
 	}
-	log := w.table(bucketLog)
-	key, before := newestRow(log.Bucket, j.queue.device, o.run, j.entries[0].Seq)
+	return addToLog(w.table(bucketLog), j.queue.device, o.run, j.records(0))
+}
+
+// addToLog adds readings, whose numbers rise by one, to the row that ends just
+// before them, or makes rows.
+func addToLog(log table, device devices.ID, run uint32, rs []devices.Record) error {
+	key, before := newestRow(log.Bucket, device, run, rs[0].Seq)
 	row := newRow()
 	for _, r := range before {
 		row.add(r)
 	}
 	if key == nil {
-		key = rowKey(j.queue.device, o.run, j.entries[0].Seq)
+		key = rowKey(device, run, rs[0].Seq)
 	}
-	rs := make([]devices.Record, len(j.entries))
-	for i, e := range j.entries {
-		rs[i] = e.Record
-		if e.Seq > frozen {
-			rs[i].Origin = devices.Origin{} // the store itself will know it
-		}
-	}
-	return putRows(log, j.queue.device, o.run, key, row, rs)
+	return putRows(log, device, run, key, row, rs)
 }
 
 // putRows writes readings, whose numbers rise by one, to a row that may have
@@ -420,7 +541,7 @@ func putRows(log table, device devices.ID, run uint32, key []byte, row *rowEncod
 func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
 	k, v := rowUpTo(log.Cursor(), device, place{run, next - 1})
 	d, r, first, ok := parseRowKey(k)
-	if !ok || d != device || r != run || first+uint64(rowCount(v)) != next || len(v) >= maxRow {
+	if !ok || d != device || r != run || rowSpan(run, first, v).last+1 != next || len(v) >= maxRow || rowLevel(v) > 0 {
 		return nil, nil
 	}
 	rs, err := decodeRow(bucketLog, k, v)
@@ -439,7 +560,7 @@ func forget(w *writing, device devices.ID, p place) error {
 		return nil // as of the bucket of what was accepted, which may be older
 	}
 	err := deleteWhile(w.table(bucketLog), device, place{}, func(run uint32, first uint64, row []byte) bool {
-		return !p.before(place{run, first + uint64(rowCount(row)) - 1})
+		return !p.before(place{run, rowSpan(run, first, row).last})
 	})
 	if err != nil {
 		return err
@@ -457,12 +578,17 @@ func forget(w *writing, device devices.ID, p place) error {
 // anew after each, because Next after a deletion skips a key.
 func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, first uint64, v []byte) bool) error {
 	start := rowKey(device, from.run, from.seq)
+	var last []byte
 	c := t.Cursor()
 	for k, v := c.Seek(start); k != nil; k, v = c.Seek(start) {
 		d, run, first, parsed := parseRowKey(k)
 		if !parsed || d != device || !ok(run, first, v) {
 			return nil
 		}
+		if bytes.Compare(k, last) <= 0 {
+			return fmt.Errorf("the keys of %s are not in order", t.name)
+		}
+		last = append(last[:0], k...)
 		if err := t.remove(k); err != nil {
 			return err
 		}
@@ -473,7 +599,7 @@ func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, fir
 // prepare freezes packs of what is on disk of a device, within the boundaries
 // that are on disk already where there are some.
 func (o *Outbox) prepare(w *writing, j *job) error {
-	j.prepared = j.prepared[:0]
+	j.prepared, j.toldThin, j.thinned = j.prepared[:0], place{}, nil
 	packs := w.table(bucketPacks)
 	if j.unfreeze {
 		// Not those before: what AckDisk keeps may be sent again as it was.
@@ -493,12 +619,12 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 		if len(rs) == 0 {
 			return nil
 		}
-		run, first := r.run, rs[0].Seq
+		run, first, from := r.run, rs[0].Seq, r.from
 		key := rowKey(j.queue.device, run, first)
 		limit := room
 		b, frozen := parseBoundary(run, first, packs.get(key))
 		if frozen && b.last <= rs[len(rs)-1].Seq {
-			rs = rs[:b.last-first+1]
+			rs = rs[:sort.Search(len(rs), func(i int) bool { return rs[i].Seq > b.last })]
 			limit = 0
 		} else {
 			b.frozen, b.dating = now, o.date(rs)
@@ -506,7 +632,8 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				rs = rs[:j.limit]
 			}
 		}
-		payload, n := o.options.Encode(j.queue.device, b.frozen, o.dated(b.dating, rs), limit)
+		rs = o.dated(b.dating, rs)
+		payload, n := o.options.Encode(j.queue.device, b.frozen, rs, limit)
 		prepared += len(payload)
 		made := boundary{run, first, rs[n-1].Seq, b.frozen, b.dating}
 		if made.last != b.last {
@@ -514,7 +641,8 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 				return err
 			}
 		}
-		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, made})
+		j.prepared = append(j.prepared, &Pack{j.queue.device, o.runs[run], first, made.last, payload, n, made, oldest(rs[:n])})
+		o.findThinned(r.log, j, span{run: run, first: from, last: made.last})
 		r.drop(n)
 	}
 	return nil
@@ -527,7 +655,8 @@ type reader struct {
 	job    *job
 	at     place // where to read on
 	run    uint32
-	have   []devices.Record // of run, without a gap
+	from   uint64           // the first number that have stands for
+	have   []devices.Record // of run; what is missing was thinned out
 	end    bool
 }
 
@@ -542,14 +671,17 @@ func (r *reader) fill() ([]devices.Record, error) {
 			r.end = true
 			break
 		}
-		if n := len(r.have); n > 0 && (run != r.run || max(first, r.at.seq) != r.have[n-1].Seq+1) {
+		if len(r.have) > 0 && (run != r.run || first > r.at.seq) {
 			break // a gap: what comes is for another pack
 		}
-		last := first + uint64(max(1, rowCount(v))) - 1
+		last := rowSpan(run, first, v).last
 		rs, err := decodeRow(bucketLog, k, v)
 		if err != nil {
+			if len(r.have) > 0 {
+				break // it makes a gap
+			}
 			last = r.damagedUntil(c, run, first)
-			r.outbox.loseRows(device, span{run, first, last}, err.Error())
+			r.outbox.loseRows(device, span{run: run, first: first, last: last}, err.Error())
 			if err := r.log.remove(bytes.Clone(k)); err != nil {
 				return nil, err
 			}
@@ -557,7 +689,11 @@ func (r *reader) fill() ([]devices.Record, error) {
 			continue
 		}
 		if run == r.at.run && first < r.at.seq {
-			rs = rs[r.at.seq-first:]
+			first = r.at.seq
+			rs = rs[sort.Search(len(rs), func(i int) bool { return rs[i].Seq >= first }):]
+		}
+		if len(r.have) == 0 {
+			r.from = first
 		}
 		r.run = run
 		r.have = append(r.have, rs...)
@@ -566,7 +702,10 @@ func (r *reader) fill() ([]devices.Record, error) {
 	return r.have, nil
 }
 
-func (r *reader) drop(n int) { r.have = r.have[n:] }
+func (r *reader) drop(n int) {
+	r.from = r.have[n-1].Seq + 1
+	r.have = r.have[n:]
+}
 
 // damagedUntil tells how far a damaged row went, by what stands around it: its
 // own header cannot be believed.
@@ -588,8 +727,15 @@ func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
 func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if n := o.queues[device].remove(s.run, s.first, s.last); n > 0 {
-		o.lose(Loss{device, o.runs[s.run], s.last - uint64(n) + 1, s.last, reason, time.Now()})
+	o.loseSpan(o.queues[device], s, reason)
+}
+
+func (o *Outbox) loseSpan(q *queue, s span, reason string) {
+	if lost := q.remove(s); lost.count() > 0 {
+		o.lose(Loss{
+			Device: q.device, Store: o.runs[s.run], First: lost.first, Last: lost.last,
+			Count: uint64(lost.count()), Reason: reason, Time: time.Now(),
+		})
 	}
 }
 
@@ -597,16 +743,14 @@ func (o *Outbox) loseRows(device devices.ID, s span, reason string) {
 // said that it held more.
 func (o *Outbox) loseMissing(q *queue, spans []span) {
 	for _, s := range spans {
-		if n := q.remove(s.run, s.first, s.last); n > 0 {
-			o.lose(Loss{q.device, o.runs[s.run], s.last - uint64(n) + 1, s.last, "the row is damaged", time.Now()})
-		}
+		o.loseSpan(q, s, "the row is damaged")
 	}
 }
 
 // seekRow finds the row that holds a place, or the next after it.
 func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 	k, v = rowUpTo(c, device, p)
-	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || first+uint64(rowCount(v)) > p.seq) {
+	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || rowSpan(p.run, first, v).last >= p.seq) {
 		return k, v
 	}
 	return c.Seek(rowKey(device, p.run, p.seq))
@@ -622,7 +766,7 @@ func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 		foundKey, found := c.Seek(rowKey(device, p.run, middle))
 		d, run, first, ok := parseRowKey(foundKey)
 		switch {
-		case ok && d == device && run == p.run && first <= p.seq:
+		case ok && d == device && run == p.run && middle <= first && first <= p.seq:
 			k, v, low = foundKey, found, first+1
 		case middle == 0:
 			return k, v
@@ -633,146 +777,82 @@ func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 	return k, v
 }
 
-// evict makes room: it takes the oldest rows of whoever has most of them.
-// What is frozen may be out, and stays. Rows that followed each other are one
-// loss: the notes of losses should not fill the room.
-func (o *Outbox) evict(w *writing, excess int64) error {
-	log := w.table(bucketLog)
-	size := make(map[devices.ID]int64)
-	err := log.ForEach(func(k, v []byte) error {
-		if device, _, _, ok := parseRowKey(k); ok {
-			size[device] += int64(len(k) + len(v))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	lost := make(map[devices.ID]span)
-	frozen := make(map[devices.ID]place)
-	for excess > 0 {
-		var victim devices.ID
-		for device, n := range size {
-			if n > size[victim] || n == size[victim] && device < victim {
-				victim = device
-			}
-		}
-		if size[victim] <= 0 {
-			break
-		}
-		if _, known := frozen[victim]; !known {
-			frozen[victim] = o.frozenUntil(w, victim)
-		}
-		s, freed, err := o.evictRow(w, victim, frozen[victim])
-		if err != nil {
-			return err
-		}
-		if freed == 0 {
-			size[victim] = 0
-			continue
-		}
-		if before, some := lost[victim]; some && before.run == s.run && before.last+1 == s.first {
-			s.first = before.first
-		} else if some {
-			o.loseRows(victim, before, evicted)
-		}
-		lost[victim] = s
-		size[victim] -= freed
-		excess -= freed
-	}
-	for device, s := range lost {
-		o.loseRows(device, s, evicted)
-	}
-	return nil
-}
-
-const evicted = "the outbox is full"
-
-// evictRow deletes a device's oldest row that is not frozen, and gives what it
-// held and its size; 0 where there is none that may go.
-func (o *Outbox) evictRow(w *writing, device devices.ID, frozen place) (span, int64, error) {
-	c := w.table(bucketLog).Cursor()
-	k, v := c.Seek(rowKey(device, frozen.run, frozen.seq+1))
-	d, run, first, ok := parseRowKey(k)
-	if !ok || d != device {
-		return span{}, 0, nil
-	}
-	s, freed := span{run, first, first + uint64(rowCount(v)) - 1}, int64(len(k)+len(v))
-	if o.beingWritten(device, s) {
-		return span{}, 0, nil
-	}
-	return s, freed, w.table(bucketLog).remove(k)
-}
-
-// beingWritten reports whether this commit may have written a device's row: it
-// will be acknowledged, and no queue knows yet that it is on disk, so that its
-// loss could not be told.
-func (o *Outbox) beingWritten(device devices.ID, s span) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	q := o.queues[device]
-	if s.run == o.run {
-		return q.committing > 0 && s.last >= q.memory[0].Seq
-	}
-	return s.run <= o.heldRun && q.found != nil
-}
-
-// frozenUntil is the place up to which a device's packs are out, may go out
-// while the committer works, or may have gone out before a restart: their
-// boundaries are on disk.
-func (o *Outbox) frozenUntil(w *writing, device devices.ID) place {
-	var p place
-	packs := w.table(bucketPacks)
-	c := packs.Cursor()
-	for k, _ := c.Seek(rowKey(device, 0, 0)); ; k, _ = c.Next() {
-		d, run, first, ok := parseRowKey(k)
-		if !ok || d != device {
-			break
-		}
-		if b, ok := parseBoundary(run, first, packs.get(k)); ok {
-			p = place{run, b.last}
-		}
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	q := o.queues[device]
-	out := q.prepared
-	if q.sending != nil {
-		out = append([]*Pack{q.sending}, out...)
-	}
-	for _, pack := range out {
-		if last := (place{pack.boundary.run, pack.Last}); p.before(last) {
-			p = last
-		}
-	}
-	return p
-}
-
 // apply makes memory agree with what was committed.
 func (o *Outbox) apply(c *commit) {
+	o.journal.anew(c.generation)
+	o.applyThinned(c.thinned)
 	for _, j := range c.jobs {
 		o.applyJob(j)
 	}
 	o.notes.stored = c.lastNote
+	o.counts.book.Kept(c.counted)
 	if len(c.origins) > 0 {
 		o.origins.wrote(c.originRow, c.originsGone)
+	}
+}
+
+// applyLight makes memory agree with what the journal has now.
+func (o *Outbox) applyLight(c *commit) {
+	l := &o.journal
+	l.origins = append(l.origins, c.origins...)
+	if !o.journaled() {
+		l.began = time.Time{}
+	}
+	for _, j := range c.jobs {
+		q, frozen := j.queue, j.frozenUntil()
+		q.committing = 0
+		for i := j.journaled; i < len(j.entries); i++ {
+			e := &q.memory[i]
+			if e.receipt.add(-1, nil); e.Seq > frozen {
+				e.Origin = devices.Origin{} // as the journal has it
+			}
+			if l.began.IsZero() || e.came.Before(l.began) {
+				l.began = e.came
+			}
+		}
+		q.journaled = max(q.journaled, len(j.entries))
+		q.took = max(q.took, j.accepted.seq)
+		for i, b := range q.inMemory {
+			if slices.Contains(j.boundaries, b) { // and was not split meanwhile
+				q.inMemory[i].safe = true
+			}
+		}
+		if j.wanted {
+			q.wants = false
+		}
+		j.prepareFrozen()
+		if q.accepted > 0 { // while it was being written
+			o.settleMemory(q, q.memory[q.accepted-1].Seq)
+		}
+		o.enqueue(q)
+	}
+}
+
+// prepareFrozen has what was made of memory be sent next, unless the pack before
+// was split meanwhile.
+func (j *job) prepareFrozen() {
+	if j.splits == j.queue.splits {
+		j.queue.prepared = append(j.queue.prepared, j.frozen...)
 	}
 }
 
 func (o *Outbox) applyJob(j *job) {
 	q := j.queue
 	q.committing = 0
+	j.prepareFrozen()
 	if n := len(j.entries); n > 0 {
 		first, last := j.entries[0].Seq, j.entries[n-1].Seq
-		q.extend(o.run, first, last)
-		for _, e := range j.entries {
+		q.extend(span{run: o.run, first: first, last: last})
+		for i, e := range j.entries {
 			o.memory -= e.size
-			e.receipt.add(-1, nil)
+			if i >= j.journaled {
+				e.receipt.add(-1, nil)
+			}
 		}
 		if q.accepted > 0 {
 			// Accepted while it was being written, or kept for AckDisk.
 			through := q.memory[min(q.accepted, n)-1].Seq
-			q.remove(o.run, first, through)
+			q.remove(span{run: o.run, first: first, last: through})
 			o.deleteLater(q, place{o.run, through})
 		}
 		q.forget(n)
@@ -789,6 +869,7 @@ func (o *Outbox) applyJob(j *job) {
 	if j.freeze {
 		q.unfreeze = q.unfreeze && !j.unfreeze
 		q.prepared = j.prepared
+		o.tellThinned(j)
 		if len(j.prepared) == 0 {
 			o.loseMissing(q, j.disk)
 		}

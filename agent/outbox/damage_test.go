@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/torture/faultfs"
@@ -182,7 +186,7 @@ func TestDamage(t *testing.T) {
 func openDamaged(t *testing.T, name, path string, options Options, taken map[string]bool, sent map[string]string, whole bool) {
 	lost := uint64(0)
 	options.LossNote = func(l Loss) []byte {
-		lost += l.Last - l.First + 1
+		lost += l.Count
 		return []byte("lost")
 	}
 	o, err := Open(path, options)
@@ -192,6 +196,7 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	}
 	defer o.Close()
 	recovered := o.recovery
+	counted(t, o)
 	if whole && recovered != nil {
 		t.Errorf("%s: recovered %+v", name, recovered)
 	}
@@ -232,6 +237,9 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	if fault := o.Stats().Fault; !arrived || fault != "" {
 		t.Errorf("%s: the store does not work: arrived %v, fault %q", name, arrived, fault)
 	}
+	if a := counted(t, o); !whole && recovered == nil && a.Total.LostAll() != lost {
+		t.Errorf("%s: %d are told as lost, %d counted", name, lost, a.Total.LostAll())
+	}
 	missing, again := 0, 0
 	for line, waits := range taken {
 		if waits && !got[line] {
@@ -267,12 +275,141 @@ func TestCardFails(t *testing.T) {
 	if err := os.Truncate(path, int64(2*os.Getpagesize())); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := o.Reader().Contents(); err == nil {
+		t.Error("who looks is not told")
+	}
+	if _, faults, err := o.Reader().Verify(); err == nil && len(faults) == 0 {
+		t.Error("verified")
+	}
 	o.Next() // wants it frozen from the disk
 	if err := o.Close(); err == nil {
 		t.Error("closed without an error")
 	}
 	if !strings.Contains(o.Stats().Fault, "cannot read the file") {
 		t.Errorf("fault %q", o.Stats().Fault)
+	}
+}
+
+// TestDamageWhileRunning flips bits in rows of a file that is open. The rows
+// are told as lost, and of what is sent every reading was taken, once.
+func TestDamageWhileRunning(t *testing.T) {
+	options := testOptions()
+	options.Encode = encodeExact
+	told := uint64(0)
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			lost := uint64(0)
+			options.LossNote = func(l Loss) []byte {
+				lost += l.Last - l.First + 1
+				return []byte("lost")
+			}
+			path := filepath.Join(t.TempDir(), "o.db")
+			o := open(t, path, options)
+			house, waits := newOrdinary(3), map[string]bool{}
+			for range 3000 {
+				r := house.reading(len(waits) % 3)
+				waits[exactly(r)] = true
+				take(t, o, devices.Message{Readings: []devices.Reading{r}})
+			}
+			time.Sleep(2 * time.Second)
+			flipRow(t, path, rand.New(rand.NewPCG(seed, 3)))
+			for idle := 0; idle < 3 && !t.Failed(); {
+				p := o.Next()
+				if p == nil {
+					idle++
+					time.Sleep(2 * time.Second) // virtual
+					continue
+				}
+				idle = 0
+				for line := range strings.SplitAfterSeq(string(p.Payload), "\n") {
+					if line != "" && !waits[line] {
+						t.Errorf("seed %d: %q was never taken, or comes twice", seed, line)
+					}
+					delete(waits, line)
+				}
+				o.Settle(p)
+			}
+			if uint64(len(waits)) != lost || o.Stats().Fault != "" {
+				t.Errorf("seed %d: %d readings are missing, %d are told as lost, %s", seed, len(waits), lost, o.Stats().Fault)
+			}
+			told += lost
+		})
+	}
+	if told == 0 {
+		t.Error("nothing was damaged")
+	}
+}
+
+// flipRow flips a bit in a row of readings.
+func flipRow(t *testing.T, path string, r *rand.Rand) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	metas, err := readMetas(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows [][]byte
+	w := newWalk(&pages{f, boltOrder(), metas[0].pageSize, metas[0].pages})
+	w.visit = func(bucket []byte, it item) error {
+		if isRows(bucket) {
+			rows = append(rows, bytes.Clone(it.value))
+		}
+		return nil
+	}
+	if err := w.root(metas[0].root); err != nil || len(rows) == 0 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	all := make([]byte, int64(metas[0].pages)*metas[0].pageSize)
+	if _, err := f.ReadAt(all, 0); err != nil {
+		t.Fatal(err)
+	}
+	row := rows[r.IntN(len(rows))]
+	at := int64(bytes.LastIndex(all, row) + r.IntN(len(row)))
+	if _, err := f.WriteAt([]byte{all[at] ^ 1<<r.IntN(8)}, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPermission: what may not be read is no damage either.
+func TestPermission(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	if err := open(t, path, testOptions()).Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0, 0o400} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends here
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var none [2]unix.CapUserData // root may read anything
+			err := unix.Capset(&header, &none[0])
+			if err == nil {
+				_, err = Open(path, testOptions())
+			}
+			done <- err
+		}()
+		if err := <-done; !errors.Is(err, os.ErrPermission) {
+			t.Errorf("mode %v: %v", mode, err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+			t.Errorf("mode %v: the file was changed, %v", mode, err)
+		}
+	}
+	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 2 { // and its journal
+		t.Errorf("there are %v", all)
 	}
 }
 
@@ -397,4 +534,51 @@ func TestFailedSync(t *testing.T) {
 	d.Cut(rand.New(rand.NewPCG(1, 1)))
 	defer mount()()
 	use()
+}
+
+// TestDamageThinned opens damaged stores that were full. Their free pages are
+// full of rows of which other rows were made by thinning.
+func TestDamageThinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := testOptions()
+		options.Encode, options.CommitAfter = encodeExact, 10*time.Second
+		dir := t.TempDir()
+		path := filepath.Join(dir, "o.db")
+		o := open(t, path, options)
+		house, known := newOrdinary(2), map[string]bool{}
+		for i := range 60_000 {
+			r := house.reading(i % 2)
+			r.Fields = append(r.Fields, devices.Field{Name: "n", Value: number(fmt.Sprint(house.rand.Int64N(1e15)))})
+			known[exactly(r)] = false
+			take(t, o, devices.Message{Readings: []devices.Reading{r}})
+			time.Sleep(50 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		thinned := o.Stats().Thinned
+		err := o.Reader().Each(func(s Stored) error {
+			known[exactly(s.Reading)] = true
+			return nil
+		}, func(f Fault) { t.Errorf("%+v", f) })
+		if n, faults, verifyErr := o.Reader().Verify(); err != nil || verifyErr != nil || len(faults) > 0 || uint64(n)+thinned != 60_000 || thinned < 10_000 {
+			t.Errorf("%d readings are well, %d were thinned out: %v %v %v", n, thinned, faults, err, verifyErr)
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, damage := range damages() {
+			for seed := range uint64(3) {
+				hurt := damage(rand.New(rand.NewPCG(seed, 1)), append([]byte(nil), whole...))
+				path := filepath.Join(dir, fmt.Sprint(seed, ".db"))
+				if err := os.WriteFile(path, hurt, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				openDamaged(t, fmt.Sprintf("%s, seed %d", name, seed), path, options, known, nil, name == "nothing")
+				os.Remove(path)
+			}
+		}
+	})
 }

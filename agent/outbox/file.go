@@ -20,8 +20,8 @@ import (
 // The buckets of the file, which are tables. Every version of this program must
 // be able to read the version.
 //
-//	meta    version, random, run, machine, sum, the clock's state, and the boot
-//	        of the last run
+//	meta    version, random, run, machine, sum, the clock's state, the boot of
+//	        the last run, and the generation of the journal (journal.go)
 //	runs    run -> the name of the store in that run
 //	log     device, run, first -> a row of readings (record.go)
 //	packs   device, run, first -> the last, the time and the dating of a frozen
@@ -34,6 +34,7 @@ import (
 //	        accepted, where that is kept for a while (AckDisk)
 //	held    device, run, number -> a reading that may be at the server (hold.go)
 //	origins number -> the origins of messages that are or were in log
+//	counts  number -> a row of what became of readings (counts.go)
 var (
 	bucketMeta   = []byte("meta")
 	bucketRuns   = []byte("runs")
@@ -45,6 +46,7 @@ var (
 	bucketHeld   = []byte("held")
 	bucketTaken  = []byte("accepted")
 	bucketOrigin = []byte("origins")
+	bucketCounts = []byte("counts")
 
 	metaVersion = []byte("version")
 	metaRandom  = []byte("random")
@@ -53,19 +55,22 @@ var (
 	metaSum     = []byte("sum")
 	metaClock   = []byte("clock")
 	metaBoot    = []byte("boot")
+	metaJournal = []byte("journal")
 )
 
-// schemaVersion 1 had no CRCs but in the rows and the origins, no sum, a cursor
-// only where a row is settled in part, and not always the buckets that are
-// last here.
-const schemaVersion = 2
+// schemaVersion 2 had no thinned rows, which a program that does not know them
+// would take for damaged, and no journal. Version 1 had no CRCs but in the rows
+// and the origins, no sum, a cursor only where a row is settled in part, and not
+// always the buckets that are last here.
+const schemaVersion = 3
 
 func buckets() [][]byte {
-	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken}
+	return [][]byte{bucketMeta, bucketRuns, bucketLog, bucketPacks, bucketCursor, bucketNotes, bucketState, bucketHeld, bucketOrigin, bucketTaken, bucketCounts}
 }
 
-// firstBuckets is how many of the buckets every file of version 1 has.
-const firstBuckets = 7
+// firstBuckets is how many of the buckets every file of version 1 has, and
+// secondBuckets how many every one of version 2 has.
+const firstBuckets, secondBuckets = 7, 10
 
 // isRows tells of which buckets the values are rows.
 func isRows(bucket []byte) bool {
@@ -265,12 +270,20 @@ func syncDir(path string) error {
 // load starts a new run and takes stock of what the runs before left.
 func (o *Outbox) load() error {
 	return o.update(func(w *writing) error {
-		if version(w.meta().Get(metaVersion)) < schemaVersion {
-			if err := w.upgrade(); err != nil {
+		if written := version(w.meta().Get(metaVersion)); written < schemaVersion {
+			if err := w.upgrade(written); err != nil {
 				return err
 			}
 		}
-		if err := o.startRun(w); err != nil {
+		journaled, newest, err := o.replay(w)
+		if err != nil {
+			return err
+		}
+		crashpoint.At(crashpoint.JournalReplayed)
+		if err := o.loadCounts(w); err != nil {
+			return err
+		}
+		if err := o.startRun(w, newest); err != nil {
 			return err
 		}
 		if o.options.Boot != nil {
@@ -279,7 +292,7 @@ func (o *Outbox) load() error {
 			}
 		}
 		crashpoint.At(crashpoint.RunRaised)
-		if err := o.origins.load(w.table(bucketOrigin)); err != nil {
+		if err := o.origins.load(w.table(bucketOrigin), journaled); err != nil {
 			return err
 		}
 		losses, err := o.loadLog(w)
@@ -305,15 +318,28 @@ func (o *Outbox) load() error {
 		for _, l := range losses {
 			o.lose(l)
 		}
+		if err := o.beginCounts(w); err != nil {
+			return err
+		}
 		fresh := o.notes.unwritten()
 		o.notes.stored = o.notes.last
 		return writeNotes(w, fresh, o.notes.last, nil)
 	})
 }
 
-// upgrade makes a file of version 1 one of this version. The rows stay as they
-// are.
-func (w *writing) upgrade() error {
+// upgrade makes a file of an older version one of this version. The rows stay as
+// they are.
+func (w *writing) upgrade(written uint32) error {
+	if written < 2 {
+		if err := w.seal(); err != nil {
+			return err
+		}
+	}
+	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+}
+
+// seal gives all values of a file of version 1 their CRCs.
+func (w *writing) seal() error {
 	w.sum = 0
 	for _, name := range buckets() {
 		b, err := w.tx.CreateBucketIfNotExists(name)
@@ -342,7 +368,7 @@ func (w *writing) upgrade() error {
 			}
 		}
 	}
-	return w.meta().put(metaVersion, binary.BigEndian.AppendUint32(nil, schemaVersion))
+	return nil
 }
 
 // runStep bounds how much is skipped at each start, while there are many left.
@@ -352,11 +378,11 @@ const runStep = 4096
 const runGap = 4 * runStep
 
 // startRun raises the run, which is on disk before it is used because load is
-// one transaction.
-func (o *Outbox) startRun(w *writing) error {
+// one transaction. The newest run in the journal may be one that a card forgot.
+func (o *Outbox) startRun(w *writing, journaled uint32) error {
 	meta := w.meta()
 	random, machine := string(meta.get(metaRandom)), string(meta.get(metaMachine))
-	run := number32(meta.get(metaRun))
+	run := max(number32(meta.get(metaRun)), journaled)
 	// Nobody knows what was sent under the newest runs of a damaged file. Its
 	// random stays, or what arrived would not be recognised.
 	if o.recovery != nil && (o.recovery.Reverted || o.recovery.Aside != "") {
@@ -380,12 +406,13 @@ func (o *Outbox) startRun(w *writing) error {
 	if run >= maxRun {
 		return errors.New("it has no runs left")
 	}
-	if o.resumed = run > 0; o.resumed {
-		// A card that lies may have forgotten openings, whose items are at the
-		// server: their numbers are not to be met by chance.
-		if step := min(runStep, int64(maxRun-run)/runStep); step > 0 {
-			run += uint32(rand.Int64N(step))
-		}
+	o.resumed = run > 0
+	// A card that lies may have forgotten openings, whose items are at the
+	// server: their numbers are not to be met by chance.
+	if step := min(runStep, int64(maxRun-run)/runStep); step > 0 {
+		run += uint32(rand.Int64N(step))
+	}
+	if o.resumed {
 		run++
 		o.heldRun = run
 	}
@@ -457,13 +484,13 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	// around them: their own heads cannot be believed.
 	resolve := func(next deviceSpan) {
 		between := next.device != "" && before.device == next.device && before.run == next.run
-		if missing := (span{next.run, before.last + 1, next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
+		if missing := (span{run: next.run, first: before.last + 1, last: next.first - 1}); between && missing.first <= missing.last && (replaced || resolved < len(bad)) {
 			lost = append(lost, deviceSpan{next.device, missing})
 		}
 		for _, k := range bad[resolved:] {
 			device, run, first, ok := parseRowKey(k)
 			if id, err := devices.ParseID(string(device)); ok && !between && err == nil && id == device {
-				lost = append(lost, deviceSpan{device, span{run, first, first + uint64(rowCount(log.Get(k))) - 1}})
+				lost = append(lost, deviceSpan{device, rowSpan(run, first, log.Get(k))})
 			}
 		}
 		before, resolved = next, len(bad)
@@ -474,23 +501,23 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 			bad = append(bad, bytes.Clone(k))
 			return nil
 		}
-		row := deviceSpan{device, span{run, first, first + uint64(rowCount(v)) - 1}}
+		row := deviceSpan{device, rowSpan(run, first, v)}
 		resolve(row)
 		q := o.queue(device)
 		if p, ok := parsePlace(cursors.get([]byte(device))); ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
 				return nil // the next commit that settles deletes it
 			}
-			row.first = p.seq + 1
+			row.span = rowAfter(k, v, p.seq)
 		}
 		used[run] = true
 		if p, ok := taken[device]; ok && !p.before(place{run, row.first}) {
 			if !p.before(place{run, row.last}) {
 				return nil // kept for a while
 			}
-			row.first = p.seq + 1
+			row.span = rowAfter(k, v, p.seq)
 		}
-		q.extend(run, row.first, row.last)
+		q.extend(row.span)
 		o.enqueue(q)
 		if replaced {
 			o.recovery.Readings += row.count()
@@ -525,7 +552,10 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	}
 	var losses []Loss
 	for _, l := range lost {
-		losses = append(losses, Loss{l.device, o.runs[l.run], l.first, l.last, errDamaged.Error(), time.Now()})
+		losses = append(losses, Loss{
+			Device: l.device, Store: o.runs[l.run], First: l.first, Last: l.last,
+			Count: uint64(l.count()), Reason: errDamaged.Error(), Time: time.Now(),
+		})
 	}
 	return losses, err
 }

@@ -57,7 +57,6 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 		}
 	}
 	now := time.Now()
-	idle := o.memory == 0
 	receipt := newReceipt(len(m.Readings))
 	records := make([]devices.Record, 0, len(m.Readings))
 	for _, reading := range m.Readings {
@@ -72,9 +71,8 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 	}
 	o.origins.remember(m.Origin, receipt)
 	signal(o.ready)
-	if idle {
-		o.wakeCommitter()
-	}
+	o.fresh = true
+	o.wakeCommitter()
 	return receipt, records, nil
 }
 
@@ -182,7 +180,7 @@ func (o *Outbox) writeHeld(w *writing, j *job) error {
 		for i := range keep {
 			keep[i].Seq = first + uint64(i)
 		}
-		r.spans = append(r.spans, span{run, first, first + uint64(len(keep)) - 1})
+		r.spans = append(r.spans, span{run: run, first: first, last: first + uint64(len(keep)) - 1})
 		err := putRows(w.table(bucketLog), j.queue.device, run, rowKey(j.queue.device, run, first), newRow(), keep)
 		keep = nil
 		return err
@@ -239,9 +237,11 @@ func (o *Outbox) applyHeld(q *queue, r *resolution) {
 			q.heldNext = numbered.last + 1
 		}
 		q.insert(numbered)
+		o.counts.book.Given(q.device, numbered.run, numbered.first, numbered.last)
 	}
 	o.stats.Taken += uint64(kept)
 	o.stats.Repeated += uint64(len(r.held) - kept)
+	o.counts.book.Repeated(q.device, uint64(len(r.held)-kept))
 	if q.held = q.held[len(r.held):]; len(q.held) == 0 {
 		q.held, q.found, q.sure = nil, nil, true
 	}
@@ -253,7 +253,7 @@ func (q *queue) insert(s span) {
 	for i < len(q.disk) && q.disk[i].run <= s.run {
 		i++
 	}
-	if i > 0 && q.disk[i-1].run == s.run && q.disk[i-1].last+1 == s.first {
+	if i > 0 && q.disk[i-1].joins(s) {
 		q.disk[i-1].last = s.last
 		return
 	}

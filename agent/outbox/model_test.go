@@ -4,15 +4,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -64,7 +68,17 @@ type model struct {
 	acked   map[string]bool   // "device value"
 	items   map[string]string // device and item -> payload, as the service has it
 	order   map[devices.ID][]int
-	tooBig  int // packs of more readings than this are refused; 0 is none
+	settled map[string]int // device and item -> readings that were answered
+	crashed bool
+	tooBig  int  // packs of more readings than this are refused; 0 is none
+	full    bool // readings are big
+	dying   bool
+	walk    map[string]int        // "device value" -> another number of the reading
+	numbers map[thinnedOut]string // -> "device value", of what Append numbered
+	gone    map[string]bool       // "device value" -> it was thinned out, and not dropped
+	told    map[bool]uint64       // how many were, thinned out or dropped
+	unknown int                   // told as lost, of those that were numbered later
+	before  uint64                // how many the store held when it was opened
 }
 
 type sent struct {
@@ -79,8 +93,11 @@ func newModel(t *testing.T, seed uint64, options Options) *model {
 	m := &model{
 		t: t, rand: rand.New(rand.NewPCG(seed, 1)), options: options,
 		path: filepath.Join(t.TempDir(), "outbox.db"), next: map[devices.ID]int{},
-		acked: map[string]bool{}, items: map[string]string{}, order: map[devices.ID][]int{},
+		acked: map[string]bool{}, items: map[string]string{}, order: map[devices.ID][]int{}, settled: map[string]int{},
+		walk: map[string]int{}, numbers: map[thinnedOut]string{}, gone: map[string]bool{},
+		told: map[bool]uint64{},
 	}
+	m.options.LossNote = m.lose
 	m.open()
 	return m
 }
@@ -94,6 +111,27 @@ func (m *model) open() {
 		m.t.Fatalf("a whole store was taken for damaged: %+v", r)
 	}
 	m.o = o
+	m.before = m.here() + o.Stats().Lost
+}
+
+// lose is LossNote.
+func (m *model) lose(l Loss) []byte {
+	if m.dying {
+		return nil
+	}
+	for _, n := range l.numbers() {
+		key, known := m.numbers[thinnedOut{l.Device, l.Store, n}]
+		if !known {
+			m.unknown++
+			continue
+		}
+		if thinned, told := m.gone[key]; told && !thinned {
+			m.t.Errorf("%s was told as lost before %+v", key, l)
+		}
+		m.gone[key] = l.Kept != nil
+		m.told[l.Kept != nil]++
+	}
+	return nil
 }
 
 func (m *model) append() {
@@ -106,9 +144,21 @@ func (m *model) append() {
 		s.key = append(s.key, fmt.Sprintf("%s %d", device, m.next[device]))
 	}
 	msg := message(device, values...)
-	r, _, err := m.o.Append(msg)
+	for i := range msg.Readings {
+		if m.full {
+			w := m.rand.IntN(1000)
+			m.walk[s.key[i]] = w
+			msg.Readings[i].Fields = append(msg.Readings[i].Fields,
+				devices.Field{Name: "w", Value: number(fmt.Sprint(w))},
+				devices.Field{Name: "pad", Value: devices.Text(fmt.Sprintf("%01700d", values[i]))})
+		}
+	}
+	r, records, err := m.o.Append(msg)
 	if err != nil {
 		m.t.Fatal(err)
+	}
+	for i, r := range records {
+		m.numbers[thinnedOut{device, m.o.Store(), r.Seq}] = s.key[i]
 	}
 	s.message, s.receipt = msg, r
 	m.unacked = append(m.unacked, s)
@@ -166,6 +216,7 @@ func (m *model) forward(answered bool) bool {
 		m.arrive(p)
 	}
 	if answered {
+		m.settled[string(p.Device)+" "+p.Item()] = p.Count()
 		m.o.Settle(p)
 	} else {
 		m.o.Release(p, 0)
@@ -183,10 +234,11 @@ func (m *model) arrive(p *Pack) {
 		return
 	}
 	m.items[item] = string(p.Payload)
+	numbers := numbersOf(m.t, p)
 	for i, word := range strings.Fields(string(p.Payload))[2:] {
 		var seq uint64
 		var value int
-		if _, err := fmt.Sscanf(word, "%d:%d@", &seq, &value); err != nil || seq != p.First+uint64(i) {
+		if _, err := fmt.Sscanf(word, "%d:%d@", &seq, &value); err != nil || i > 0 && seq <= numbers[i-1] {
 			m.t.Fatalf("item %s holds %q (%v)", p.Item(), p.Payload, err)
 		}
 		m.order[p.Device] = append(m.order[p.Device], value)
@@ -218,23 +270,51 @@ func (m *model) readBack(device devices.ID) map[devices.Origin]int {
 func (m *model) crash() {
 	m.collect()
 	m.made++
+	m.crashed = true
 	path := filepath.Join(filepath.Dir(m.path), fmt.Sprintf("outbox-%d.db", m.made))
-	if err := m.o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(path, 0o600) }); err != nil {
-		m.t.Fatal(err)
-	}
+	copyJournal(m.t, m.path, path)
+	copyStore(m.t, m.o, path)
+	m.dying = true // closing writes, which did not happen
 	if err := m.o.Close(); err != nil {
 		m.t.Fatal(err)
 	}
+	m.dying = false
 	again := m.unacked
 	m.path, m.unacked = path, nil
 	m.open()
 	for _, s := range again {
 		s.message.Redelivered = true
 		var err error
-		if s.receipt, _, err = m.o.Append(s.message); err != nil {
+		var records []devices.Record
+		if s.receipt, records, err = m.o.Append(s.message); err != nil {
 			m.t.Fatal(err)
 		}
+		for i, r := range records {
+			if r.Seq > 0 {
+				m.numbers[thinnedOut{r.Device, m.o.Store(), r.Seq}] = s.key[i]
+			}
+		}
 		m.unacked = append(m.unacked, s)
+	}
+}
+
+// copyJournal puts the journal of a store beside another.
+func copyJournal(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(journalPath(from))
+	if err == nil {
+		err = os.WriteFile(journalPath(to), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyStore copies what bbolt has of a store that is at work.
+func copyStore(t *testing.T, o *Outbox, to string) {
+	t.Helper()
+	if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(to, 0o600) }); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -279,10 +359,17 @@ func (m *model) check() {
 			var d devices.ID
 			var v int
 			fmt.Sscan(key, &d, &v)
-			if d == device && !seen[v] {
+			if _, told := m.gone[key]; d != device {
+				continue
+			} else if told && seen[v] {
+				m.t.Errorf("%s: reading %d was told as lost and came", device, v)
+			} else if !told && !seen[v] && m.unknown > 0 {
+				m.unknown--
+			} else if !told && !seen[v] {
 				m.t.Errorf("%s: reading %d was acknowledged and is lost", device, v)
 			}
 		}
+		m.checkThinned(device, seen)
 	}
 	if s := m.o.Stats(); s.Memory != 0 || s.Disk != 0 {
 		m.t.Errorf("after the drain %d readings are in memory and %d on disk", s.Memory, s.Disk)
@@ -291,6 +378,53 @@ func (m *model) check() {
 		m.t.Fatal(err)
 	}
 	checkFile(m.t, m.path)
+}
+
+// count checks what the outbox says became of each reading.
+func (m *model) count() {
+	a := counted(m.t, m.o)
+	sums := make(map[devices.ID]proof.Sum)
+	for _, d := range a.Devices {
+		sums[d.Device] = d.Sum
+	}
+	for _, device := range modelDevices {
+		settled := 0
+		for item, n := range m.settled {
+			if d, _, _ := strings.Cut(item, " "); d == string(device) {
+				settled += n
+			}
+		}
+		s := sums[device]
+		given, accepted, unknown := int(s.Given), int(s.Accepted), int(s.Unknown)
+		// What AckDisk keeps may be sent again after a restart, and waits until then.
+		if !m.crashed && (given != m.next[device] || accepted != settled && m.options.Ack == AckServer || unknown > 0) {
+			m.t.Fatalf("%s: %d were given, %d accepted, and the counts are %+v", device, m.next[device], settled, s)
+		}
+		if accepted > settled {
+			m.t.Fatalf("%s: %d were accepted, and the counts are %+v", device, settled, s)
+		}
+	}
+	if a.Whole() == m.crashed {
+		m.t.Fatalf("crashed %v, gaps %+v", m.crashed, a.Gaps)
+	}
+}
+
+// checkThinned checks that of a device's readings that were not dropped the
+// lowest and the highest came.
+func (m *model) checkThinned(device devices.ID, came map[int]bool) {
+	low, high := math.MaxInt, math.MinInt
+	for key, w := range m.walk {
+		var d devices.ID
+		var v int
+		if fmt.Sscan(key, &d, &v); d == device && came[v] {
+			low, high = min(low, w), max(high, w)
+		}
+	}
+	for key, thinned := range m.gone {
+		if d, _, _ := strings.Cut(key, " "); d == string(device) && thinned && (m.walk[key] < low || m.walk[key] > high) {
+			m.t.Errorf("%s was thinned out and is %d; those that came are %d to %d", key, m.walk[key], low, high)
+		}
+	}
 }
 
 // checkFile has bbolt check its own structure.
@@ -313,21 +447,51 @@ func checkFile(t *testing.T, path string) {
 	}
 }
 
+// balance checks that the numbers of a run add up to those before it.
+func (m *model) balance() {
+	m.t.Helper()
+	s := m.o.Stats()
+	if here := m.here(); m.before+s.Taken != s.Settled+s.Thinned+s.Lost+here {
+		m.t.Fatalf("the numbers do not add up: %d before, %d here, %+v", m.before, here, s)
+	}
+}
+
+// here counts the readings in the store but for those that are held, which were
+// not taken yet.
+func (m *model) here() uint64 {
+	s := m.o.Stats()
+	n := s.Memory + s.Disk
+	m.o.mu.Lock()
+	defer m.o.mu.Unlock()
+	for _, q := range m.o.queues {
+		n -= len(q.held)
+	}
+	return uint64(n)
+}
+
 // TestModel lets messages, answers, silence, refusals, crashes and restarts
 // come in any order, and checks at the end that each acknowledged reading
-// arrived, in order, in exactly one item.
+// arrived, in order, in exactly one item, or was told as lost because the store
+// was full, which the last seeds see to.
 func TestModel(t *testing.T) {
+	var thinned, lost atomic.Uint64
 	for _, ack := range []Ack{AckServer, AckDisk} {
-		for seed := range uint64(100) {
+		for seed := range uint64(115) {
 			t.Run(fmt.Sprintf("%s/%d", ack, seed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					options := testOptions()
 					options.Ack, options.CommitAfter = ack, time.Second
 					m := newModel(t, seed, options)
 					defer func() { m.o.Close() }()
-					for range 300 {
+					steps := 300
+					if m.full = seed >= 100; m.full {
+						steps = 1000
+					}
+					for range steps {
+						m.balance()
+						away := m.full && m.rand.IntN(3) > 0
 						switch n := m.rand.IntN(100); {
-						case n < 40:
+						case n < 40, n < 65 && away:
 							m.append()
 						case n < 65:
 							m.forward(true)
@@ -345,11 +509,19 @@ func TestModel(t *testing.T) {
 							m.restart()
 						}
 						synctest.Wait()
+						m.count()
 					}
 					m.drain()
+					m.count()
+					m.balance()
 					m.check()
+					thinned.Add(m.told[true])
+					lost.Add(m.told[false])
 				})
 			})
 		}
+	}
+	if thinned.Load() == 0 || lost.Load() == 0 {
+		t.Errorf("no store was full: %d readings were thinned out, %d dropped", thinned.Load(), lost.Load())
 	}
 }

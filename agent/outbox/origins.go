@@ -44,9 +44,10 @@ func (o *origins) remember(origin devices.Origin, r *receipt) {
 	o.receipts[origin] = r
 }
 
-// load takes what the runs before wrote. A row that is damaged is left out: at
-// worst a message is taken for a new one.
-func (o *origins) load(t table) error {
+// load takes what the runs before wrote, and puts there what is from the
+// journal. A row that is damaged is left out: at worst a message is taken for a
+// new one.
+func (o *origins) load(t table, journaled []devices.Origin) error {
 	done := newReceipt(0)
 	err := t.ForEach(func(k, v []byte) error {
 		if len(k) != 8 {
@@ -65,6 +66,14 @@ func (o *origins) load(t table) error {
 	if n := len(o.rows); err == nil && n > 0 {
 		err = t.atLeast(o.rows[n-1].key)
 	}
+	if err != nil || len(journaled) == 0 {
+		return err
+	}
+	for _, origin := range journaled {
+		o.remember(origin, done)
+	}
+	row, gone, err := o.write(t, journaled)
+	o.wrote(row, gone)
 	return err
 }
 

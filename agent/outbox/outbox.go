@@ -55,6 +55,14 @@ type Options struct {
 	Date  func(stamp string) (dating string)
 	Apply func(dating string, r *devices.Record)
 
+	// Now gives the time as well as it is known, and where it is not, the stamp
+	// by which Date can tell it later. Where it is nil, the machine's clock is
+	// believed. It must not call back.
+	Now func() (at time.Time, stamp string)
+	// Written, where it is not nil, gives how many bytes this process has
+	// written to disks.
+	Written func() int64
+
 	// LossNote makes the note that tells people of a loss. It must not call
 	// back. It may be nil.
 	LossNote func(Loss) []byte
@@ -85,6 +93,9 @@ const (
 	// server on this machine loses in a power cut what its system had not
 	// written yet.
 	keepSettled = time.Minute
+	// tidyKept is when at the latest that is deleted, if nothing else is to be
+	// written.
+	tidyKept = 4 * keepSettled
 	// packLimit bounds the readings that are offered to Encode for one pack.
 	packLimit = 2000
 )
@@ -115,9 +126,12 @@ type Outbox struct {
 	runs    map[uint32]string
 	notes   notes
 	states  map[devices.ID]stateRow
+	counts  counts
 	origins origins
+	journal journal
 	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
 	memory  int                 // estimated bytes of unwritten readings
+	fresh   bool                // something came that the committer has not seen
 	saving  bool                // Save was called
 	urgent  bool                // an ack window is half full, or a queue wants to be frozen
 	failed  error               // why nothing can be written any more
@@ -150,9 +164,11 @@ type Stats struct {
 	Store     string `json:"store"`
 	Taken     uint64 `json:"taken"`     // readings
 	Settled   uint64 `json:"settled"`   // readings that the server accepted
+	Thinned   uint64 `json:"thinned"`   // readings left out because it was full; see evict.go
 	Lost      uint64 `json:"lost"`      // readings, each in a Loss
 	Repeated  uint64 `json:"repeated"`  // messages that came again and were recognised
-	Commits   uint64 `json:"commits"`   //
+	Commits   uint64 `json:"commits"`   // to the store, which write some pages each
+	Batches   uint64 `json:"batches"`   // to the journal, of a page mostly
 	Memory    int    `json:"memory"`    // readings here that are not on disk
 	Disk      int    `json:"disk"`      // readings here that are on disk
 	UsedBytes int64  `json:"usedBytes"` // of the file, at the last commit
@@ -164,8 +180,12 @@ type Loss struct {
 	Device      devices.ID
 	Store       string
 	First, Last uint64
+	Count       uint64 // of them; of what was thinned before, it was told, or is in here
 	Reason      string
 	Time        time.Time
+	// Kept is set where readings were thinned out: of the numbers from First
+	// on, so many are not lost, then so many are, and so on in turn.
+	Kept []uint64
 }
 
 // Open opens the store at path, makes it where there is none, and starts a new
@@ -206,8 +226,14 @@ func Open(path string, options Options) (*Outbox, error) {
 		done:     make(chan struct{}),
 		down:     make(chan struct{}),
 	}
+	if o.journal.file, err = openJournal(path); err != nil {
+		o.log.Warn("the outbox has no journal; each commit writes more to the card", "error", err)
+	} else {
+		o.journal.writeAt = o.journal.file.WriteAt
+	}
 	crashpoint.At(crashpoint.StoreOpened)
 	if err := o.load(); err != nil {
+		o.journal.close()
 		db.Close()
 		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
 	}
@@ -236,7 +262,7 @@ func (o *Outbox) Close() error {
 	o.wakeCommitter()
 	<-o.done
 	crashpoint.At(crashpoint.StoreCommitted)
-	err := o.db.Close()
+	err := errors.Join(o.journal.close(), o.db.Close())
 	crashpoint.At(crashpoint.StoreClosed)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -282,6 +308,9 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	if m.Redelivered {
 		if r := o.origins.receipts[m.Origin]; r != nil {
 			o.stats.Repeated++
+			for _, reading := range m.Readings {
+				o.counts.book.Repeated(reading.Device, 1)
+			}
 			return r, nil, nil
 		}
 	}
@@ -300,7 +329,6 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 	}
 	records := make([]devices.Record, 0, len(m.Readings))
 	now := time.Now()
-	idle := o.memory == 0
 	r := newReceipt(len(m.Readings))
 	for _, reading := range m.Readings {
 		q := o.queue(reading.Device)
@@ -314,6 +342,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		o.waiting[q] = struct{}{}
 		o.enqueue(q)
 		o.stats.Taken++
+		o.counts.book.Given(q.device, o.run, e.Seq, e.Seq)
 		records = append(records, e.Record)
 	}
 	if m.Window > 0 && len(m.Readings) > 0 {
@@ -328,7 +357,8 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		o.origins.remember(m.Origin, r)
 	}
 	o.urgent = o.urgent || o.options.DiskFirst
-	if idle || o.urgent || o.memory >= commitBytes {
+	if !o.fresh || o.urgent || o.memory >= commitBytes {
+		o.fresh = true
 		o.wakeCommitter()
 	}
 	return r, records, nil
@@ -359,8 +389,8 @@ func (o *Outbox) Stats() Stats {
 	defer o.mu.Unlock()
 	s := o.stats
 	for _, q := range o.queues {
-		s.Memory += q.unsent()
-		s.Disk += q.onDisk()
+		s.Memory += q.unsafe()
+		s.Disk += q.onDisk() + q.unsent() - q.unsafe()
 		for _, h := range q.held {
 			if h.key == 0 {
 				s.Memory++

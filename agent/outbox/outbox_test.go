@@ -163,12 +163,65 @@ func TestEqualTimesAreSpread(t *testing.T) {
 	}
 }
 
-// TestFull fills a small store: the file stays bounded, and sent = delivered +
-// counted as lost, number by number.
+// numbers gives those that a loss tells.
+func (l Loss) numbers() []uint64 {
+	var out []uint64
+	kept := l.Kept
+	if kept == nil {
+		kept = []uint64{0, l.Last - l.First + 1}
+	}
+	next := l.First
+	for i, n := range kept {
+		for range n {
+			if i%2 == 1 {
+				out = append(out, next)
+			}
+			next++
+		}
+	}
+	return out
+}
+
+// numbersOf gives those in a payload of encodeText.
+func numbersOf(t *testing.T, p *Pack) []uint64 {
+	t.Helper()
+	var out []uint64
+	for _, word := range strings.Fields(string(p.Payload))[2:] {
+		var seq uint64
+		if _, err := fmt.Sscanf(word, "%d:", &seq); err != nil {
+			t.Fatalf("%q: %v", word, err)
+		}
+		out = append(out, seq)
+	}
+	if len(out) != p.Count() || out[0] != p.First || out[len(out)-1] != p.Last {
+		t.Errorf("%s of %d readings holds %s", p.Item(), p.Count(), p.Payload)
+	}
+	return out
+}
+
+// TestFull fills a small store until it thins, and until that is not enough: the
+// file stays bounded, and sent = delivered + told as thinned or lost, number by
+// number.
 func TestFull(t *testing.T) {
+	t.Run("thinned", func(t *testing.T) {
+		if thinned, dropped := full(t, 64); thinned == 0 || dropped > 0 {
+			t.Errorf("%d events tell of what was thinned out, and %d were dropped", thinned, dropped)
+		}
+	})
+	t.Run("dropped", func(t *testing.T) {
+		if _, dropped := full(t, 1500); dropped == 0 {
+			t.Error("thinning was enough")
+		}
+	})
+}
+
+// full fills a store with readings that have a text of so many bytes. It gives
+// how many events told of what was thinned out, and how many readings were
+// dropped.
+func full(t *testing.T, size int) (thinned, dropped int) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "o.db")
-		lost := map[string]bool{}
+		gone := map[string]bool{}
 		options := testOptions()
 		options.MaxBytes = 1 << 20
 		options.LossNote = func(l Loss) []byte {
@@ -176,13 +229,13 @@ func TestFull(t *testing.T) {
 			return b
 		}
 		o := open(t, path, options)
-		const n = 40_000
+		const n = 30_000
 		for i := range n {
 			device := devices.ID([]string{"a", "b"}[i%2])
-			m := message(device, i/2+1)
-			m.Readings[0].Fields = append(m.Readings[0].Fields, devices.Field{Name: "id", Value: devices.Text(fmt.Sprintf("%064d", i))})
+			m := message(device, i*7919%1000)
+			m.Readings[0].Fields = append(m.Readings[0].Fields, devices.Field{Name: "id", Value: devices.Text(fmt.Sprintf("%0*d", size, i))})
 			take(t, o, m)
-			if i%400 == 0 {
+			if i%40 == 0 {
 				time.Sleep(time.Second)
 			}
 		}
@@ -198,15 +251,23 @@ func TestFull(t *testing.T) {
 				if err := json.Unmarshal(note.Body, &l); err != nil {
 					t.Fatal(err)
 				}
-				for seq := l.First; seq <= l.Last; seq++ {
-					lost[fmt.Sprint(l.Device, seq)] = true
+				for _, seq := range l.numbers() {
+					gone[fmt.Sprint(l.Device, seq)] = true
+				}
+				if l.Kept == nil {
+					dropped += int(l.Count)
+				} else {
+					thinned++
 				}
 				o.SettleNote()
 			}
 		}
 		readNotes()
-		if len(lost) == 0 {
-			t.Error("nothing was lost: the store was not full")
+		if a := counted(t, o); a.Total.LostAll() != o.Stats().Lost || a.Total.Thinned != o.Stats().Thinned || a.Total.Given != n {
+			t.Errorf("%+v", a.Total)
+		}
+		if s := o.Stats(); s.Thinned == 0 || s.Taken != uint64(s.Memory+s.Disk)+s.Thinned+s.Lost {
+			t.Errorf("%d were dropped; %+v", dropped, s)
 		}
 		delivered := 0
 		for idle := 0; idle < 3; {
@@ -217,20 +278,21 @@ func TestFull(t *testing.T) {
 				continue
 			}
 			idle = 0
-			for seq := p.First; seq <= p.Last; seq++ {
-				if lost[fmt.Sprint(p.Device, seq)] {
+			readNotes()
+			for _, seq := range numbersOf(t, p) {
+				if gone[fmt.Sprint(p.Device, seq)] {
 					t.Fatalf("%s %d was told as lost and delivered", p.Device, seq)
 				}
 				delivered++
 			}
 			o.Settle(p)
-			readNotes()
 		}
 		readNotes() // to freeze packs takes room, too
-		if s := o.Stats(); delivered+len(lost) != n || int(s.Lost) != len(lost) || int(s.Settled) != delivered {
-			t.Errorf("%d sent, %d delivered, %d lost; stats %+v", n, delivered, len(lost), s)
+		if s := o.Stats(); delivered+len(gone) != n || int(s.Lost) != dropped || int(s.Settled) != delivered || s.Settled+s.Thinned+s.Lost != n {
+			t.Errorf("%d sent, %d delivered, %d told as lost, in %d events as thinned; stats %+v", n, delivered, len(gone), thinned, s)
 		}
 	})
+	return thinned, dropped
 }
 
 // TestFullAfterRestart fills the store after a run that had no answer to a
@@ -257,7 +319,7 @@ func TestFullAfterRestart(t *testing.T) {
 		}
 		o = open(t, path, options)
 		fill(o, 4000)
-		if o.Stats().Lost == 0 {
+		if o.Stats().Thinned == 0 {
 			t.Fatal("the store was not full")
 		}
 		if p := nextWithin(t, o); p.Item() != sent.Item() || !bytes.Equal(p.Payload, sent.Payload) {
@@ -496,6 +558,7 @@ func TestDiskFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := open(t, filepath.Join(t.TempDir(), "o.db"), testOptions())
 		o.db.Close()
+		o.journal.close()
 		first := take(t, o, message("kitchen", 1))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -639,7 +702,7 @@ func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
 	for _, boot := range []string{"b", "another"} {
 		t.Run(boot, func(t *testing.T) {
 			options := testOptions()
-			options.Ack, options.CommitAfter = AckDisk, time.Millisecond
+			options.Ack, options.CommitAfter = AckDisk, 50*time.Millisecond
 			path := filepath.Join(t.TempDir(), "o.db")
 			o := open(t, path, options)
 			<-take(t, o, message("kitchen", 1)).Done()
@@ -652,9 +715,8 @@ func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
 			}
 			<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
 			copied := filepath.Join(t.TempDir(), "crashed.db")
-			if err := o.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(copied, 0o600) }); err != nil {
-				t.Fatal(err)
-			}
+			copyJournal(t, path, copied)
+			copyStore(t, o, copied)
 			options.BootID = boot
 			o = open(t, copied, options)
 			want := 1

@@ -17,14 +17,16 @@ type Pack struct {
 	First, Last uint64
 	Payload     []byte
 
+	readings int
 	boundary boundary
+	oldest   time.Time // of its readings; zero where that is not certain
 }
 
 // Item is the pack's item id: <store>-<first>-<last>.
 func (p *Pack) Item() string { return fmt.Sprintf("%s-%d-%d", p.Store, p.First, p.Last) }
 
 // Count is how many readings the pack stands for.
-func (p *Pack) Count() int { return int(p.Last - p.First + 1) }
+func (p *Pack) Count() int { return p.readings }
 
 // SetRoom sets how big a pack may be, as Encode understands it, from now on; 0
 // is as big as an item can be. Packs that were frozen stay as they are.
@@ -61,7 +63,7 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 	case q.sending != nil:
 	case len(q.prepared) > 0:
 		q.sending, q.prepared = q.prepared[0], q.prepared[1:]
-	case len(q.disk) > 0:
+	case len(q.disk) > 0 || q.onDiskToo():
 		q.wants, o.urgent = true, true
 		o.waiting[q] = struct{}{}
 		o.wakeCommitter()
@@ -76,14 +78,37 @@ func (o *Outbox) next(q *queue, now time.Time) *Pack {
 
 // freeze makes a pack of readings that are in memory only.
 func (o *Outbox) freeze(q *queue, now time.Time) {
-	waiting := q.memory[q.accepted:]
+	q.sending = o.freezeMemory(q, now, q.memory[q.accepted:])
+	crashpoint.At(crashpoint.PackFrozen)
+}
+
+// freezeMemory makes a pack of the oldest of the readings in memory.
+func (o *Outbox) freezeMemory(q *queue, now time.Time, waiting []entry) *Pack {
 	rs := make([]devices.Record, min(len(waiting), packLimit))
 	for i := range rs {
 		rs[i] = waiting[i].Record
 	}
-	q.sending = o.pack(q, o.run, now, rs)
-	q.inMemory = append(q.inMemory, q.sending.boundary)
-	crashpoint.At(crashpoint.PackFrozen)
+	p := o.pack(q, o.run, now, rs)
+	q.inMemory = append(q.inMemory, memoryBoundary{boundary: p.boundary})
+	return p
+}
+
+// freezeJournaled makes packs of what is in memory, and in the journal now or
+// with the commit that is being gathered, which writes their boundaries. It
+// leaves out the pack that is under way.
+func (o *Outbox) freezeJournaled(q *queue) (packs []*Pack) {
+	now := time.Now().Truncate(time.Microsecond)
+	room, made := int(o.room.Load()), 0
+	rest := q.memory[q.accepted:]
+	for q.sending != nil && len(rest) > 0 && rest[0].Seq <= q.sending.Last {
+		rest = rest[1:]
+	}
+	for len(rest) > 0 && len(packs) < preparedPacks && (room == 0 || made < preparedRooms*room) {
+		p := o.freezeMemory(q, now, rest)
+		packs, rest = append(packs, p), rest[p.Count():]
+		made += len(p.Payload)
+	}
+	return packs
 }
 
 // pack makes a pack of the oldest of rs, which were numbered by run without a
@@ -93,9 +118,10 @@ func (o *Outbox) pack(q *queue, run uint32, frozen time.Time, rs []devices.Recor
 		rs = rs[:q.limit]
 	}
 	dating := o.date(rs)
-	payload, n := o.options.Encode(q.device, frozen, o.dated(dating, rs), int(o.room.Load()))
+	rs = o.dated(dating, rs)
+	payload, n := o.options.Encode(q.device, frozen, rs, int(o.room.Load()))
 	b := boundary{run, rs[0].Seq, rs[n-1].Seq, frozen, dating}
-	return &Pack{q.device, o.runs[run], b.first, b.last, payload, b}
+	return &Pack{q.device, o.runs[run], b.first, b.last, payload, n, b, oldest(rs[:n])}
 }
 
 // date dates the readings of a pack, which are all of one run, and so of one
@@ -142,6 +168,7 @@ func (o *Outbox) Settle(p *Pack) {
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
 	o.stats.Settled += uint64(p.Count())
+	o.countAccepted(q, p)
 	q.limit = 0
 	o.finish(q, p)
 }
@@ -151,7 +178,7 @@ func (o *Outbox) Settle(p *Pack) {
 func (o *Outbox) Refuse(p *Pack, reason string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.lose(Loss{p.Device, p.Store, p.First, p.Last, reason, time.Now()})
+	o.lose(Loss{Device: p.Device, Store: p.Store, First: p.First, Last: p.Last, Count: uint64(p.Count()), Reason: reason, Time: time.Now()})
 	o.finish(o.queues[p.Device], p)
 	crashpoint.At(crashpoint.PackRefused)
 }
@@ -159,8 +186,8 @@ func (o *Outbox) Refuse(p *Pack, reason string) {
 // finish forgets the pack's readings. The sources of those that are not on
 // disk are acknowledged, unless that waits for the disk.
 func (o *Outbox) finish(q *queue, p *Pack) {
-	q.sending, q.out, q.notUntil = nil, false, time.Time{}
-	if q.remove(p.boundary.run, p.First, p.Last) > 0 {
+	q.sending, q.out, q.answered, q.notUntil = nil, false, true, time.Time{}
+	if q.settle(p) > 0 {
 		o.deleteLater(q, place{p.boundary.run, p.Last})
 	}
 	if p.boundary.run == o.run {
@@ -180,19 +207,43 @@ func (o *Outbox) settleMemory(q *queue, last uint64) {
 		return
 	}
 	if q.committing > 0 || o.options.Ack == AckDisk {
-		q.accepted = n
+		now := time.Now()
+		for i := q.accepted; i < n; i++ {
+			q.memory[i].took = now
+		}
+		q.accepted = max(q.accepted, n)
 		return
 	}
-	for _, e := range q.memory[:n] {
+	o.drop(q, n)
+	if len(q.memory) == 0 {
+		delete(o.waiting, q)
+	}
+}
+
+// drop ends the oldest n readings in memory, with their boundaries.
+func (o *Outbox) drop(q *queue, n int) {
+	last := q.memory[n-1].Seq
+	for i, e := range q.memory[:n] {
 		o.memory -= e.size
-		e.receipt.add(-1, nil)
+		if i >= q.journaled {
+			e.receipt.add(-1, nil)
+		}
 	}
 	q.forget(n)
 	for len(q.inMemory) > 0 && q.inMemory[0].last <= last {
 		q.inMemory = q.inMemory[1:]
 	}
-	if len(q.memory) == 0 {
-		delete(o.waiting, q)
+}
+
+// dropKept ends what AckDisk has kept for long enough in the journal: it need
+// not be in bbolt any more.
+func (o *Outbox) dropKept(q *queue) {
+	n := 0
+	for n < min(q.accepted, q.journaled) && time.Since(q.memory[n].took) >= keepSettled {
+		n++
+	}
+	if n > 0 && q.committing == 0 {
+		o.drop(q, n)
 	}
 }
 
@@ -219,12 +270,8 @@ func (o *Outbox) Split(p *Pack) bool {
 	// What was prepared to go after it was not sent yet, and would be too big
 	// as well.
 	q.prepared, q.unfreeze = nil, true
-	for i, b := range q.inMemory {
-		if b == p.boundary {
-			q.inMemory = append(q.inMemory[:i], q.inMemory[i+1:]...)
-			break
-		}
-	}
+	q.splits++
+	q.inMemory = slices.DeleteFunc(q.inMemory, func(b memoryBoundary) bool { return b.run == p.boundary.run && b.first >= p.First })
 	o.enqueue(q)
 	return true
 }
@@ -235,7 +282,7 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.queues[p.Device]
-	q.out = false
+	q.out, q.answered = false, false
 	crashpoint.At(crashpoint.PackReleased)
 	if pause <= 0 {
 		o.enqueue(q)
@@ -251,8 +298,13 @@ func (o *Outbox) Release(p *Pack, pause time.Duration) {
 }
 
 func (o *Outbox) lose(l Loss) {
-	o.stats.Lost += l.Last - l.First + 1
-	o.log.Warn("readings lost", "device", l.Device, "store", l.Store, "first", l.First, "last", l.Last, "reason", l.Reason)
+	o.stats.Lost += l.Count
+	o.countLost(l)
+	o.tell(l)
+}
+
+func (o *Outbox) tell(l Loss) {
+	o.log.Warn("readings lost", "device", l.Device, "store", l.Store, "first", l.First, "last", l.Last, "count", l.Count, "reason", l.Reason)
 	if o.options.LossNote != nil {
 		o.addNote(o.options.LossNote(l))
 	}

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"slices"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -16,20 +17,29 @@ func (p place) before(q place) bool {
 	return p.run < q.run || p.run == q.run && p.seq < q.seq
 }
 
-// A span is readings on disk without a gap.
+// A span is readings on disk: those of the numbers first to last, but for so
+// many that were thinned out. The last is one that is there.
 type span struct {
 	run         uint32
 	first, last uint64
+	missing     uint64
 }
 
-func (s span) count() int { return int(s.last - s.first + 1) }
+// count is 0 of the zero span, which has no numbers.
+func (s span) count() int {
+	if s.last == 0 {
+		return 0
+	}
+	return int(s.last - s.first + 1 - s.missing)
+}
 
 // An entry is a reading that is not yet on disk.
 type entry struct {
 	devices.Record
 	receipt *receipt
 	came    time.Time
-	size    int // estimated bytes
+	took    time.Time // when the server accepted it, where it stays all the same
+	size    int       // estimated bytes
 }
 
 // A queue is what waits of one device. Its fields are guarded by the outbox's
@@ -41,22 +51,27 @@ type queue struct {
 	lastTime time.Time // of the newest reading, as it was stored
 	told     time.Time // of the newest reading, as it was told
 
-	disk       []span // not settled, oldest first
+	disk       []span // not settled, oldest first; each thinned row is one of its own
+	toldThin   place  // up to which it is told what was thinned out, in this run
 	memory     []entry
 	size       int // estimated bytes of memory
 	accepted   int // how many of memory are settled, but stay until they are on disk
 	committing int // how many of memory are being written
 
 	sending  *Pack   // handed out by Next, or to be handed out again
+	answered bool    // the pack before was not given back without an answer
 	out      bool    // sending is with the caller
 	prepared []*Pack // frozen from disk, to be sent after sending
 	// inMemory are the boundaries frozen from memory whose readings are not
-	// on disk, the pack under way included: they are written with them.
-	inMemory  []boundary
-	wants     bool // waits for the committer to freeze more from disk
-	unfreeze  bool // the boundaries on disk are not to be used
-	limit     int  // of readings in a pack; 0 where none is known
-	listed    bool // is in the outbox's turn
+	// in bbolt, the pack under way included: they are written with them.
+	inMemory  []memoryBoundary
+	journaled int    // how many of memory are in the journal too
+	took      uint64 // up to which number the journal has them as accepted
+	wants     bool   // waits for the committer to freeze more of what is on disk
+	unfreeze  bool   // the boundaries on disk are not to be used
+	splits    int    // counts the packs that were too big
+	limit     int    // of readings in a pack; 0 where none is known
+	listed    bool   // is in the outbox's turn
 	notUntil  time.Time
 	diskFirst bool
 	unacked   int // messages whose source waits, in its window
@@ -75,6 +90,12 @@ type boundary struct {
 	first, last uint64
 	frozen      time.Time
 	dating      string // "" where its readings have their times
+}
+
+// A memoryBoundary is of a pack whose readings are in memory.
+type memoryBoundary struct {
+	boundary
+	safe bool // it is in the journal
 }
 
 // spread gives a reading's time to the microsecond, and different from that of
@@ -105,6 +126,14 @@ func (q *queue) onDisk() int {
 // unsent counts the readings in memory that are not settled.
 func (q *queue) unsent() int { return len(q.memory) - q.accepted }
 
+// unsafe counts those of them that are not in the journal either.
+func (q *queue) unsafe() int { return len(q.memory) - max(q.accepted, q.journaled) }
+
+// onDiskToo reports whether the oldest reading in memory that is not settled is
+// in the journal. It is then frozen as what is on disk only is: it goes out when
+// its boundary is there too.
+func (q *queue) onDiskToo() bool { return q.journaled > q.accepted }
+
 // forget drops the oldest n readings from memory.
 func (q *queue) forget(n int) {
 	for _, e := range q.memory[:n] {
@@ -113,6 +142,7 @@ func (q *queue) forget(n int) {
 	clear(q.memory[:n])
 	q.memory = q.memory[n:]
 	q.accepted = max(0, q.accepted-n)
+	q.journaled = max(0, q.journaled-n)
 	if len(q.memory) == 0 {
 		q.memory = nil
 	}
@@ -128,39 +158,80 @@ func (q *queue) sendable() bool {
 		return true
 	case q.blocked():
 		return false
-	case len(q.disk) > 0:
+	case len(q.disk) > 0 || q.onDiskToo():
 		return !q.wants
 	}
 	return q.committing == 0 && q.unsent() > 0 && !q.diskFirst
 }
 
-// remove takes readings out of the spans, and gives how many were there.
-func (q *queue) remove(run uint32, first, last uint64) int {
-	n := 0
-	var out []span
-	for _, s := range q.disk {
-		if s.run != run || s.last < first || s.first > last {
-			out = append(out, s)
+// remove takes numbers out of the spans, and gives those that were there.
+func (q *queue) remove(s span) span { return q.replace(s) }
+
+// replace puts spans in the place of numbers, and gives those that were there.
+// Of thinned rows, s is to hold all that is left, or be cut at a reading.
+func (q *queue) replace(s span, with ...span) (there span) {
+	from := 0
+	for from < len(q.disk) && (place{q.disk[from].run, q.disk[from].last}).before(place{s.run, s.first}) {
+		from++
+	}
+	to := from
+	var head, tail []span
+	for ; to < len(q.disk) && q.disk[to].run == s.run && q.disk[to].first <= s.last; to++ {
+		e := q.disk[to]
+		cut := span{s.run, max(e.first, s.first), min(e.last, s.last), e.missing}
+		if e.first < s.first {
+			head = []span{{run: s.run, first: e.first, last: s.first - 1}}
+		}
+		if s.last < e.last {
+			cut.missing = min(e.missing, s.missing-min(s.missing, there.missing))
+			tail = []span{{s.run, s.last + 1, e.last, e.missing - cut.missing}}
+		}
+		if to == from {
+			there = cut
 			continue
 		}
-		from, to := max(s.first, first), min(s.last, last)
-		n += int(to - from + 1)
-		if s.first < from {
-			out = append(out, span{run, s.first, from - 1})
-		}
-		if to < s.last {
-			out = append(out, span{run, to + 1, s.last})
-		}
+		there.missing += cut.missing + cut.first - there.last - 1
+		there.last = cut.last
 	}
-	q.disk = out
-	return n
+	in := slices.Concat(head, with, tail)
+	if from == 0 && len(in) <= to {
+		// As ever with what is settled: the rest need not be moved.
+		q.disk = q.disk[to-len(in):]
+		copy(q.disk, in)
+		return there
+	}
+	q.disk = slices.Replace(q.disk, from, to, in...)
+	return there
+}
+
+// settle takes out what a pack of a run held, and gives how many were there.
+// Packs go in order, so that what was thinned out before its first reading goes
+// with it.
+func (q *queue) settle(p *Pack) int {
+	s := span{run: p.boundary.run, first: p.First, last: p.Last}
+	for _, e := range q.disk {
+		if e.run < s.run || e.run == s.run && e.last < s.first {
+			continue
+		}
+		if e.run == s.run && e.missing > 0 {
+			s.first = min(e.first, s.first)
+		}
+		break
+	}
+	s.missing = s.last - s.first + 1 - uint64(p.Count())
+	return q.remove(s).count()
 }
 
 // extend adds readings that are on disk now, newer than all before.
-func (q *queue) extend(run uint32, first, last uint64) {
-	if n := len(q.disk); n > 0 && q.disk[n-1].run == run && q.disk[n-1].last+1 == first {
-		q.disk[n-1].last = last
+func (q *queue) extend(s span) {
+	if n := len(q.disk); n > 0 && q.disk[n-1].joins(s) {
+		q.disk[n-1].last = s.last
 		return
 	}
-	q.disk = append(q.disk, span{run, first, last})
+	q.disk = append(q.disk, s)
+}
+
+// joins reports whether t can be told as the end of s.
+func (s span) joins(t span) bool {
+	return s.missing+t.missing == 0 && s.run == t.run && s.last+1 == t.first
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -14,18 +15,21 @@ import (
 )
 
 // A row is the value of one key of the log bucket: the readings of one device
-// from the sequence number in the key on, without gaps. In the held bucket it
-// is one reading.
+// from the sequence number in the key on, without gaps unless it was thinned.
+// In the held bucket it is one reading.
 //
 //	CRC-32C                 4 bytes, big endian: see table
 //	version                 1 byte
 //	number of readings      4 bytes, big endian
+//	of a thinned row: how often it was thinned, 1 byte
+//	of a thinned row: the number of its last reading, 8 bytes, big endian
 //	readings
 //
-// A reading of version 2 is told by what differs from the readings before it
+// A reading of versions 2 and 3 is told by what differs from the readings before it
 // in the row. Numbers are unsigned varints unless told otherwise, texts have
 // their length before them.
 //
+//	of a thinned row: how many numbers are missing before it
 //	four times the number of its shape, and 1 more with an origin, 2 with a stamp
 //	the shape, where its number is that of a new one: the number of fields,
 //	and of each its name, its unit and a byte, its kind
@@ -38,11 +42,13 @@ import (
 // one before in the same field of the same shape: half of it is the signed
 // difference. An odd one is twice a tag and 1; see appendValue.
 //
-// Version 1 is read only; it had the CRC without bucket and key, and each
-// reading whole.
+// A thinned row is of version 3, others of version 2. Version 1 is read only;
+// it had the CRC without bucket and key, and each reading whole.
 const (
-	rowVersion = 2
-	rowHeader  = 4 + 1 + 4
+	rowVersion    = 2
+	rowThinned    = 3
+	rowHeader     = 4 + 1 + 4
+	thinnedHeader = rowHeader + 1 + 8
 )
 
 // maxRow is what a row does not outgrow, unless by its only reading: two of
@@ -107,10 +113,18 @@ type rowEncoder struct {
 	shapes  []*shape
 	texts   map[string]int
 	time    int64
+	level   byte   // how often it was thinned
+	next    uint64 // the number after its last reading
 }
 
 func newRow() *rowEncoder {
 	return &rowEncoder{payload: []byte{rowVersion, 0, 0, 0, 0}, texts: make(map[string]int)}
+}
+
+// newThinnedRow begins a row with gaps, the first number of which is first.
+func newThinnedRow(level byte, first uint64) *rowEncoder {
+	payload := append([]byte{rowThinned, 0, 0, 0, 0, level}, make([]byte, 8)...)
+	return &rowEncoder{payload: payload, texts: make(map[string]int), level: level, next: first}
 }
 
 // rowPayload gives the payload of a row of one reading.
@@ -129,12 +143,23 @@ func (e *rowEncoder) add(r devices.Record) bool {
 		e.payload = e.payload[:before]
 		return false
 	}
-	e.n++
-	binary.BigEndian.PutUint32(e.payload[1:], e.n)
+	e.count(r)
 	return true
 }
 
+func (e *rowEncoder) count(r devices.Record) {
+	e.n++
+	e.next = r.Seq + 1
+	binary.BigEndian.PutUint32(e.payload[1:], e.n)
+	if e.level > 0 {
+		binary.BigEndian.PutUint64(e.payload[thinnedHeader-4-8:], r.Seq)
+	}
+}
+
 func (e *rowEncoder) append(r devices.Record) {
+	if e.level > 0 {
+		e.payload = binary.AppendUvarint(e.payload, r.Seq-e.next)
+	}
 	number := 0
 	for number < len(e.shapes) && !e.shapes[number].fits(r.Fields) {
 		number++
@@ -259,6 +284,40 @@ func rowCount(row []byte) int {
 	return int(n)
 }
 
+// rowLevel gives how often a row says it was thinned.
+func rowLevel(row []byte) byte {
+	if len(row) < thinnedHeader || row[4] != rowThinned {
+		return 0
+	}
+	return row[rowHeader]
+}
+
+// rowSpan gives which numbers a row says it has.
+func rowSpan(run uint32, first uint64, row []byte) span {
+	n := uint64(rowCount(row))
+	s := span{run: run, first: first, last: first + n - 1}
+	if rowLevel(row) == 0 {
+		return s
+	}
+	if last := binary.BigEndian.Uint64(row[rowHeader+1:]); last > s.last && last < maxSeq {
+		s.missing, s.last = last-s.last, last
+	}
+	return s
+}
+
+// rowAfter gives which numbers a row has after one of them.
+func rowAfter(key, row []byte, seq uint64) span {
+	_, run, first, _ := parseRowKey(key)
+	s := rowSpan(run, first, row)
+	s.first = seq + 1
+	if s.missing > 0 {
+		rs, _ := decodeRow(bucketLog, key, row)
+		n := sort.Search(len(rs), func(i int) bool { return rs[i].Seq > seq })
+		s.missing = s.last - seq - uint64(len(rs[n:]))
+	}
+	return s
+}
+
 // rowIntact tells whether the value of a key of a bucket of rows is what was
 // written.
 func rowIntact(bucket, key, row []byte) bool {
@@ -284,23 +343,27 @@ func decodeRow(bucket, key, row []byte) ([]devices.Record, error) {
 		record = d.recordV1
 	case rowVersion:
 		record = d.record
+	case rowThinned:
+		d.take(thinnedHeader - rowHeader)
+		record = d.thinnedRecord
 	default:
-		return nil, fmt.Errorf("the row has version %d, this program knows %d", row[4], rowVersion)
+		return nil, fmt.Errorf("the row has version %d, this program knows %d", row[4], rowThinned)
 	}
 	n := int(binary.BigEndian.Uint32(row[5:]))
 	if n < 1 || n > len(d.rest)/2 {
 		return nil, errDamaged // a reading has two bytes at least
 	}
 	rs := make([]devices.Record, 0, n)
-	for i := range n {
+	for next := first; len(rs) < n; next++ {
 		r := record()
-		if d.failed {
+		next += r.Seq // how many are missing before it
+		if d.failed || next >= maxSeq {
 			return nil, errDamaged
 		}
-		r.Device, r.Seq = device, first+uint64(i)
+		r.Device, r.Seq = device, next
 		rs = append(rs, r)
 	}
-	if len(d.rest) > 0 {
+	if len(d.rest) > 0 || row[4] == rowThinned && (rowLevel(row) == 0 || rs[n-1].Seq != binary.BigEndian.Uint64(row[rowHeader+1:])) {
 		return nil, errDamaged
 	}
 	return rs, nil
@@ -358,6 +421,17 @@ type rowDecoder struct {
 	shapes []*shape
 	texts  []string
 	time   int64
+}
+
+// thinnedRecord gives as Seq how many numbers are missing before the reading.
+func (d *rowDecoder) thinnedRecord() devices.Record {
+	missing := d.uvarint()
+	if missing >= maxSeq {
+		d.failed = true
+	}
+	r := d.record()
+	r.Seq = missing
+	return r
 }
 
 func (d *rowDecoder) record() devices.Record {
@@ -485,11 +559,14 @@ func rowKey(device devices.ID, run uint32, first uint64) []byte {
 
 const rowKeyTail = 1 + 4 + 8
 
+// maxSeq is what no sequence number reaches.
+const maxSeq = math.MaxUint64 >> 1
+
 func parseRowKey(k []byte) (device devices.ID, run uint32, first uint64, ok bool) {
 	n := len(k) - rowKeyTail
 	if n <= 0 || bytes.IndexByte(k, 0) != n {
 		return "", 0, 0, false
 	}
 	first = binary.BigEndian.Uint64(k[n+5:])
-	return devices.ID(k[:n]), binary.BigEndian.Uint32(k[n+1:]), first, first < math.MaxUint64>>1
+	return devices.ID(k[:n]), binary.BigEndian.Uint32(k[n+1:]), first, first < maxSeq
 }

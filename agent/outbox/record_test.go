@@ -61,6 +61,22 @@ func TestRowKeepsValues(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, rs) {
 		t.Errorf("%v:\n%v is not\n%v", err, got, rs)
 	}
+	thin := newThinnedRow(2, 7)
+	for i := range rs {
+		rs[i].Seq += uint64(i * i)
+		thin.add(rs[i])
+	}
+	value := sealed(bucketLog, key, thin.payload)
+	got, err = decodeRow(bucketLog, key, value)
+	if err != nil || !reflect.DeepEqual(got, rs) {
+		t.Errorf("%v:\n%v is not\n%v", err, got, rs)
+	}
+	if s, last := rowSpan(3, 7, value), rs[len(rs)-1].Seq; s != (span{3, 7, last, last - 7 + 1 - uint64(len(rs))}) || rowLevel(value) != 2 {
+		t.Errorf("the row has %+v", s)
+	}
+	if s, last := rowAfter(key, value, rs[3].Seq+1), rs[len(rs)-1].Seq; s.count() != len(rs)-4 || s.last != last {
+		t.Errorf("the row has %+v after its fourth reading", s)
+	}
 	if _, err := decodeRow(bucketLog, rowKey("kitchen", 3, 8), sealed(bucketLog, key, rowOf(rs))); err == nil {
 		t.Error("a row under the key of another was taken for whole")
 	}
@@ -84,6 +100,13 @@ func FuzzDecodeRow(f *testing.F) {
 	f.Add(row[:len(row)-1])
 	f.Add([]byte("\x01\x00\x00\x00\x01\x00\x03\x8d\x7e\xa4\xc6\x80\x00\x00\x01\x01n\x01W\x00\x01\x0221")) // version 1
 	f.Add([]byte{})
+	thin := newThinnedRow(1, 1)
+	for _, seq := range []uint64{1, 2, 300} {
+		r := reading(devices.Field{Name: "t", Value: number("21.40"), Unit: "°C"})
+		r.Seq = seq
+		thin.add(r)
+	}
+	f.Add(thin.payload)
 	key := rowKey("a", 1, 1)
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		value := sealed(bucketLog, key, payload)
@@ -102,10 +125,13 @@ func FuzzDecodeRow(f *testing.F) {
 			t.Errorf("%d bytes gave %d readings of %d fields", len(payload), len(got), fields)
 		}
 		again := newRow()
+		if level := rowLevel(value); level > 0 {
+			again = newThinnedRow(level, 1)
+		}
 		for _, r := range got {
 			again.append(r)
+			again.count(r)
 		}
-		binary.BigEndian.PutUint32(again.payload[1:], uint32(len(got)))
 		back, err := decodeRow(bucketLog, key, sealed(bucketLog, key, again.payload))
 		if err != nil || !reflect.DeepEqual(got, back) {
 			t.Errorf("%v: %v is not %v", err, got, back)
@@ -125,11 +151,16 @@ func v1Reading(device devices.ID, i int) devices.Reading {
 	return r
 }
 
-// TestUpgrade opens a store that version 1 wrote. Its first run got readings
-// 0-11 of two devices and the second 100-108; one pack of each device was
-// frozen, and the one of the kitchen settled.
+// TestUpgrade opens stores that older versions wrote. Their first run got
+// readings 0-11 of two devices and the second 100-108; one pack of each device
+// was frozen, and the one of the kitchen settled.
 func TestUpgrade(t *testing.T) {
-	path := gunzip(t, "testdata/v1.db.gz")
+	t.Run("1", func(t *testing.T) { testUpgrade(t, "testdata/v1.db.gz", "8f2f26f381.1", "8f2f26f381.2") })
+	t.Run("2", func(t *testing.T) { testUpgrade(t, "testdata/v2.db.gz", "d3675f1c88.1", "d3675f1c88.326") })
+}
+
+func testUpgrade(t *testing.T, file, first, second string) {
+	path := gunzip(t, file)
 	options := testOptions()
 	options.Encode = func(device devices.ID, frozen time.Time, rs []devices.Record, _ int) ([]byte, int) {
 		rs = rs[:min(len(rs), 5)]
@@ -145,7 +176,7 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 	o := open(t, path, options)
-	if !o.Mine("8f2f26f381.2") {
+	if !o.Mine(second) {
 		t.Errorf("store %s", o.Store())
 	}
 	take(t, o, message("hall", 1)) // goes last
@@ -157,7 +188,7 @@ func TestUpgrade(t *testing.T) {
 		var want string
 		for seq := int(p.First); seq <= int(p.Last); seq++ {
 			i := seq - 1
-			if p.Store == "8f2f26f381.2" {
+			if p.Store == second {
 				i += 100
 			}
 			r := v1Reading(p.Device, i)
@@ -169,8 +200,8 @@ func TestUpgrade(t *testing.T) {
 		o.Settle(p)
 	}
 	want := map[devices.ID]string{
-		"hall":    " 8f2f26f381.1-1-5 8f2f26f381.1-6-10 8f2f26f381.1-11-12 8f2f26f381.2-1-5 8f2f26f381.2-6-9 " + o.Store() + "-1-1",
-		"kitchen": " 8f2f26f381.1-6-10 8f2f26f381.1-11-12 8f2f26f381.2-1-5 8f2f26f381.2-6-9",
+		"hall":    fmt.Sprintf(" %[1]s-1-5 %[1]s-6-10 %[1]s-11-12 %[2]s-1-5 %[2]s-6-9 %[3]s-1-1", first, second, o.Store()),
+		"kitchen": fmt.Sprintf(" %[1]s-6-10 %[1]s-11-12 %[2]s-1-5 %[2]s-6-9", first, second),
 	}
 	if !reflect.DeepEqual(items, want) {
 		t.Errorf("items %v,\nwant %v", items, want)

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,10 +41,10 @@ func (r Recovery) String() string {
 // keptAside is how many damaged files are kept for whoever wants to look.
 const keptAside = 2
 
-// repair looks through all of a locked file, before bbolt does, and takes the
-// last transaction back where that makes the file whole: a card that loses
-// what it said it had written loses the newest. The error is a damage where
-// nothing makes it whole.
+// repair looks through all of a locked file, before bbolt does, and where that
+// makes it whole, goes on with a newer tree or takes the last transaction back:
+// a card that loses what it said it had written loses the newest. The error is
+// a damage where nothing makes it whole.
 func repair(f *os.File) (*Recovery, error) {
 	metas, err := readMetas(f)
 	if err != nil {
@@ -67,15 +68,29 @@ func repair(f *os.File) (*Recovery, error) {
 			best, least = i, rows
 		}
 	}
+	well := best == 0 && paired
 	switch {
 	case len(metas) == 0:
 		return nil, damaged("there is no meta page")
-	case best < 0:
-		return nil, err
-	case best == 0 && paired:
+	case well && least == 0:
 		return nil, nil
 	case err == nil:
 		err = errDamaged
+	}
+	if best != 0 || least > 0 {
+		ahead, rows, unreadable := unled(f, metas[0])
+		if unreadable != nil {
+			return nil, unreadable
+		}
+		if ahead.root != 0 && (best < 0 || rows <= least) {
+			return &Recovery{Reason: err.Error(), Reverted: true}, lead(f, metas[0], ahead)
+		}
+	}
+	switch {
+	case best < 0:
+		return nil, err
+	case well:
+		return nil, nil // the rows are told of when they are read
 	}
 	return &Recovery{Reason: err.Error(), Reverted: true}, revert(f, metas[best])
 }
@@ -110,13 +125,66 @@ func revert(f *os.File, whole meta) error {
 	other, order := whole.pageSize-whole.at, boltOrder()
 	order.PutUint64(b, uint64(other/whole.pageSize))
 	order.PutUint64(b[pageHeader+48:], whole.transaction-1)
-	sum := fnv.New64a()
-	sum.Write(b[pageHeader : pageHeader+metaSize-8])
-	order.PutUint64(b[pageHeader+56:], sum.Sum64())
+	sealMeta(b)
 	if _, err := f.WriteAt(b, other); err != nil {
 		return err
 	}
 	return f.Sync()
+}
+
+// unled finds the newest tree that no meta leads to and that is whole, and
+// counts its damaged rows; its root is 0 where there is none. A card that has lost the newest meta, and nothing
+// before it, may have written to the tree that the older one leads to: by the
+// newest, its pages were free.
+func unled(f *os.File, newest meta) (best meta, least int, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return meta{}, 0, err
+	}
+	n := uint64(info.Size() / newest.pageSize)
+	s := &salvage{file: f, pages: &pages{f, boltOrder(), newest.pageSize, n}}
+	var found []meta
+	for id := uint64(2); id < n; id++ {
+		if transaction, ok := s.rootSequence(id); ok && transaction > newest.transaction {
+			at := int64(transaction%2) * newest.pageSize
+			found = append(found, meta{at, newest.pageSize, id, n, transaction})
+		}
+	}
+	slices.SortFunc(found, func(a, b meta) int { return cmp.Compare(b.transaction, a.transaction) })
+	for _, m := range found {
+		rows, err := verify(f, m)
+		if err == nil && (best.root == 0 || rows < least) {
+			best, least = m, rows
+		} else if err != nil && !errors.As(err, new(damage)) {
+			return meta{}, 0, err
+		}
+	}
+	return best, least, nil
+}
+
+// lead makes the metas those of a tree that none leads to; like is one of them.
+func lead(f *os.File, like, to meta) error {
+	b := make([]byte, pageHeader+metaSize)
+	if _, err := f.ReadAt(b, like.at); err != nil {
+		return err
+	}
+	order := boltOrder()
+	order.PutUint64(b, uint64(to.at/to.pageSize))
+	order.PutUint64(b[pageHeader+16:], to.root)
+	order.PutUint64(b[pageHeader+40:], to.pages)
+	order.PutUint64(b[pageHeader+48:], to.transaction)
+	sealMeta(b)
+	if _, err := f.WriteAt(b, to.at); err != nil {
+		return err
+	}
+	return revert(f, to)
+}
+
+// sealMeta makes the check sum of a meta page.
+func sealMeta(b []byte) {
+	sum := fnv.New64a()
+	sum.Write(b[pageHeader : pageHeader+metaSize-8])
+	boltOrder().PutUint64(b[pageHeader+56:], sum.Sum64())
 }
 
 // verify looks through the tree of a meta. It is whole where bbolt can walk
@@ -170,7 +238,7 @@ func verify(f *os.File, m meta) (rows int, err error) {
 		return 0, damaged("it has no version")
 	}
 	for i, name := range buckets() {
-		if _, ok := w.buckets[string(name)]; !ok && (written > 1 || i < firstBuckets) {
+		if _, ok := w.buckets[string(name)]; !ok && (i < firstBuckets || written > 1 && i < secondBuckets) {
 			return 0, damaged("it has no bucket %s", name)
 		}
 	}
@@ -473,7 +541,7 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 			s.damaged++
 			return nil
 		}
-		last += uint64(rowCount(it.value)) - 1
+		last = rowSpan(run, first, it.value).last
 		if _, settled := s.settled(device, run, last); settled {
 			return nil
 		}
@@ -495,12 +563,12 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 	case string(bucketMeta):
 		wanted := [][]byte{metaClock, metaBoot, metaMachine}
 		if !s.old { // and has a CRC
-			wanted = append(wanted, metaRandom)
+			wanted = append(wanted, metaRandom, metaJournal)
 		}
 		if !whole || !linked || !slices.ContainsFunc(wanted, func(key []byte) bool { return bytes.Equal(key, it.key) }) {
 			return nil
 		}
-	case string(bucketTaken):
+	case string(bucketTaken), string(bucketCounts):
 		if !whole || !linked {
 			return nil
 		}
@@ -524,7 +592,13 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 	if inMeta {
 		t = s.w.meta()
 	}
-	if before := t.Get(it.key); before != nil && !inMeta && (!bytes.Equal(bucket, bucketLog) || rowCount(before) >= rowCount(value)) {
+	switch {
+	case inMeta:
+	case bytes.Equal(bucket, bucketLog):
+		if !linked && isThere(t, it) {
+			return nil
+		}
+	case t.Get(it.key) != nil:
 		return nil
 	}
 	if err := t.copy(it.key, value); err != nil {
@@ -534,6 +608,22 @@ func (s *salvage) copy(bucket []byte, it item, linked bool) error {
 		return nil
 	}
 	return s.commit()
+}
+
+// isThere reports whether some of a row's readings are there, unless under the
+// same key a shorter row is: that one grew. Rows that were thinned stand under
+// other keys before and after it.
+func isThere(log table, it item) bool {
+	device, run, first, _ := parseRowKey(it.key)
+	row := rowSpan(run, first, it.value)
+	k, v := rowUpTo(log.Cursor(), device, place{run, row.last})
+	if k == nil {
+		return false
+	}
+	_, _, first, _ = parseRowKey(k)
+	there := rowSpan(run, first, v)
+	grew := there.first == row.first && there.last < row.last && there.missing+row.missing == 0
+	return there.last >= row.first && !grew
 }
 
 func (s *salvage) settled(device devices.ID, run uint32, last uint64) (place, bool) {

@@ -48,6 +48,11 @@ func wear(b *testing.B, o *Outbox, online bool, n, window int) {
 		written.Add(int64(len(page)))
 		return nil
 	})
+	journal := o.journal.file
+	o.journal.writeAt = func(page []byte, at int64) (int, error) {
+		written.Add(int64(len(page)))
+		return journal.WriteAt(page, at)
+	}
 	ended := make(chan struct{})
 	defer close(ended)
 	go func() {
@@ -80,5 +85,6 @@ func wear(b *testing.B, o *Outbox, online bool, n, window int) {
 	}
 	b.ReportMetric(float64(written.Load())/1e6*day, "MB/day")
 	b.ReportMetric(float64(s.Commits-before.Commits)*day, "commits/day")
+	b.ReportMetric(float64(s.Batches-before.Batches)*day, "batches/day")
 	b.ReportMetric(0, "ns/op")
 }

@@ -150,6 +150,7 @@ func readEvent(node string, it itemElement) (Event, error) {
 			First  uint64 `xml:"first,attr"`
 			Last   uint64 `xml:"last,attr"`
 			Reason string `xml:"reason,attr"`
+			Kept   string `xml:"kept,attr"`
 		} `xml:"https://github.com/porchlight-iot/porchlight/ns/loss loss"`
 	}
 	if err := xml.Unmarshal(it.Payload, &entry); err != nil {
@@ -180,8 +181,12 @@ func readEvent(node string, it itemElement) (Event, error) {
 		if err != nil || l.First < 1 || l.Last < l.First {
 			return Event{}, fmt.Errorf("cannot read event %.100q: it does not say which readings are lost", it.ID)
 		}
+		kept, err := bridge.ParseKept(l.Kept, l.Last-l.First+1)
+		if err != nil {
+			return Event{}, fmt.Errorf("cannot read event %.100q: %v", it.ID, err)
+		}
 		e.Device = device
-		e.Loss = &Loss{device, l.Store, l.First, l.Last, l.Reason}
+		e.Loss = &Loss{device, l.Store, l.First, l.Last, l.Reason, kept}
 	}
 	return e, nil
 }

@@ -165,8 +165,14 @@ func TestReadEvent(t *testing.T) {
 	got, err := readEvent("gw/events", itemElement{ID: "l1", Payload: fmt.Appendf(nil, lossEntry, 4, 6)})
 	want := Event{
 		Node: "gw/events", Item: "l1", Time: at, Category: "loss", Device: "kitchen", Author: "kitchen@pi.localhost",
-		Title: "3 readings are lost", Summary: "the store was full", Loss: &Loss{"kitchen", "a.1", 4, 6, "full"},
+		Title: "3 readings are lost", Summary: "the store was full", Loss: &Loss{"kitchen", "a.1", 4, 6, "full", nil},
 	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v %v\nwant %+v", got, err, want)
+	}
+	thinned := strings.Replace(fmt.Sprintf(lossEntry, 4, 9), "reason=", "kept='0 2 1 3' reason=", 1)
+	got, err = readEvent("gw/events", itemElement{ID: "l1", Payload: []byte(thinned)})
+	want.Loss = &Loss{"kitchen", "a.1", 4, 9, "full", []uint64{0, 2, 1, 3}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v %v\nwant %+v", got, err, want)
 	}
@@ -182,6 +188,9 @@ func TestReadEvent(t *testing.T) {
 		"no time":         "<entry xmlns='http://www.w3.org/2005/Atom'/>",
 		"numbers":         fmt.Sprintf(lossEntry, 6, 4),
 		"number":          fmt.Sprintf(lossEntry, 0, 4),
+		"too few kept":    strings.Replace(thinned, "1 3", "1 2", 1),
+		"too many kept":   strings.Replace(thinned, "1 3", "18446744073709551615 3", 1),
+		"negative kept":   strings.Replace(thinned, "1 3", "-1 5", 1),
 		"negative number": fmt.Sprintf(lossEntry, -1, 4),
 		"too long":        strings.Replace(fmt.Sprintf(lossEntry, 4, 6), "lost", strings.Repeat("lost", 2000), 1),
 	} {

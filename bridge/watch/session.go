@@ -506,7 +506,7 @@ func (s *session) take(n *node, it itemElement, live bool) error {
 		n.seen.add(it.ID)
 		if l := e.Loss; l != nil {
 			s.mu.Lock()
-			s.ledger.Lost(logNodeName(n.gateway, l.Device), ItemID{l.Store, l.First, l.Last})
+			s.ledger.Lost(logNodeName(n.gateway, l.Device), ItemID{l.Store, l.First, l.Last}, l.Kept...)
 			s.mu.Unlock()
 		}
 		s.to.Event(e)

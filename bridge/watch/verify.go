@@ -11,7 +11,7 @@ import (
 // Counts is the verdict of a [Ledger]. Each is a number of readings.
 type Counts struct {
 	// Missing were skipped: later readings came, these did not, and nobody
-	// said that they are lost.
+	// said that they are lost or thinned out.
 	Missing uint64 `json:"missing"`
 	// Doubled came in two items, or came again with other content under the
 	// id of an item that was there before.
@@ -152,6 +152,7 @@ type run struct {
 	seen      spans
 	evicted   spans
 	lost      spans
+	due       spans            // of lost, those that are to come all the same
 	items     map[span][8]byte // content by the id's numbers
 	forgotten uint64           // items up to this number may be known no more
 	counts    Counts           // doubled, disordered and readings, and of the rest what was judged
@@ -311,14 +312,26 @@ func (r *run) evict(s span) {
 }
 
 // Lost says that the gateway called readings lost. It may do so before the
-// gap shows, or after.
-func (l *Ledger) Lost(node string, readings ItemID) {
+// gap shows, or after. Where kept is given, so many of them are not lost, then so
+// many are, and so on in turn; those that are not must come.
+func (l *Ledger) Lost(node string, readings ItemID, kept ...uint64) {
 	if readings.First < 1 || readings.Last < readings.First {
 		return
 	}
-	if r := l.node(node).run(readings); len(r.lost) < maxSpans {
-		r.lost.add(span{readings.First, readings.Last})
+	r, told := l.node(node).run(readings), span{readings.First, readings.Last}
+	if len(r.lost) < maxSpans {
+		r.lost.add(told)
 	}
+	r.due = r.due.without(spans{told})
+	next := readings.First
+	for i, n := range kept {
+		if i%2 == 0 && n > 0 && len(r.due) < maxSpans {
+			r.due.add(span{next, next + n - 1})
+		}
+		next += n
+	}
+	// What came need not be remembered as due.
+	r.due = r.due.without(r.seen)
 }
 
 // Node gives the verdict on one log node.
@@ -362,7 +375,7 @@ func (r *run) judge() Counts {
 
 // account says what became of skipped numbers.
 func (r *run) account(skipped spans) Counts {
-	unexplained := skipped.without(r.lost)
+	unexplained := skipped.without(r.lost.without(r.due))
 	missing := unexplained.without(r.evicted)
 	return Counts{
 		Lost:    skipped.size() - unexplained.size(),

@@ -60,6 +60,10 @@ func TestLedger(t *testing.T) {
 	evicted := func(id string) step { return func(_ *testing.T, l *Ledger) { l.Evicted(testNode, item(id)) } }
 	lost := func(id string) step { return func(_ *testing.T, l *Ledger) { l.Lost(testNode, item(id)) } }
 
+	kept := func(id string, kept ...uint64) step {
+		return func(_ *testing.T, l *Ledger) { l.Lost(testNode, item(id), kept...) }
+	}
+
 	for _, c := range []struct {
 		name  string
 		steps []step
@@ -115,6 +119,11 @@ func TestLedger(t *testing.T) {
 		{"lost and evicted", []step{live("a.1-1-3"), lost("a.1-4-5"), oldest("a.1-8-8"), fetched("a.1-8-8")}, Counts{Readings: 4, Lost: 2, Evicted: 2}},
 
 		{"thinned", []step{thinned("a.1-1-9", 1, 5, 9), lost("a.1-2-4"), lost("a.1-6-8")}, Counts{Readings: 3, Lost: 6}},
+		{"thinned out, told before", []step{live("a.1-1-3"), kept("a.1-4-9", 0, 2, 1, 3), live("a.1-6-6"), live("a.1-10-10")}, Counts{Readings: 5, Lost: 5}},
+		{"thinned out, told after", []step{live("a.1-1-3"), live("a.1-6-6"), live("a.1-10-10"), kept("a.1-4-9", 0, 2, 1, 3)}, Counts{Readings: 5, Lost: 5}},
+		{"thinned out, and one that is kept is missing", []step{live("a.1-1-3"), kept("a.1-4-9", 0, 2, 1, 3), live("a.1-10-10")}, Counts{Readings: 4, Lost: 5, Missing: 1}},
+		{"thinned out, and then what was kept is lost", []step{live("a.1-1-3"), kept("a.1-4-9", 0, 2, 1, 3), lost("a.1-6-6"), live("a.1-10-10")}, Counts{Readings: 4, Lost: 6}},
+		{"thinned out further", []step{live("a.1-1-3"), kept("a.1-4-9", 1, 1, 1, 3), kept("a.1-4-9", 0, 2, 1, 3), live("a.1-6-6"), live("a.1-10-10")}, Counts{Readings: 5, Lost: 5}},
 		{"thinned, and not told", []step{thinned("a.1-1-9", 1, 5, 9)}, Counts{Readings: 3, Missing: 6}},
 		{"the largest numbers", []step{
 			thinned("a.1-1-18446744073709551615", 1, math.MaxUint64),

@@ -71,12 +71,15 @@ type Event struct {
 	Loss     *Loss // of a loss
 }
 
-// A Loss says which readings the gateway calls lost, first to last.
+// A Loss says which readings the gateway calls lost, first to last; but for those
+// that Kept tells, where it is set: so many are there, then so many are not, and
+// so on in turn.
 type Loss struct {
 	Device      devices.ID
 	Store       string
 	First, Last uint64
 	Reason      string
+	Kept        []uint64
 }
 
 // A Presence is what a device, or somebody else, shows of itself.

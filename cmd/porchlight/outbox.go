@@ -10,21 +10,27 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/devices"
 )
 
 // runOutbox looks into the store, also while the gateway runs.
 func runOutbox(_ context.Context, args []string, stdout, stderr io.Writer) error {
-	const words = "outbox takes one of status, export, verify"
+	const words = "outbox takes one of status, export, verify, proof"
 	if len(args) == 0 {
 		return usageError(words)
 	}
 	what := args[0]
+	if what == "proof" {
+		return runProof(args[1:], stdout, stderr)
+	}
 	if !slices.Contains([]string{"status", "export", "verify"}, what) {
 		return usageError(fmt.Sprintf("%s, not %q", words, what))
 	}
@@ -67,32 +73,34 @@ func printStatus(answer []byte, w io.Writer) error {
 		return fmt.Errorf("cannot read the answer: %w", err)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DEVICE\tON DISK\tIN MEMORY\tOLDEST")
+	fmt.Fprintln(table, "DEVICE\tALARMS\tNOW\tLOG\tIN MEMORY\tOLDEST\tON DISK\tAN HOUR")
+	stored := make(map[devices.ID]outbox.DeviceContents)
 	for _, d := range s.Devices {
+		stored[d.Device] = d
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.Lanes)) {
+		l, d := s.Lanes[id], stored[id]
 		oldest := ""
 		if d.Oldest != nil {
 			oldest = d.Oldest.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(table, "%s\t%d\t%d\t%s\n", d.Device, d.Disk, d.Memory, oldest)
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%s\t%s\t%.0f\n", id, l.Alarms, l.Now, l.Log, d.Memory, oldest, size(d.Bytes), l.RatePerHour)
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	if len(s.Devices) == 0 {
-		fmt.Fprintln(w, "nothing waits")
+		fmt.Fprintln(w, "no reading waits")
 	}
 	fmt.Fprintf(w, "%d events wait; %s in use of a file of %s\n", s.Notes, size(s.UsedBytes), size(s.FileBytes))
+	fmt.Fprintf(w, "%s written to disk today; at the pace of the last day %s a year\n", size(s.WrittenToday), size(s.WrittenPerYear))
 	if !s.Running {
 		fmt.Fprintln(w, "no gateway is at work on it")
 		return nil
 	}
 	online := map[bool]string{true: "online", false: "offline"}[s.Online]
-	fmt.Fprintf(w, "%s as store %s since %v: %d readings taken, %d accepted by the server, %d lost, %d came again\n", online, s.Stats.Store,
-		time.Duration(s.Seconds*float64(time.Second)).Round(time.Second), s.Stats.Taken, s.Stats.Settled, s.Stats.Lost, s.Stats.Repeated)
-	if day := (24 * time.Hour).Seconds(); s.Seconds > 0 {
-		perDay := float64(s.WrittenBytes) / s.Seconds * day
-		fmt.Fprintf(w, "%s written to disk since the start; at this pace %s a day, %s a year\n", size(s.WrittenBytes), size(int64(perDay)), size(int64(365*perDay)))
-	}
+	fmt.Fprintf(w, "%s as store %s since %v: %d readings taken, %d accepted by the server, %d thinned out, %d lost, %d came again\n", online, s.Stats.Store,
+		time.Duration(s.Seconds*float64(time.Second)).Round(time.Second), s.Stats.Taken, s.Stats.Settled, s.Stats.Thinned, s.Stats.Lost, s.Stats.Repeated)
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -64,7 +65,7 @@ func TestOutbox(t *testing.T) {
 		status := execute(t.Context(), append([]string{"outbox"}, append(args, "-c", filepath.Join(dir, "p.yaml"))...), &stdout, &stderr)
 		return status, stdout.String() + stderr.String()
 	}
-	if status, got := look("status"); status != exitDone || !strings.Contains(got, "kitchen  250      0          ") || !strings.Contains(got, "no gateway is at work on it") {
+	if status, got := look("status"); status != exitDone || !strings.Contains(got, "kitchen  0       0    250  0          ") || !strings.Contains(got, "no gateway is at work on it") {
 		t.Errorf("status %d:\n%s", status, got)
 	}
 	status, got := look("export")
@@ -81,7 +82,15 @@ func TestOutbox(t *testing.T) {
 	if status, got := look("verify"); status != exitDone || got != "250 readings are well, 0 faults\n" {
 		t.Errorf("status %d: %s", status, got)
 	}
-	for _, args := range [][]string{nil, {"vacuum"}, {"status", "--csv"}, {"export", "--csv", "--json"}} {
+	if status, got := look("proof", "--last", "1h", "kitchen"); status != exitDone || !strings.Contains(got, ": 250 measured, 0 accepted, 250 waiting, 0 missing; ") ||
+		!strings.Contains(got, "unknown: nothing was counted; ") || !strings.Contains(got, ": the gateway was stopped\n") {
+		t.Errorf("status %d: %s", status, got)
+	}
+	if status, got := look("proof", "--since", "2026-11-23 08:00", "--until", "2026-11-23T09:00:00Z", "--json"); status != exitDone || !strings.Contains(got, `"why":"nothing was counted"`) {
+		t.Errorf("status %d: %s", status, got)
+	}
+	for _, args := range [][]string{nil, {"vacuum"}, {"proof", "a", "b"}, {"proof", "--last", "1y"}, {"proof", "--last", "1h", "--since", "2026-01-01"}, {"proof", "--since", "tomorrow"},
+		{"proof", "--since", "2026-01-02", "--until", "2026-01-01"}, {"proof", "A B"}, {"status", "--csv"}, {"export", "--csv", "--json"}} {
 		var stdout, stderr bytes.Buffer
 		if status := execute(t.Context(), append([]string{"outbox"}, args...), &stdout, &stderr); status != exitUsage {
 			t.Errorf("%v: status %d", args, status)
@@ -115,6 +124,14 @@ func TestOutbox(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	var a proof.Answer
+	if status, got := look("proof", "kitchen", "--json"); status != exitDone || json.Unmarshal([]byte(got), &a) != nil || len(a.Devices) != 1 ||
+		a.Total.Given != 250 || a.Total.Waiting != 250 || a.Devices[0].Given != 250 {
+		t.Errorf("of a gateway at work: status %d: %s", status, got)
+	}
+	if l := s.Lanes["kitchen"]; l.Log != 250 || s.Lanes["gateway"].Log == 0 {
+		t.Errorf("of a gateway at work: %+v", s.Lanes)
 	}
 	if s.Online || s.Stats == nil || s.Stats.Store == name || len(s.Devices) == 0 || s.FileBytes == 0 {
 		t.Errorf("of a gateway at work: %+v", s)

@@ -162,7 +162,9 @@ func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	}
 	if p.open >= maxPeerOpen || s.open >= maxOpen {
 		s.mu.Unlock()
-		s.answerAtOnce(p, m, unavailable("too many requests are under way", retryWhenBusy))
+		if m.Type != message.Confirmable || !s.unsure(now) {
+			s.answerAtOnce(p, m, unavailable("too many requests are under way", retryWhenBusy))
+		}
 		return
 	}
 	ex := &exchange{
@@ -180,6 +182,26 @@ func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	s.mu.Unlock()
 	if schedule {
 		s.ready <- p // has room for every peer
+	}
+}
+
+// unsure reports whether a confirmable request that comes at a moment may have
+// been taken by the gateway before this one. It is not refused then, but left
+// to be repeated: a device that hears 5.03 reports the reading again as another
+// message, and both would count.
+func (s *session) unsure(came time.Time) bool {
+	return s.resumed && came.Sub(s.began) < maxTransmitSpan
+}
+
+// drop forgets an exchange, as if the network had lost the request.
+func (s *session) drop(ex *exchange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := ex.peer
+	s.open--
+	p.open--
+	if p.exchanges[ex.mid] == ex {
+		delete(p.exchanges, ex.mid)
 	}
 }
 
@@ -208,10 +230,13 @@ func (s *session) serveNext(p *peer) {
 
 	r, receipt := s.serve(ex)
 	ex.request = message.Message{Token: slices.Clone(ex.request.Token)} // lets go of the datagram
-	if receipt == nil {
-		s.answer(ex, r)
-	} else {
+	switch {
+	case receipt != nil:
 		s.wg.Go(func() { s.await(ex, r, receipt) })
+	case r.code == codes.Empty:
+		s.drop(ex)
+	default:
+		s.answer(ex, r)
 	}
 
 	s.mu.Lock()
@@ -247,8 +272,12 @@ func (s *session) await(ex *exchange, r response, receipt devices.Receipt) {
 		case <-receipt.Done():
 		case <-s.ctx.Done():
 			return
-		case <-timer.C: // section 4.8.2: the device has given up by now
-			s.answer(ex, unavailable("the reading is not safe yet", retryWhenBusy))
+		case <-timer.C:
+			// Section 4.8.2: the device has given up by now. Not so the reading,
+			// which may be at the server, so that it is not refused.
+			s.mu.Lock()
+			s.remember(ex)
+			s.mu.Unlock()
 			return
 		}
 	}

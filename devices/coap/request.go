@@ -37,6 +37,7 @@ const links = `</d>;title="POST or PUT readings to /d/<device>";ct="0 50 110 112
 
 // serve does what a request asks. Where readings were taken it returns their
 // receipt, and the response is valid only when that is done without an error.
+// A response without a code is none: see [session.unsure].
 func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	m := ex.request
 	path := pathOf(m)
@@ -126,7 +127,7 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		s.sink.Reject(string(device.ID), fmt.Errorf("cannot read content format %d", format))
 		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50 or 0", format)}, nil
 	}
-	out, err := device.Profile.Decode(device.Place, profile.Message{
+	out, err := device.decode(profile.Message{
 		Topic: field, Payload: payload, ContentFormat: format, Received: ex.came,
 	})
 	if err != nil {
@@ -144,19 +145,33 @@ func (s *session) post(ex *exchange, device Device, field string, payload []byte
 		s.sink.Reject(string(device.ID), err)
 		return *badRequest("%v", err), nil
 	}
+	redelivered := ex.confirmable && s.unsure(ex.came)
 	receipt, err := s.sink.Report(s.ctx, devices.Message{
 		Readings: out.Readings,
 		Origin: devices.NewOrigin([]byte("coap"), []byte(ex.peer.name),
 			binary.BigEndian.AppendUint16(nil, uint16(ex.mid)), ex.request.Token, payload),
-		Redelivered: s.resumed && ex.confirmable && ex.came.Sub(s.began) < maxTransmitSpan,
+		Redelivered: redelivered,
 	})
 	switch {
+	case err != nil && redelivered:
+		return response{}, nil
 	case errors.Is(err, devices.ErrFull):
 		return unavailable("the gateway is full", retryWhenFull), nil
 	case err != nil:
 		return unavailable("the gateway cannot take the reading", retryWhenBusy), nil
 	}
 	return response{code: codes.Changed}, receipt
+}
+
+// decode has a message that makes a decoder panic be one that it does not
+// understand: it ends nobody else.
+func (d Device) decode(m profile.Message) (out profile.Output, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the decoder panics: %v", r)
+		}
+	}()
+	return d.Profile.Decode(d.Place, m)
 }
 
 // critical looks for options that must be understood and are not (RFC 7252

@@ -389,6 +389,35 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// A bomb is a decoder that panics.
+type bomb struct{ coap.Decoder }
+
+func (bomb) Decode(profile.Place, profile.Message) (profile.Output, error) { panic("boom") }
+
+// TestDecoderPanics: who made it panic is answered, and all others are served.
+func TestDecoderPanics(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := coap.New(coap.Config{Listen: "127.0.0.1:0"}, []coap.Device{
+		{Device: devices.Device{ID: "bad"}, Profile: bomb{builtin(t, "senml")}, Place: profile.Place{Device: "bad"}},
+		{Device: devices.Device{ID: "kitchen"}, Profile: builtin(t, "senml"), Place: profile.Place{Device: "kitchen"}},
+	}, slog.New(slog.DiscardHandler))
+	run(t, s, sink)
+	sink.WaitUp(t, 1)
+	client := dial(t, s.Addr())
+	for i, device := range []string{"bad", "kitchen", "bad", "kitchen"} {
+		want := codes.BadRequest
+		if device == "kitchen" {
+			want = codes.Changed
+		}
+		if m := client.ask(post(t, int32(i+1), device, "1")); m.Code != want {
+			t.Errorf("%s: %v", device, m.Code)
+		}
+	}
+	if rejected := sink.WaitRejections(t, 2); !strings.Contains(rejected[0].Why.Error(), "boom") {
+		t.Errorf("%v", rejected[0].Why)
+	}
+}
+
 func TestUnavailable(t *testing.T) {
 	sink := &devicetest.Sink{}
 	s := start(t, coap.Config{}, sink, sink)
@@ -532,6 +561,34 @@ func TestResumed(t *testing.T) {
 	all := sink.WaitMessages(t, 2)
 	if !all[0].Redelivered || all[1].Redelivered {
 		t.Errorf("want the confirmable one as possibly redelivered, got %v, %v", all[0].Redelivered, all[1].Redelivered)
+	}
+}
+
+// What may have been taken before the start is not refused: the device would
+// report it anew, as a message that nobody recognises.
+func TestResumedIsNotRefused(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := start(t, coap.Config{Resumed: true}, sink, sink)
+	client := dial(t, s.Addr())
+	sink.SetFull(true)
+	first := post(t, 1, "kitchen", "1")
+	client.send(first)
+	client.send(request(t, message.NonConfirmable, codes.POST, 2, "d/kitchen", coap.SenMLJSON, senml("2")))
+	if a := client.receive(); a.Code != codes.ServiceUnavailable || !bytes.Equal(a.Token, []byte{0xa, 2}) {
+		t.Fatalf("want 5.03 for the one that cannot be a repetition, got %v", a.String())
+	}
+	client.silent()
+	sink.SetFull(false)
+	client.send(first)
+	if a := client.receive(); a.Code != codes.Changed || a.MessageID != 1 {
+		t.Fatalf("want 2.04, got %v", a.String())
+	}
+	if all := sink.WaitMessages(t, 1); !all[0].Redelivered {
+		t.Error("it is not reported as possibly redelivered")
+	}
+	client.send(first)
+	if a := client.receive(); a.Code != codes.Changed || len(sink.WaitMessages(t, 1)) != 1 {
+		t.Fatalf("want 2.04 again and no second report, got %v", a.String())
 	}
 }
 

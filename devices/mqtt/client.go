@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -52,6 +53,9 @@ const (
 	maxQueued      = 4096
 	maxQueuedBytes = 16 << 20
 	messageCosts   = 256 // bytes beside topic and payload
+	// roomTime is how long a message with QoS 1 may wait for room: not so long
+	// that the library misses the answer to a ping, for which it waits 10 s.
+	roomTime = 3 * time.Second
 
 	// filtersAtOnce keeps a SUBSCRIBE packet below the limits of brokers.
 	filtersAtOnce = 100
@@ -72,6 +76,8 @@ type Client struct {
 	scouts    bool          // as NewScout says
 	log       *slog.Logger
 	lost      int // times in a row that the connection was lost soon; of Run alone
+
+	keepAlive time.Duration // what tests make shorter; zero is the usual time
 }
 
 // NewClient makes a client. Of the devices those count that are on this broker
@@ -352,7 +358,7 @@ func (l *link) connect(ctx context.Context) (paho.Client, error) {
 	o.SetConnectRetry(false)
 	o.SetOrderMatters(true)
 	o.SetAutoAckDisabled(true)
-	o.SetKeepAlive(keepAlive)
+	o.SetKeepAlive(cmp.Or(l.client.keepAlive, keepAlive))
 	o.SetConnectTimeout(connectTime)
 	o.SetWriteTimeout(writeTime)
 	// The library's file store never syncs, and panics on a full disk.
@@ -533,36 +539,52 @@ func (l *link) subscribe(ctx context.Context, broker paho.Client, filters []stri
 
 func cost(m paho.Message) int64 { return int64(len(m.Topic()) + len(m.Payload()) + messageCosts) }
 
-// hear is called by the library for each message, in order. It must not block,
-// or no answer to a ping would be read either.
+// hear is called by the library for each message, in order. It must not block
+// for long, or no answer to a ping would be read either.
 func (l *link) hear(_ paho.Client, m paho.Message) {
 	if l.client.scouts {
 		// Nobody waits for it, and the sink does not either.
 		l.client.overhear(m, l.sink)
 		return
 	}
-	limit, free := int64(maxQueuedBytes), true
 	if m.Qos() == 0 {
-		limit /= 4
-		free = l.crowd.enter(m.Topic())
-	}
-	if l.queued.Add(cost(m)) <= limit && free {
-		select {
-		case l.heard <- m:
+		free := l.crowd.enter(m.Topic())
+		if free && l.enter(m, maxQueuedBytes/4) {
 			return
-		default:
 		}
-	}
-	l.queued.Add(-cost(m))
-	if m.Qos() == 0 {
 		if free {
 			l.crowd.leave(m.Topic())
 		}
 		l.sink.Reject(l.client.Name(), errors.New("messages of QoS 0 come faster than they can be taken; dropped"))
 		return
 	}
-	// Not acknowledged, it comes again with the next connection.
-	l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
+	// Mosquitto sends retained messages without regard to its limit of messages
+	// in flight, and all of them again to the next connection.
+	for began := time.Now(); !l.enter(m, maxQueuedBytes); {
+		if time.Since(began) > roomTime {
+			// Not acknowledged, it comes again with the next connection.
+			l.fail(errors.New("the broker sends more messages than can wait for their acknowledgement; lower its limit of messages in flight"))
+			return
+		}
+		select {
+		case <-l.stopping:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// enter queues a message, where there is room for it.
+func (l *link) enter(m paho.Message, limit int64) bool {
+	if l.queued.Add(cost(m)) <= limit {
+		select {
+		case l.heard <- m:
+			return true
+		default:
+		}
+	}
+	l.queued.Add(-cost(m))
+	return false
 }
 
 // take decodes what was heard. Whoever hands in a reading may see it safe

@@ -61,6 +61,13 @@ type saying struct {
 // read reads a publication. changed says that topics were announced. The error
 // says what was not understood, and device whose it is, where that is known.
 func (e *ear) read(d *directory, p publication) (says []saying, strangers []devices.Stranger, changed bool, device *Device, err error) {
+	// A message that makes a decoder panic is one that it does not understand. It
+	// would come again, and end every other device's link too.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the decoder panics: %v", r)
+		}
+	}()
 	m := profile.Message{Topic: p.topic, Payload: p.payload, ContentFormat: -1, Received: time.Now(), Retained: p.retained}
 	device = d.find(p.topic)
 	var out profile.Output

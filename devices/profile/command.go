@@ -25,7 +25,7 @@ type Command struct {
 
 	rule      *commandRule
 	announced *describe.Command
-	key       string // of the member that it is for
+	target    target // of the member that it is for
 }
 
 // confirmedWithin is for devices that say nothing else.
@@ -47,7 +47,8 @@ type Outgoing struct {
 // A target is a member that a command is for.
 type target struct {
 	command int
-	key     string
+	key     string // the member's name
+	path    string // with those above it
 }
 
 // seen is what was heard of a device, for commands.
@@ -57,7 +58,7 @@ type seen struct {
 }
 
 // see remembers what commands need.
-func (s *Session) see(p *Profile, topic string, out Output) {
+func (s *Session) see(p *Profile, topic string, captures map[string]string, out Output) {
 	if len(p.file.Commands)+len(p.file.Poll) == 0 || out.Identity == "" {
 		return
 	}
@@ -70,7 +71,9 @@ func (s *Session) see(p *Profile, topic string, out Output) {
 		v = &seen{}
 		s.seen[key] = v
 	}
-	v.topic = topic
+	if v.topic == "" || captures["device"] != "" { // else it does not tell where to answer
+		v.topic = topic
+	}
 	for _, t := range out.targets {
 		if len(v.targets) < maxRules && !slices.Contains(v.targets, t) {
 			v.targets = append(v.targets, t)
@@ -105,14 +108,17 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 	captures := p.capturesOf(v.topic)
 	for i := range p.file.Commands {
 		rule := &p.file.Commands[i]
-		for _, k := range v.keys(i, rule) {
+		for _, to := range v.of(i, rule) {
 			look := func(r ref) string {
-				if r.name == "key" {
-					return k
+				switch r.name {
+				case "key":
+					return to.key
+				case "path":
+					return to.path
 				}
 				return captures[r.name]
 			}
-			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), rule: rule, key: k}
+			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), rule: rule, target: to}
 			c.Name, _ = rule.Name.fill(look)
 			if rule.Confirm != nil {
 				c.Confirm, _ = rule.Confirm.Field.fill(look)
@@ -124,17 +130,18 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 	return all
 }
 
-// keys are the members that a command is for; one "" where it is for none.
-func (v *seen) keys(command int, rule *commandRule) (keys []string) {
+// of gives the members that a command is for; the zero one where it is for
+// none.
+func (v *seen) of(command int, rule *commandRule) (all []target) {
 	if rule.For == nil {
-		return []string{""}
+		return []target{{}}
 	}
 	for _, t := range v.targets {
 		if t.command == command {
-			keys = append(keys, t.key)
+			all = append(all, t)
 		}
 	}
-	return keys
+	return all
 }
 
 func (a argumentRule) argument() describe.Argument {
@@ -167,12 +174,15 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		return out, checkTopic(out.Topic)
 	}
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
+	if c.rule.Confirm != nil && c.rule.Confirm.Any {
+		out.Value = devices.Value{}
+	}
 	payload := c.rule.Payload
 	if payload.isZero() {
-		payload = template{parts: []piece{{refs: []ref{{name: "value"}}}}}
+		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}
 	}
 	p := s.library.Get(profile)
-	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.key, "value": sent})
+	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.target.key, "path": c.target.path, "value": sent})
 	return out, err
 }
 
@@ -321,9 +331,9 @@ func wordFor(a describe.Argument, argument string) (sent string, value devices.V
 	return sent, value, nil // toggle: whatever comes
 }
 
-// Polls gives what to ask a device, on "online", or to ask all, on "start",
-// with how often to repeat it; 0 is once. key is the identity that its messages
-// show, "" on start.
+// Polls gives what to ask a device, on "online" or "unannounced", or to ask all,
+// on "start", with how often to repeat it; 0 is once. key is the identity that
+// its messages show, "" on start.
 func (s *Session) Polls(profile, key, on string) (all []Outgoing, every []time.Duration) {
 	p := s.library.Get(profile)
 	if p == nil {

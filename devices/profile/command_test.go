@@ -14,7 +14,27 @@ func TestCommands(t *testing.T) {
 	h.hear("solar/114172608275/0/power", "5.7")
 	h.hear("zigbee2mqtt/bridge/devices", "["+plug+"]")
 	h.hear("zigbee2mqtt/group", `{"state":"ON"}`)
+	h.hear("wled/bed/g", "127")
+	h.hear("bath/switch/heater/state", "ON")
+	h.hear("bath/cover/blind/state", "open")
+	h.hear("valetudo/robot/FanSpeedControlCapability/preset", "max")
+	h.hear("frigate/front/detect/state", "ON")
+	h.hear("ems-esp/thermostat_data", `{"hc1":{"seltemp":20}}`)
+	h.hear("home/omg/SYStoMQTT", `{"uptime":3}`)
+	h.hear("v3/app@ttn/devices/dev1/up", `{"end_device_ids":{"device_id":"dev1"},"uplink_message":{"f_port":1}}`)
 	for _, c := range []struct{ profile, device, name, argument, want string }{
+		{"wled", "bed", "power", "on", "wled/bed ON brightness="},
+		{"wled", "bed", "brightness", "256", "brightness: 256 is not from 0 to 255"},
+		{"wled", "bed", "preset", "3", `wled/bed/api {"ps":3} brightness=`},
+		{"esphome", "bath", "heater", "off", "bath/switch/heater/command OFF heater=false"},
+		{"esphome", "bath", "blind", "close", "bath/cover/blind/command CLOSE blind="},
+		{"valetudo", "robot", "fan", "off", "valetudo/robot/FanSpeedControlCapability/preset/set off fanspeedcontrolcapability_preset=off"},
+		{"valetudo", "robot", "operation", "home", "valetudo/robot/BasicControlCapability/operation/set HOME statusstateattribute_status="},
+		{"frigate", "front", "detect", "off", "frigate/front/detect/set OFF detect_state=false"},
+		{"ems-esp", "thermostat", "hc1_seltemp", "21.5", "ems-esp/thermostat/hc1/seltemp 21.5 hc1_seltemp=21.5"},
+		{"ems-esp", "thermostat", "hc1_seltemp", "35", "hc1_seltemp: 35 is not from 5 to 30"},
+		{"openmqttgateway", "omg", "restart", "", `home/omg/commands/MQTTtoSYS/config {"cmd":"restart"} uptime=`},
+		{"ttn-v3", "dev1", "downlink", `a"b`, `v3/app@ttn/devices/dev1/down/push {"downlinks":[{"f_port":1,"frm_payload":"a\"b","priority":"NORMAL"}]} downlink_queued_f_port=`},
 		{"tasmota", "hall/lamp", "power2", "on", "house/cmnd/hall/lamp/POWER2 ON power2=true"},
 		{"tasmota", "hall/lamp", "power2", "Toggle", "house/cmnd/hall/lamp/POWER2 TOGGLE power2="},
 		{"tasmota", "hall/lamp", "power2", "dim", `power2: "dim" is none of off, on, toggle`},

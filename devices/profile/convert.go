@@ -209,6 +209,9 @@ func (r *fieldRule) over(own *fieldRule) *fieldRule {
 	if r.Unit != "" {
 		merged.Unit, merged.UnitOf, merged.Units = r.Unit, "", nil
 	}
+	if r.unitless {
+		merged.Unit, merged.UnitOf, merged.Units = "", "", nil
+	}
 	if r.words != nil {
 		merged.words = r.words
 	}

@@ -3,6 +3,7 @@ package profile
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,7 +83,7 @@ func (p *Profile) captures(h *heard, device string) (map[string]string, bool) {
 		if device != "" && !m.Topic.has("device") {
 			continue
 		}
-		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) {
+		if c, ok := m.Topic.match(h.Topic, device); ok && m.When.hold(h, c) && (!m.Known || device != "" || h.known != nil && h.known(p, c)) {
 			return c, true
 		}
 	}
@@ -95,7 +96,8 @@ type heard struct {
 	peeked   bool
 	document *node // of a JSON object, nil if it is none
 	decoded  bool
-	foreign  any // what JSON holds, for templates
+	foreign  any                                               // what JSON holds, for templates
+	known    func(p *Profile, captures map[string]string) bool // whether the device was heard before; nil: it was not
 }
 
 func newHeard(m Message) *heard { return &heard{Message: m} }
@@ -144,6 +146,9 @@ func (h *heard) value(name string, captures map[string]string) (_ string, ok boo
 			return "", false
 		}
 		return text[:1], true
+	case name == "payload":
+		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), maxText)]))
+		return text, text != "" && len(h.Payload) <= maxText
 	case name == "format":
 		return strconv.Itoa(h.ContentFormat), h.ContentFormat >= 0
 	case name == "retained":
@@ -352,6 +357,9 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 // within gives the part of the document that the rule looks into, and the name
 // of the device where the path to that has it.
 func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity string) {
+	for _, best := range rule.Best {
+		best.choose(doc)
+	}
 	for _, root := range rule.Root {
 		if inner, name := root.find(doc); inner != nil {
 			doc, identity = inner, name
@@ -368,6 +376,21 @@ func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity
 	return doc, identity
 }
 
+// choose puts the best item of a list into the list's place.
+func (rule bestRule) choose(doc *node) {
+	list, _ := rule.List.find(doc)
+	if list == nil || list.kind != listNode || len(list.items) == 0 {
+		return
+	}
+	best, most := list.items[0], math.Inf(-1)
+	for _, item := range list.items {
+		if n, _ := rule.By.find(item); n != nil && n.kind == valueNode && n.value.Kind() == devices.NumberValue && n.value.Float() > most {
+			best, most = item, n.value.Float()
+		}
+	}
+	*list = *best
+}
+
 // read makes a document of one member. The field is called value where its
 // name comes out empty.
 func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error) {
@@ -375,15 +398,23 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
-	v := devices.Text(text)
-	if !rule.Raw {
-		v = bare(text)
+	name, _ := rule.Name.fill(func(r ref) string {
+		if r.name == "payload" {
+			return text
+		}
+		return look(r)
+	})
+	if !rule.Is.isZero() {
+		text, _ = rule.Is.fill(look)
 	}
-	name, _ := rule.Name.fill(look)
+	v, meant := devices.Text(text), ""
+	if !rule.Raw {
+		v, meant = bare(text), text
+	}
 	if fieldName(name) == "" {
 		name = "value"
 	}
-	return under(name, &node{value: v}), nil
+	return under(name, &node{value: v, text: meant}), nil
 }
 
 func (rule availabilityRule) read(h *heard) (devices.Availability, error) {

@@ -16,13 +16,40 @@ func (d *described) compile() {
 	for _, topic := range d.order {
 		whole = combine(whole, d.parts[topic])
 	}
+	d.whole, d.states = describe.Device{}, nil
+	d.extend(whole)
+}
+
+// extend adds a part, which is the newest.
+func (d *described) extend(part describe.Device) {
+	whole := combine(d.whole, part)
 	d.whole = whole
-	d.states = make([]devices.Availability, len(whole.Availability))
-	d.overlay = &overlay{rules: rulesOf(whole.Fields)}
-	d.rules = make(map[string]*overlay)
-	for _, t := range whole.Topics {
-		d.rules[t.Topic] = &overlay{fields: t.Fields, rules: rulesOf(t.Fields)}
+	d.states = append(d.states, make([]devices.Availability, len(whole.Availability)-len(d.states))...)
+	d.overlay, d.rules = nil, nil
+}
+
+// ownRules gives the rules for messages that the profile knows. They are made
+// when a message comes, for a description may come in hundreds of parts.
+func (d *described) ownRules() *overlay {
+	if d.overlay == nil {
+		d.overlay = &overlay{rules: rulesOf(d.whole.Fields)}
 	}
+	return d.overlay
+}
+
+// rulesOn gives those for a further topic; nil if it is none.
+func (d *described) rulesOn(topic string) *overlay {
+	if d.rules == nil {
+		d.rules = make(map[string]*overlay)
+		for _, t := range d.whole.Topics {
+			d.rules[t.Topic] = &overlay{fields: t.Fields}
+		}
+	}
+	o := d.rules[topic]
+	if o != nil && o.rules == nil {
+		o.rules = rulesOf(o.fields)
+	}
+	return o
 }
 
 // combine adds a part to a description. What the part does not say stays.
@@ -62,7 +89,7 @@ func combineFields(a, b []describe.Field) []describe.Field {
 		if y.Invalid != nil {
 			x.Invalid = y.Invalid
 		}
-		x.Hidden = x.Hidden || y.Hidden
+		x.Hidden, x.Unitless = x.Hidden || y.Hidden, x.Unitless || y.Unitless
 		return x
 	})
 }
@@ -109,7 +136,7 @@ func addByKey[T any](all, more []T, key func(T) string, combine func(a, b T) T) 
 // selects nothing.
 func rulesOf(fields []describe.Field) (rules []fieldRule) {
 	for _, f := range fields {
-		r := fieldRule{Drop: f.Hidden, Kind: f.Kind, Type: f.Type, Unit: string(deviceUnit(string(f.Unit))), Scale: f.Scale, Signed: f.Bits, Invalid: f.Invalid, words: maps.Clone(f.Words)}
+		r := fieldRule{Drop: f.Hidden, Kind: f.Kind, Type: f.Type, Unit: string(deviceUnit(string(f.Unit))), Scale: f.Scale, Signed: f.Bits, Invalid: f.Invalid, words: maps.Clone(f.Words), unitless: f.Unitless && f.Unit == ""}
 		if name := fieldName(f.Name); name != "" {
 			r.Name = []template{{source: name, parts: []piece{{text: name}}}}
 		}
@@ -141,7 +168,7 @@ func (r *reading) rendered(out *Output) (trouble error) {
 			continue
 		}
 		w.rule, w.members = &r.overlay.rules[i], []string{""}
-		w.value(&node{value: bare(strings.TrimSpace(text))}, place{members: []string{""}, path: f.Name}, nil)
+		w.value(&node{value: bare(strings.TrimSpace(text)), text: strings.TrimSpace(text)}, place{members: []string{""}, path: f.Name}, nil)
 	}
 	if doc != nil {
 		w.only = true
@@ -162,7 +189,7 @@ func (r *reading) plain() *node {
 	if len(text) > maxText {
 		return object("value", &node{kind: nullNode})
 	}
-	return object("value", &node{value: bare(text)})
+	return object("value", &node{value: bare(text), text: text})
 }
 
 // facts makes readings of what announcements say of themselves.
@@ -172,7 +199,7 @@ func (s *Session) facts(p *Profile, news []describe.Device) (all []Output) {
 			break
 		}
 		out := Output{Profile: p.ID(), Identity: part.Identity, Announced: true}
-		s.complete(&out, s.known[deviceKey{p.ID(), part.Identity}])
+		s.complete(&out, s.known[deviceKey{p.Family(), part.Identity}])
 		names := newNames()
 		var fields []devices.Field
 		for _, f := range part.Facts {

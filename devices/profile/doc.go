@@ -63,6 +63,9 @@ type Output struct {
 	// Announced is set where the readings are what an announcement says, which
 	// is no measurement.
 	Announced bool
+	// Unannounced is set where the device has not yet announced what it means,
+	// and its profile can ask it to: [Session.Polls] on "unannounced".
+	Unannounced bool
 	// Removed are the identities of devices that the message takes back.
 	Removed []string
 	// Earlier are messages that came before the announcement that this one is,

@@ -41,6 +41,7 @@ type node struct {
 	items   []*node  // of a list
 	value   devices.Value
 	unit    string // that stood beside the value
+	text    string // what the value was read from, where that may have been meant as a text
 }
 
 type nodeKind uint8

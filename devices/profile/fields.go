@@ -48,6 +48,14 @@ type place struct {
 	index   string   // only the places in lists
 }
 
+// below gives the path for people without its first names.
+func (p place) below(names int) string {
+	if names == 0 || names > len(p.members) {
+		return p.path
+	}
+	return strings.TrimPrefix(p.path, "_"+strings.Join(p.members[:names], "_"))
+}
+
 func (w *walker) walk(n *node, at place) {
 	if n.kind == objectNode || n.kind == listNode {
 		if rule := w.ruleFor(at.members); rule != nil && len(at.members) > 0 && w.whole(n, at, rule) {
@@ -103,7 +111,7 @@ func (w *walker) whole(n *node, at place, rule *fieldRule) bool {
 func (w *walker) value(n *node, at place, selected *node) {
 	for i, c := range w.profile.file.Commands {
 		if c.For != nil && c.For.selects(at.members) && len(w.targets) < maxRules {
-			w.targets = append(w.targets, target{i, at.members[len(at.members)-1]})
+			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
 		}
 	}
 	if len(w.out) >= w.profile.file.Limits.Fields {
@@ -154,12 +162,17 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 	} else if w.only || w.profile.file.Rest.Create == "none" || w.profile.isTime(at.members, n.value) {
 		return f, false
 	}
-	if f.Value, ok = rule.convert(n.value); !ok {
+	v := n.value
+	if _, word := rule.words[n.text]; n.text != "" && (word || rule.Type == "text") { // else on would be true
+		v = devices.Text(n.text)
+	}
+	if f.Value, ok = rule.convert(v); !ok {
 		return f, false
 	}
 	if a, ok := availabilityWords[rule.Online[strings.TrimSpace(n.value.String())]]; ok {
 		w.available = a
 	}
+	at.path = at.below(rule.skip)
 	f.Name = fieldName(at.path)
 	if len(rule.Name) > 0 {
 		f.Name = fieldName(firstFilled(rule.Name, w.naming(at, selected)) + at.index)

@@ -14,6 +14,7 @@ type spec struct {
 	ID         string            `yaml:"id,required" doc:"Name of the profile, which is that of its file."`
 	Name       string            `yaml:"name" doc:"What people call the firmware."`
 	Aliases    []string          `yaml:"aliases" doc:"Names that the profile had before."`
+	Family     string            `yaml:"family" doc:"Another profile whose devices these are too: that of another version of one convention, which a device may mix."`
 	Extends    string            `yaml:"extends" doc:"A profile whose keys hold where this one has none; of fields, commands and params, these come first and those after."`
 	Transports []string          `yaml:"transport" enum:"mqtt,coap,serial" doc:"How it is heard."`
 	Priority   int               `yaml:"priority" min:"0" max:"100" doc:"Of the profiles that match a message, the one with the highest takes it: 0 for one that takes none by itself, 10 for those that take anything, 40 for descriptions by others, 50 is usual."`
@@ -36,14 +37,16 @@ type spec struct {
 type matchRule struct {
 	Topic topicPattern `yaml:"topic,required" doc:"Levels: text, {x} one level, {x=A|B*} one of these, {x...} one or more, {x*} any number, $x a param. {device} is what tells devices apart."`
 	When  conditions   `yaml:"when" doc:"Conditions, as in decode."`
+	Known bool         `yaml:"known" doc:"Only where the device was heard on another of the topics before: for topics that many firmwares have."`
 }
 
-// conditions are on captures of the topic, on format, first and retained, and
-// on members of a JSON message.
+// conditions are on captures of the topic, on format, first, payload and
+// retained, and on members of a JSON message.
 type conditions map[string]glob
 
 type deviceRule struct {
 	Key      []template    `yaml:"key" alone:"true" doc:"The firmware's own identity of the device: the first that can be filled; {device} if there is none."`
+	Also     template      `yaml:"also" doc:"Another identity, which other messages of the device show. A message that has both tells that they are one."`
 	Name     []template    `yaml:"name" alone:"true" doc:"What its owner calls it."`
 	Maker    []template    `yaml:"maker" alone:"true" doc:"Who made it."`
 	Model    []template    `yaml:"model" alone:"true" doc:"What it is."`
@@ -58,7 +61,7 @@ type childrenRule struct {
 }
 
 type decodeRule struct {
-	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
+	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character), payload (all of a short text) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
 	JSON         *treeRule         `yaml:"json" doc:"A JSON object, or a single JSON value."`
 	CBOR         *treeRule         `yaml:"cbor" doc:"A CBOR item."`
 	SenML        *struct{}         `yaml:"senml" doc:"A SenML pack, JSON or CBOR."`
@@ -68,7 +71,8 @@ type decodeRule struct {
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
 	Code         string            `yaml:"code" enum:"sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
-	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, its members are fields too."`
+	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
+	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
 	Skip         bool              `yaml:"skip" doc:"The message says nothing that another does not."`
 	Refuse       string            `yaml:"refuse" doc:"The message cannot be used, and why."`
 }
@@ -76,10 +80,17 @@ type decodeRule struct {
 type treeRule struct {
 	Root []membersPath `yaml:"root" doc:"Paths to look into, the first that is there; a last * is the only member, and its name that of the device; without root it is the whole."`
 	At   template      `yaml:"at" doc:"Path under which the document is put, as if the message had it: {component}/{object}."`
+	Best []bestRule    `yaml:"best" doc:"Lists of objects that tell of one thing, as the gateways that heard a message: the best is taken, as if there were no list."`
+}
+
+type bestRule struct {
+	List membersPath `yaml:"list,required" doc:"Path of the list, in the whole message."`
+	By   membersPath `yaml:"by,required" doc:"The member that is a number: the highest is the best, the first where none has it."`
 }
 
 type valueRule struct {
-	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture."`
+	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture, {payload} the message."`
+	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture."`
 	Raw  bool     `yaml:"raw" doc:"Take it as the text it is: neither number nor truth value."`
 }
 
@@ -115,6 +126,7 @@ type availabilityRule struct {
 }
 
 type fieldRule struct {
+	Under   membersPath          `yaml:"under" doc:"Path that stands before that of select, and that the name is without: uplink_message/decoded_payload."`
 	Select  selector             `yaml:"select" doc:"Path of members with / between; * and ? as in file names, ** any number of members, {a,b} alternatives. Items of a list are selected by the list's path."`
 	When    conditions           `yaml:"when" doc:"Conditions, as in decode."`
 	Drop    bool                 `yaml:"drop" doc:"Not a field."`
@@ -138,7 +150,9 @@ type fieldRule struct {
 	Range   []float64            `yaml:"range" doc:"The least and the most that it can be: [-50, 100]; what is beyond is dropped."`
 	Online  map[string]string    `yaml:"online" quote:"true" enum:"online,offline,asleep" doc:"What the field's values say of the device being there. Quote them."`
 
-	words map[string]word // of Words
+	words    map[string]word // of Words
+	skip     int             // names of Under, once select has them
+	unitless bool            // of an announcement
 }
 
 type joinRule struct {
@@ -169,7 +183,7 @@ type silenceRule struct {
 }
 
 type commandRule struct {
-	Name     template          `yaml:"name,required" doc:"Name of the command; where a field has that name, it is what the command sets. {key} is the member of for."`
+	Name     template          `yaml:"name,required" doc:"Name of the command; where a field has that name, it is what the command sets. {key} is the member of for, {path} that with those above it."`
 	Title    string            `yaml:"title" doc:"For people."`
 	For      *selector         `yaml:"for" doc:"One command for each member that this selects."`
 	Argument argumentRule      `yaml:"argument" doc:"What may be given; without it, nothing."`
@@ -194,11 +208,12 @@ type argumentRule struct {
 
 type confirmRule struct {
 	Field  template      `yaml:"field" doc:"Name of the field that then has the value."`
+	Any    bool          `yaml:"any" doc:"Whatever value the field then has: it says the same in other words."`
 	Within time.Duration `yaml:"within" min:"100ms" max:"10m" doc:"How long that may take."`
 }
 
 type pollRule struct {
-	On      string            `yaml:"on" enum:"online,start" doc:"When the device comes online, or when the gateway starts."`
+	On      string            `yaml:"on" enum:"online,start,unannounced" doc:"When the device comes online, when the gateway starts, or when a device speaks that has not announced what it means."`
 	Every   time.Duration     `yaml:"every" min:"1s" max:"24h" doc:"And then again and again."`
 	Topic   template          `yaml:"topic" doc:"As in commands."`
 	Reply   map[string]string `yaml:"reply" doc:"As in commands."`

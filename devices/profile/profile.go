@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -65,6 +66,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 		}
 	}
 	take("name", func() { s.Name = base.Name })
+	take("family", func() { s.Family = base.Family })
 	take("transport", func() { s.Transports = base.Transports })
 	take("priority", func() { s.Priority = base.Priority })
 	take("match", func() { s.Match = slices.Clone(base.Match) })
@@ -73,7 +75,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("rest", func() { s.Rest = base.Rest })
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
-	take("poll", func() { s.Poll = base.Poll })
+	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)
 	s.Fields = slices.Concat(s.Fields, base.Fields)
@@ -146,8 +148,8 @@ func (s *spec) checkConditions(_ string, add addFault) {
 
 func (s *spec) checkWhen(key string, c conditions, add addFault) {
 	for name := range c {
-		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "retained"}, name) && !s.captured(name) {
-			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first or retained")
+		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "payload", "retained"}, name) && !s.captured(name) {
+			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first, payload or retained")
 		}
 	}
 }
@@ -162,12 +164,15 @@ func (s *spec) checkTemplate(key string, t template, add addFault, others ...str
 }
 
 func (s *spec) checkDevice(add addFault) {
-	d := s.Device
-	for key, templates := range map[string][]template{"key": d.Key, "name": d.Name, "maker": d.Maker, "model": d.Model, "firmware": d.Firmware, "parent": d.Parent} {
-		for _, t := range templates {
-			s.checkTemplate("device."+key, t, add)
+	d := &s.Device
+	for key, templates := range map[string]*[]template{"key": &d.Key, "name": &d.Name, "maker": &d.Maker, "model": &d.Model, "firmware": &d.Firmware, "parent": &d.Parent} {
+		*templates = slices.Clone(*templates) // of the profile that it extends
+		for i := range *templates {
+			s.bind("device."+key, &(*templates)[i], add)
+			s.checkTemplate("device."+key, (*templates)[i], add)
 		}
 	}
+	s.checkTemplate("device.also", d.Also, add)
 	if d.Children != nil {
 		s.checkTemplate("device.children.key", d.Children.Key, add, "key")
 	}
@@ -188,12 +193,16 @@ func (s *spec) checkDecode(add addFault) {
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
 		}
+		if d.Live && d.Describe == "" {
+			add(key+".live", "what is no announcement is measured now anyway", "", "remove it")
+		}
 		if len(d.When) == 0 && i < len(s.Decode)-1 {
 			add(key, "without when it takes every message, and those after it none", "", "add when, or move it to the end")
 		}
 		s.checkWhen(key+".when", d.When, add)
 		if d.Value != nil {
-			s.checkTemplate(key+".value.name", d.Value.Name, add, "field")
+			s.checkTemplate(key+".value.name", d.Value.Name, add, "field", "payload")
+			s.checkTemplate(key+".value.is", d.Value.Is, add)
 		}
 		for _, at := range []*treeRule{d.JSON, d.CBOR} {
 			if at != nil {
@@ -217,8 +226,9 @@ const maxSelected = 500
 
 func (s *spec) checkFields(add func(key, problem, allowed, mend string)) {
 	selected := 0
-	for _, f := range s.Fields {
-		selected += len(f.Select.paths)
+	for i := range s.Fields {
+		s.Fields[i].goUnder()
+		selected += len(s.Fields[i].Select.paths)
 	}
 	if selected > maxSelected {
 		add("fields", fmt.Sprintf("its selectors have %d alternatives", selected), fmt.Sprintf("at most %d", maxSelected), "use * and **")
@@ -233,6 +243,21 @@ func (s *spec) checkFields(add func(key, problem, allowed, mend string)) {
 			add(key+".select", fmt.Sprintf("%q never gets here: fields[%d] takes all of it", hidden, before), "", "move it before that, or remove it")
 		}
 		s.checkField(key, f, add)
+	}
+}
+
+// goUnder puts the path of under before those of select, once.
+func (r *fieldRule) goUnder() {
+	if r.skip > 0 || len(r.Under) == 0 {
+		return
+	}
+	r.skip = len(r.Under)
+	under := make([]string, 0, r.skip)
+	for _, name := range r.Under {
+		under = append(under, glob(name).escaped())
+	}
+	for i, path := range r.Select.paths {
+		r.Select.paths[i] = slices.Concat(under, path)
 	}
 }
 
@@ -291,8 +316,8 @@ func (s *spec) checkCommands(add addFault) {
 		c := &s.Commands[i]
 		key := fmt.Sprintf("commands[%d]", i)
 		s.bind(key+".topic", &c.Topic, add)
-		s.checkTemplate(key+".name", c.Name, add, "key")
-		s.checkTemplate(key+".payload", c.Payload, add, "key", "value")
+		s.checkTemplate(key+".name", c.Name, add, "key", "path")
+		s.checkTemplate(key+".payload", c.Payload, add, "key", "path", "value")
 		switch {
 		case c.Topic.isZero() == (len(c.Reply) == 0) && slices.Contains(s.Transports, "mqtt"):
 			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
@@ -303,7 +328,7 @@ func (s *spec) checkCommands(add addFault) {
 				}
 			}
 		default:
-			s.checkTemplate(key+".topic", c.Topic, add, "key")
+			s.checkTemplate(key+".topic", c.Topic, add, "key", "path")
 		}
 		checkUnit(key+".argument.unit", c.Argument.Unit, add)
 		if a := c.Argument; a.Min != nil && a.Max != nil && *a.Min > *a.Max {
@@ -317,6 +342,9 @@ func (s *spec) checkCommands(add addFault) {
 func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 	for _, alternative := range s.paths {
 		for i, r := range rules {
+			if len(r.When) > 0 {
+				continue // it may leave some
+			}
 			for _, taken := range r.Select.paths {
 				if covers(taken, alternative) {
 					return i, strings.Join(alternative, "/")
@@ -330,9 +358,11 @@ func hiddenBy(rules []fieldRule, s selector) (before int, hidden string) {
 // bind puts the params into a template of a topic.
 func (s *spec) bind(key string, t *template, add addFault) {
 	text, err := withParams(t.source, s.Params)
+	source := t.source
 	if err == nil {
 		err = t.UnmarshalText([]byte(text))
 	}
+	t.source = source // for profiles that extend this one, with other params
 	if err != nil {
 		add(key, err.Error(), "", "correct it")
 	}
@@ -353,8 +383,17 @@ func (s *spec) checkPolls(add addFault) {
 	}
 }
 
+// asksUnannounced reports whether a device is to be asked what it means.
+func (s *spec) asksUnannounced() bool {
+	return slices.ContainsFunc(s.Poll, func(p pollRule) bool { return p.On == "unannounced" })
+}
+
 // ID names the profile in the config.
 func (p *Profile) ID() string { return p.file.ID }
+
+// Family is the profile whose devices those of this one are: its own id, where
+// it names no other. A device is the same where family and identity are.
+func (p *Profile) Family() string { return cmp.Or(p.file.Family, p.file.ID) }
 
 // Name is what people call the firmware.
 func (p *Profile) Name() string { return p.file.Name }

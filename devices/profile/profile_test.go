@@ -367,6 +367,43 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestUnder reads a message whose values lie deep, beside a list of which one
+// item counts.
+func TestUnder(t *testing.T) {
+	p, err := Parse("deep.yaml", []byte(`
+profile: 1
+id: deep
+name: Deep
+transport: [mqtt]
+params: {base: deep}
+match: [{topic: "<base>/{kind}/{pin}/{state}"}, {topic: "<base>/{leaf=*_data*}"}, {topic: "{device...=!deep|!a}/{leaf=far_data}"}]
+device: {key: ["{device}", "{leaf|before:_data}", "<base>"]}
+decode:
+  - {when: {pin: "*"}, value: {name: "{kind}/{payload}", is: "{state}"}}
+  - json: {at: "{leaf|after:_data_}", best: [{list: rx, by: meta/snr}]}
+fields:
+  - {under: up/payload, select: "{t,*/t}", unit: °C}
+  - {under: up/payload, select: "**"}
+tests:
+  - topic: deep/a_data
+    payload: '{"up":{"payload":{"t":1,"in":{"t":2},"l":[3,4]},"n":5},"rx":[{"meta":{"snr":1},"id":"far"},{"meta":{"snr":7.5},"id":"near"},{"id":"x"}]}'
+    device: a
+    fields: {t: 1 °C, in_t: 2 °C, l_0: "3", l_1: "4", up_n: "5", rx_meta_snr: "7.5", rx_id: near}
+  - {topic: deep/b_data_hc1, payload: '{"rx":[{"id":"first"},{"id":"second"}]}', device: b, fields: {hc1_rx_id: first}}
+  - {topic: x/y/far_data, payload: '{"n":1}', device: x/y, fields: {n: "1"}}
+  - {topic: deep/y/far_data, payload: '{"n":1}', error: no profile}
+  - {topic: deep/gpio/14/1, payload: "relay", device: deep, fields: {gpio_relay: "1"}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wider, err := parse("wider.yaml", []byte("profile: 1\nid: wider\nextends: deep\nparams: {base: a/b}\n"+
+		"tests: [{topic: a/b/c_data, payload: '{\"up\":{\"payload\":{\"t\":1}}}', fields: {t: 1 °C}}, {topic: a/b/x/y/1, payload: z, device: a/b}]"), func(string) *Profile { return p })
+	if err != nil || wider == nil {
+		t.Fatal(err)
+	}
+}
+
 func TestKinds(t *testing.T) {
 	kinds := map[string]devices.FieldKind{"measurement": devices.Measurement, "counter": devices.Counter, "state": devices.Status,
 		"event": devices.Event, "setting": devices.Setting, "identity": devices.Identity, "diagnostic": devices.Diagnostic}

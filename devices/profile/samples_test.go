@@ -19,11 +19,7 @@ var profileOf = map[string]string{
 
 // missing are the firmwares that have samples and no profile yet. A firmware
 // that has one leaves this list, which the test sees to.
-var missing = []string{
-	"ahoydtu", "chirpstack-v4", "ebusd", "ems-esp", "espeasy", "espeasy-domoticz", "esphome", "frigate",
-	"homie3", "homie4", "homie5", "meshtastic", "openmqttgateway", "plain", "shelly-gen2", "sparkplug-b", "theengs",
-	"ttn-v3", "valetudo", "wled", "zwave-js-ui",
-}
+var missing = []string{}
 
 // readLines reads the samples of a firmware.
 func readLines(t testing.TB, file string) (all []Sample) {

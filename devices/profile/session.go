@@ -20,6 +20,7 @@ var ErrUnknown = errors.New("no profile knows this topic")
 const (
 	maxDescribed    = 20000   // devices
 	maxDescriptions = 200000  // parts of them: one device in one announcement
+	maxParts        = 5000    // of one device
 	maxRules        = 500     // fields, topics and commands of a device
 	maxKept         = 4096    // messages that may be understood later
 	maxKeptBytes    = 8 << 10 // of each
@@ -38,13 +39,15 @@ type Session struct {
 	topics    map[string][]*described  // by further topics, of values or availability
 	parts     int
 
-	seen map[deviceKey]*seen // by the identity that messages show
+	seen   map[deviceKey]*seen  // by the identity that messages show
+	levels map[deviceKey]bool   // by {device} of the topic
+	also   map[deviceKey]string // identity, by another one
 
 	kept keptMessages
 }
 
-// A deviceKey is a device's in the words of one profile.
-type deviceKey struct{ profile, key string }
+// A deviceKey is a device's in the words of one family of profiles.
+type deviceKey struct{ family, key string }
 
 // An announcement is what a topic said last.
 type announcement struct {
@@ -72,6 +75,7 @@ func (l *Library) NewSession(location *time.Location) *Session {
 	return &Session{
 		library: l, location: location, seed: maphash.MakeSeed(),
 		announced: make(map[string]*announcement), known: make(map[deviceKey]*described), called: make(map[deviceKey]*described), seen: make(map[deviceKey]*seen),
+		levels: make(map[deviceKey]bool), also: make(map[deviceKey]string),
 		topics: make(map[string][]*described), kept: newKeptMessages(),
 	}
 }
@@ -81,13 +85,44 @@ func (l *Library) NewSession(location *time.Location) *Session {
 // says in one line what was not understood, with Output.Profile set where a
 // profile took the message.
 func (s *Session) Hear(m Message) (Output, error) {
+	out, err := s.hear(m)
+	if err == nil && out.Availability == devices.Offline {
+		s.follow(&out)
+	}
+	return out, err
+}
+
+// follow takes along those that hang on a device which is lost.
+func (s *Session) follow(out *Output) {
+	p := s.library.Get(out.Profile)
+	if p == nil || p.file.Silence.Via != "parent" {
+		return
+	}
+	told := make(map[string]bool)
+	for _, child := range out.Children {
+		told[child.Identity] = true
+	}
+	for id, d := range s.known {
+		parent := d.whole.Parent
+		if id.family != p.Family() || parent == "" || parent != out.Identity && parent != out.About.Identity || d.shown() == out.Identity || told[d.shown()] {
+			continue
+		}
+		child := Output{Profile: p.ID(), Identity: d.shown(), Availability: devices.Offline}
+		s.complete(&child, d)
+		out.Children = append(out.Children, child)
+	}
+	slices.SortStableFunc(out.Children, func(a, b Output) int { return cmp.Compare(a.Identity, b.Identity) })
+}
+
+func (s *Session) hear(m Message) (Output, error) {
 	h := newHeard(m)
+	h.known = s.heardBefore
 	p, captures := s.library.find(h)
 	priority := -1
 	if p != nil {
 		priority = p.Priority()
 	}
-	claims := slices.DeleteFunc(slices.Clone(s.topics[m.Topic]), func(d *described) bool { return d.priority < priority && d.profile != p })
+	claims := slices.DeleteFunc(slices.Clone(s.topics[m.Topic]), func(d *described) bool { return d.priority < priority && (p == nil || d.id.family != p.Family()) })
 	if len(claims) > 0 {
 		return s.hearClaimed(h, claims, p, captures)
 	}
@@ -109,7 +144,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	if describer == nil {
 		out, err := s.decode(h, p, captures)
 		if err == nil && len(out.Readings) > 0 && (p.describes() || p.Priority() < announcedPriority) {
-			s.kept.keep(h.Message, deviceKey{p.ID(), p.identityOf(h, captures)}, nil)
+			s.kept.keep(h.Message, deviceKey{p.Family(), p.identityOf(h, captures)}, nil)
 		}
 		return out, err
 	}
@@ -127,7 +162,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	}
 	changed, removed := s.announce(h, p, news)
 	all := s.facts(p, news)
-	if rule.JSON != nil {
+	if rule.JSON != nil || rule.Value != nil || rule.Code != "" {
 		data, err := s.decode(h, p, captures)
 		if err != nil {
 			return out, err
@@ -138,7 +173,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 		out = all[0]
 		out.Children = append(out.Children, all[1:]...)
 	}
-	out.Announced, out.Removed = true, removed
+	out.Announced, out.Removed = !rule.Live, removed
 	if changed {
 		out.Earlier = s.again(p, news)
 	}
@@ -185,18 +220,39 @@ func (p *Profile) describerFor(h *heard, captures map[string]string) (describe.F
 // decode reads by a profile, with what the device announced.
 func (s *Session) decode(h *heard, p *Profile, captures map[string]string) (Output, error) {
 	at := Place{Location: s.location}
-	d := s.called[deviceKey{p.ID(), p.identityOf(h, captures)}]
+	d := s.find(p, p.identityOf(h, captures))
 	var o *overlay
 	if d != nil {
-		o = d.overlay
+		o = d.ownRules()
 	}
 	out, err := p.decode(h, captures, at, o)
 	if err != nil {
 		return Output{Profile: p.ID(), Identity: p.identityOf(h, captures)}, err
 	}
-	s.see(p, h.Topic, out)
+	s.see(p, h.Topic, captures, out)
+	s.recognise(p, h, captures, out)
 	s.complete(&out, d)
+	if other := s.also[deviceKey{p.Family(), out.Identity}]; out.About.Identity == "" {
+		out.About.Identity = other
+	}
+	out.Unannounced = d == nil && out.Identity != "" && p.file.asksUnannounced()
 	return out, nil
+}
+
+// recognise remembers by what else the device of a message is known.
+func (s *Session) recognise(p *Profile, h *heard, captures map[string]string, out Output) {
+	if len(s.levels) < maxDescribed && out.Identity != "" && captures["device"] != "" && slices.ContainsFunc(p.file.Match, func(m matchRule) bool { return m.Known }) {
+		s.levels[deviceKey{p.Family(), captures["device"]}] = true
+	}
+	also, ok := p.file.Device.Also.fill(lookUp(captures, h.peek()))
+	if key := (deviceKey{p.Family(), also}); ok && also != "" && also != out.Identity && out.Identity != "" && (len(s.also) < maxDescribed || s.also[key] != "") {
+		s.also[key] = out.Identity
+	}
+}
+
+// heardBefore reports whether the device of a topic was.
+func (s *Session) heardBefore(p *Profile, captures map[string]string) bool {
+	return s.levels[deviceKey{p.Family(), captures["device"]}]
 }
 
 // complete adds what was announced of a device.
@@ -227,9 +283,9 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	var all, announced []Output
 	var of deviceKey
 	if p != nil {
-		of = deviceKey{p.ID(), p.identityOf(h, captures)}
+		of = deviceKey{p.Family(), p.identityOf(h, captures)}
 	}
-	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.profile == p && !d.tellsAll(h.Topic) }) {
+	if p != nil && slices.ContainsFunc(claims, func(d *described) bool { return d.id.family == p.Family() && !d.tellsAll(h.Topic) }) {
 		own, err := s.hearOwn(h, p, captures) // a topic of the profile, which an announcement only adds to
 		if err != nil && !slices.ContainsFunc(claims, func(d *described) bool { return d.hasAvailability(h.Topic) }) {
 			return own, err
@@ -239,9 +295,9 @@ func (s *Session) hearClaimed(h *heard, claims []*described, p *Profile, capture
 	}
 	var trouble error
 	for _, d := range claims {
-		out := Output{Profile: d.id.profile, Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
+		out := Output{Profile: d.profile.ID(), Identity: cmp.Or(d.whole.Called, d.whole.Identity)}
 		s.complete(&out, d)
-		if rules := d.rules[h.Topic]; rules != nil {
+		if rules := d.rulesOn(h.Topic); rules != nil {
 			r := reading{profile: d.profile, heard: h, captures: map[string]string{}, at: Place{Location: s.location}, overlay: rules}
 			trouble = cmp.Or(trouble, r.rendered(&out))
 		}
@@ -309,6 +365,9 @@ func (d *described) hear(h *heard) devices.Availability {
 		}
 		if slices.Contains(d.states, devices.AvailabilityUnknown) {
 			return devices.AvailabilityUnknown
+		}
+		if slices.Contains(d.states, devices.Sleeping) {
+			return devices.Sleeping
 		}
 	case describe.Any:
 		if slices.Contains(d.states, devices.Online) {
@@ -385,6 +444,7 @@ func (s *Session) forget(id deviceKey, topic string) (gone bool) {
 		delete(s.known, id)
 		return true
 	}
+	d.compile()
 	s.link(d)
 	return false
 }
@@ -400,7 +460,7 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 	now := &announcement{hash: hash}
 	still := make(map[deviceKey]bool, len(news))
 	for _, part := range news {
-		id := deviceKey{p.ID(), part.Identity}
+		id := deviceKey{p.Family(), part.Identity}
 		if part.Identity == "" {
 			continue
 		}
@@ -414,17 +474,23 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 		} else {
 			s.unlink(d)
 		}
-		if before, again := d.parts[h.Topic]; !again {
-			if s.parts >= maxDescriptions {
-				s.link(d)
-				continue
-			}
+		before, again := d.parts[h.Topic]
+		switch {
+		case !again && (s.parts >= maxDescriptions || len(d.parts) >= maxParts):
+			s.link(d)
+			continue
+		case !again:
 			s.parts++
 			d.order = append(d.order, h.Topic)
-		} else if still[id] { // twice in one announcement
+			d.parts[h.Topic] = part
+			d.extend(part) // a device may come in hundreds of parts
+		case still[id]: // twice in one announcement
 			part = combine(before, part)
+			fallthrough
+		default:
+			d.parts[h.Topic] = part
+			d.compile()
 		}
-		d.parts[h.Topic] = part
 		s.link(d)
 		if !still[id] {
 			still[id] = true
@@ -444,8 +510,8 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 
 // unlink takes a device out of the indexes.
 func (s *Session) unlink(d *described) {
-	if s.called[deviceKey{d.id.profile, d.shown()}] == d {
-		delete(s.called, deviceKey{d.id.profile, d.shown()})
+	if s.called[deviceKey{d.id.family, d.shown()}] == d {
+		delete(s.called, deviceKey{d.id.family, d.shown()})
 	}
 	for _, topic := range d.heardOn() {
 		s.topics[topic] = slices.DeleteFunc(s.topics[topic], func(other *described) bool { return other == d })
@@ -457,8 +523,7 @@ func (s *Session) unlink(d *described) {
 
 // link makes the whole of a device, and puts it into the indexes.
 func (s *Session) link(d *described) {
-	d.compile()
-	s.called[deviceKey{d.id.profile, d.shown()}] = d
+	s.called[deviceKey{d.id.family, d.shown()}] = d
 	for _, topic := range d.heardOn() {
 		s.topics[topic] = append(s.topics[topic], d)
 	}
@@ -485,13 +550,16 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 	var topics []string
 	var shown []deviceKey
 	for _, part := range news {
-		if d := s.known[deviceKey{p.ID(), part.Identity}]; d != nil {
-			shown = append(shown, deviceKey{p.ID(), d.shown()})
+		if d := s.known[deviceKey{p.Family(), part.Identity}]; d != nil {
+			shown = append(shown, deviceKey{p.Family(), d.shown()})
 			topics = append(topics, d.heardOn()...)
 		}
 	}
 	for _, kept := range s.kept.on(topics, shown) {
 		m := kept.Message
+		if !concerned(news, m.Topic) {
+			continue
+		}
 		out, err := s.Hear(m)
 		if err != nil {
 			continue
@@ -505,15 +573,32 @@ func (s *Session) again(p *Profile, news []describe.Device) (all []Earlier) {
 	return all
 }
 
+// concerned reports whether an announcement may change what a message on a
+// topic means.
+func concerned(news []describe.Device, topic string) bool {
+	return slices.ContainsFunc(news, func(d describe.Device) bool { return d.Concerns == nil || d.Concerns(topic) })
+}
+
 // Describe gives what was announced of a device, in the words of a profile;
 // false if nothing was.
 func (s *Session) Describe(profile, key string) (describe.Device, bool) {
-	d := s.known[deviceKey{profile, key}]
-	if d == nil {
-		d = s.called[deviceKey{profile, key}]
+	p := s.library.Get(profile)
+	if p == nil {
+		return describe.Device{}, false
 	}
+	d := s.find(p, key)
 	if d == nil {
 		return describe.Device{}, false
 	}
 	return d.whole, true
+}
+
+// find gives what was announced of a device, by either of its identities; nil
+// if nothing was.
+func (s *Session) find(p *Profile, key string) *described {
+	id := deviceKey{p.Family(), key}
+	if d := s.called[id]; d != nil {
+		return d
+	}
+	return s.known[id]
 }

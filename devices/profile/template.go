@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -14,7 +15,10 @@ import (
 //	{/a/b}       a member of the message
 //	{./a}        a member of the object that a rule selected
 //	{/a,/b,c}    those of them that are there, with / between
-//	{/a|hex8}    in another form: hex8, lower, upper, slug
+//	{/a|hex8}    in another form: hex8, json, lower, upper, slug, above (a/b of
+//	             a/b/c), number (the last one in it)
+//	{x|before:_} what stands before the first _ in it, or after: it; nothing
+//	             where there is none
 //
 // It can be filled where each placeholder has a value that is not empty. Braces
 // around anything with a quote or a blank are text, so JSON can be written as
@@ -28,7 +32,7 @@ type template struct {
 type piece struct {
 	text string
 	refs []ref
-	form string
+	form func(string) string
 }
 
 // A ref is what a placeholder stands for.
@@ -69,9 +73,9 @@ func (t *template) UnmarshalText(text []byte) error {
 func (template) Allowed() string { return "text with {capture}, {/member/of/message}" }
 
 func parsePlaceholder(s string) (p piece, err error) {
-	s, p.form, _ = strings.Cut(s, "|")
-	if _, ok := forms[p.form]; !ok {
-		return p, fmt.Errorf("%q is no form; there are %s", p.form, strings.Join(sortedKeys(forms)[1:], ", "))
+	s, form, _ := strings.Cut(s, "|")
+	if p.form = formOf(form); p.form == nil {
+		return p, fmt.Errorf("%q is no form; there are %s, before:x, after:x", form, strings.Join(sortedKeys(forms)[1:], ", "))
 	}
 	for one := range strings.SplitSeq(s, ",") {
 		var r ref
@@ -104,7 +108,45 @@ var forms = map[string]func(string) string{
 		}
 		return fmt.Sprintf("%08x", uint32(n))
 	},
-	"slug": fieldName,
+	"slug":   fieldName,
+	"above":  func(s string) string { return s[:max(0, strings.LastIndexByte(s, '/'))] },
+	"number": lastNumber,
+	"json": func(s string) string { // what stands between the quotes
+		quoted, err := json.Marshal(s)
+		if err != nil {
+			return ""
+		}
+		return string(quoted[1 : len(quoted)-1])
+	},
+}
+
+// formOf gives the form of a name, nil if there is none.
+func formOf(name string) func(string) string {
+	kind, around, ok := strings.Cut(name, ":")
+	switch {
+	case !ok || around == "":
+		return forms[name]
+	case kind == "before":
+		return func(s string) string {
+			before, _, found := strings.Cut(s, around)
+			if !found {
+				return ""
+			}
+			return before
+		}
+	case kind == "after":
+		return func(s string) string {
+			_, after, _ := strings.Cut(s, around)
+			return after
+		}
+	}
+	return nil
+}
+
+// lastNumber gives the last digits of a text that stand together.
+func lastNumber(s string) string {
+	s = strings.TrimRightFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	return s[strings.LastIndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })+1:]
 }
 
 // names gives the captures that the template uses.
@@ -131,7 +173,7 @@ func (t template) fill(look func(ref) string) (s string, ok bool) {
 		}
 		some := false
 		for _, r := range p.refs {
-			v := forms[p.form](look(r))
+			v := p.form(look(r))
 			if v == "" {
 				continue
 			}

@@ -28,7 +28,7 @@ type topicPattern struct {
 type level struct {
 	text     string // where it is no capture
 	name     string
-	globs    []glob // of which one must match; none: anything
+	globs    []glob // of which one must match, the first level if there are several; none: anything
 	not      []glob // of which none may
 	min, max int    // levels; max 0: any number
 }
@@ -83,7 +83,7 @@ func withParams(s string, params map[string]string) (out string, err error) {
 
 // Allowed says what is allowed.
 func (topicPattern) Allowed() string {
-	return "levels with / between: text, {x}, {x=A|B*}, {x=!A}, {x...}, {x*}, <param>"
+	return "levels with / between: text, {x}, {x=A|B*}, {x=!A}, {x...}, {x...=!A}, {x*}, <param>"
 }
 
 func parseLevel(s string) (level, error) {
@@ -100,8 +100,7 @@ func parseLevel(s string) (level, error) {
 	}
 	l := level{min: 1, max: 1}
 	name, globs, choice := strings.Cut(inner, "=")
-	switch {
-	case choice:
+	if choice {
 		for g := range strings.SplitSeq(globs, "|") {
 			which := &l.globs
 			if not, ok := strings.CutPrefix(g, "!"); ok {
@@ -112,6 +111,8 @@ func parseLevel(s string) (level, error) {
 			}
 			*which = append(*which, glob(g))
 		}
+	}
+	switch {
 	case strings.HasSuffix(name, "..."):
 		name, l.max = strings.TrimSuffix(name, "..."), 0
 	case strings.HasSuffix(name, "*"):
@@ -170,6 +171,11 @@ func (l level) fits(s, device string) bool {
 		return s == l.text
 	case l.name == "device" && device != "" && s != device:
 		return false
+	}
+	if l.max == 0 {
+		s, _, _ = strings.Cut(s, "/")
+	}
+	switch {
 	case slices.ContainsFunc(l.not, func(g glob) bool { return g.fits(s) }):
 		return false
 	case len(l.globs) == 0:

@@ -2,13 +2,18 @@ package faultfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
+
+// busyTime is for how long a disk is tried to be unmounted.
+const busyTime = 5 * time.Second
 
 // Mount makes the disk appear at an empty directory, until the function that it
 // returns is called. That fails while a program uses the disk. It needs
@@ -24,7 +29,14 @@ func (d *Disk) Mount(dir string) (unmount func() error, err error) {
 		return nil, fmt.Errorf("cannot mount a disk at %s: %w", dir, err)
 	}
 	return func() error {
-		if err := server.Unmount(); err != nil {
+		// The system lets go of the files of a process a little after its end.
+		deadline := time.Now().Add(busyTime)
+		err := server.Unmount()
+		for errors.Is(err, syscall.EBUSY) && time.Now().Before(deadline) {
+			time.Sleep(busyTime / 100)
+			err = server.Unmount()
+		}
+		if err != nil {
 			return fmt.Errorf("cannot unmount the disk at %s: %w", dir, err)
 		}
 		return nil

@@ -63,6 +63,10 @@ type Device struct {
 	Mode         Mode // of several Availability
 	Commands     []Command
 
+	// Concerns tells of which topics the announcement changes the meaning, so
+	// that earlier messages on others are not read again; nil: it may be of any.
+	Concerns func(topic string) bool
+
 	// Facts are what the announcement itself says, for people: shown as fields
 	// of kind identity and by `porchlight profile test`.
 	Facts []Fact
@@ -82,12 +86,14 @@ type Field struct {
 	// Render, where it is set, makes the value instead.
 	Render Render
 
-	Name  string // as devices.Field, cleaned by the caller; "": the path
-	Unit  devices.Unit
-	Kind  string // as in a profile: measurement, counter, state, event, setting, identity, diagnostic
-	Type  string // number, integer, bool, text; "": as it comes
-	Words map[string]devices.Value
-	Scale float64 // 0 is 1
+	Name string // as devices.Field, cleaned by the caller; "": the path
+	Unit devices.Unit
+	// Unitless: it has no unit, whatever the profile would guess.
+	Unitless bool
+	Kind     string // as in a profile: measurement, counter, state, event, setting, identity, diagnostic
+	Type     string // number, integer, bool, text; "": as it comes
+	Words    map[string]devices.Value
+	Scale    float64 // 0 is 1
 	// Bits is the width of a number whose sign is its highest bit.
 	Bits int
 	// Invalid are values that mean that there is none.

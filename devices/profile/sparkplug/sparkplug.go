@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -33,6 +35,7 @@ type Metric struct {
 	IsTransient  bool
 	IsNull       bool
 	Unit         string // the property engUnit, which is a custom
+	ReadOnly     bool   // the property readOnly, another
 	Value        devices.Value
 	// Raw is a whole number as it stands in the message, where Type is 0 and
 	// only the birth can tell its sign.
@@ -72,6 +75,64 @@ func (t Type) Bits() int {
 const maxMetrics = 5000
 
 var errNot = errors.New("not a Sparkplug payload")
+
+// Write makes a message that sets one metric (sections 6.4.18 and 6.4.22).
+func Write(name string, t Type, value string, at time.Time) (string, error) {
+	m := protowire.AppendTag(nil, 1, protowire.BytesType)
+	m = protowire.AppendString(m, name)
+	m = varint(m, 3, uint64(at.UnixMilli()))
+	m = varint(m, 4, uint64(t))
+	var err error
+	switch {
+	case t == Boolean:
+		var on bool
+		on, err = strconv.ParseBool(value)
+		m = varint(m, 14, protowire.EncodeBool(on))
+	case t == Float:
+		var f float64
+		f, err = strconv.ParseFloat(value, 32)
+		m = protowire.AppendFixed32(protowire.AppendTag(m, 12, protowire.Fixed32Type), math.Float32bits(float32(f)))
+	case t == Double:
+		var f float64
+		f, err = strconv.ParseFloat(value, 64)
+		m = protowire.AppendFixed64(protowire.AppendTag(m, 13, protowire.Fixed64Type), math.Float64bits(f))
+	case t >= Int8 && t <= Int64:
+		var n int64
+		n, err = strconv.ParseInt(value, 10, t.Bits())
+		v := uint64(n)
+		if t != Int64 { // int_value is a uint32: two's complement of 32 bits
+			v = uint64(uint32(n))
+		}
+		m = varint(m, whole(t), v)
+	case t >= UInt8 && t <= UInt64:
+		var n uint64
+		n, err = strconv.ParseUint(value, 10, 8<<(t-UInt8))
+		m = varint(m, whole(t), n)
+	case t == String || t == Text:
+		m = protowire.AppendString(protowire.AppendTag(m, 15, protowire.BytesType), value)
+	default:
+		return "", fmt.Errorf("a metric of type %d cannot be written", t)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%.40q does not fit the metric", value)
+	}
+	p := varint(nil, 1, uint64(at.UnixMilli()))
+	p = protowire.AppendBytes(protowire.AppendTag(p, 2, protowire.BytesType), m)
+	return string(p), nil
+}
+
+// whole is the member of a whole number: int_value, a uint32, or long_value, a
+// uint64.
+func whole(t Type) protowire.Number {
+	if t == Int64 || t == UInt64 {
+		return 11
+	}
+	return 10
+}
+
+func varint(b []byte, number protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.VarintType), v)
+}
 
 // Parse reads a message.
 func Parse(b []byte) (p Payload, err error) {
@@ -126,7 +187,7 @@ func parseMetric(b []byte) (m Metric, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.Unit = engUnit(properties)
+	m.Unit, m.ReadOnly = customs(properties)
 	if !m.IsNull {
 		m.Value = value(kind, m.Type, m.Raw, text)
 	}
@@ -158,35 +219,34 @@ func value(kind protowire.Number, t Type, v uint64, text []byte) devices.Value {
 	return n
 }
 
-// engUnit finds the property of that name in a PropertySet {1 keys, 2 values},
-// whose values are {1 type, …, 8 string_value}.
-func engUnit(b []byte) (unit string) {
-	at, index := 0, -1
+// customs finds the properties engUnit and readOnly in a PropertySet {1 keys, 2
+// values}, whose values are {1 type, …, 7 boolean_value, 8 string_value}.
+func customs(b []byte) (unit string, readOnly bool) {
+	var keys []string
+	at := 0
 	_ = each(b, func(number protowire.Number, _ uint64, inner []byte) error {
 		if number == 1 {
-			if s := string(inner); s == "engUnit" || s == "Engineering Units" {
-				index = at
-			}
-			at++
+			keys = append(keys, strings.ToLower(string(inner)))
 		}
 		return nil
 	})
-	at = 0
 	_ = each(b, func(number protowire.Number, _ uint64, inner []byte) error {
-		if number == 2 {
-			if at == index {
-				return each(inner, func(n protowire.Number, _ uint64, text []byte) error {
-					if n == 8 {
-						unit = string(text)
-					}
-					return nil
-				})
-			}
-			at++
+		if number != 2 || at == len(keys) {
+			return nil
 		}
-		return nil
+		key := keys[at]
+		at++
+		return each(inner, func(n protowire.Number, v uint64, text []byte) error {
+			switch {
+			case n == 8 && (key == "engunit" || key == "engineering units"):
+				unit = string(text)
+			case n == 7 && key == "readonly":
+				readOnly = v != 0
+			}
+			return nil
+		})
 	})
-	return unit
+	return unit, readOnly
 }
 
 // each calls f for the fields of a protobuf message.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/profile/describe"
@@ -43,10 +44,11 @@ const (
 	aLight   = 2
 	aShutter = 3
 
-	lightDims     = 1 // and all above
-	lightColor    = 3 // and all above
-	lightWhite    = 2 // colour temperature
-	lightColorAll = 5 // colour and colour temperature
+	lightDims       = 1 // and all above
+	lightColor      = 3 // and all above
+	lightColorWhite = 4 // and all above
+	lightWhite      = 2 // colour temperature
+	lightColorAll   = 5 // colour and colour temperature
 )
 
 // Describe is the describer.
@@ -122,7 +124,7 @@ func (c config) relays(d *describe.Device) {
 	}
 	count, lights, shutters := 0, 0, 0
 	for _, kind := range c.Relays {
-		if kind == aRelay || kind == aLight {
+		if kind != 0 { // those of shutters count too
 			count++
 		}
 	}
@@ -131,7 +133,13 @@ func (c config) relays(d *describe.Device) {
 		case aShutter: // two relays each
 			if shutters++; shutters%2 == 1 {
 				n := shutters/2 + 1
-				d.Commands = append(d.Commands, c.command(fmt.Sprintf("shutter_position%d", n), fmt.Sprintf("ShutterPosition%d", n), percent))
+				position := c.command(fmt.Sprintf("shutter%d_position", n), fmt.Sprintf("ShutterPosition%d", n), percent)
+				position.Within = slow
+				move := c.command(fmt.Sprintf("shutter%d", n), "Backlog", describe.Argument{Type: "word", Words: map[string]string{
+					"open": fmt.Sprintf("ShutterOpen%d", n), "close": fmt.Sprintf("ShutterClose%d", n), "stop": fmt.Sprintf("ShutterStop%d", n),
+				}})
+				move.Confirm, move.Within = fmt.Sprintf("shutter%d_direction", n), slow
+				d.Commands = append(d.Commands, position, move)
 			}
 		case aRelay, aLight:
 			name := "POWER"
@@ -139,7 +147,11 @@ func (c config) relays(d *describe.Device) {
 				name = fmt.Sprintf("POWER%d", i+1)
 			}
 			if len(words) > 0 {
-				d.Fields = append(d.Fields, describe.Field{Select: describe.Exact(name), Kind: "state", Words: words})
+				selects := describe.Exact(name)
+				if count == 1 {
+					selects = "{POWER,POWER1}" // the second with SetOption26
+				}
+				d.Fields = append(d.Fields, describe.Field{Select: selects, Kind: "state", Words: words})
 			}
 			power := c.command(strings.ToLower(name), name, argument)
 			if i < len(c.Friendly) && c.Friendly[i] != nil {
@@ -155,7 +167,10 @@ func (c config) relays(d *describe.Device) {
 		d.Commands = append(d.Commands, c.command("dimmer", "Dimmer", percent))
 	}
 	if lights > 0 && c.Light >= lightColor {
-		d.Commands = append(d.Commands, c.command("color", "Color", describe.Argument{Type: "text"}))
+		d.Commands = append(d.Commands, c.command("color", "Color", describe.Argument{Type: "text"}), c.command("hsbcolor", "HSBColor", describe.Argument{Type: "text"}), c.command("scheme", "Scheme", between(0, 12)))
+	}
+	if lights > 0 && c.Light >= lightColorWhite {
+		d.Commands = append(d.Commands, c.command("white", "White", percent))
 	}
 	if lights > 0 && (c.Light == lightWhite || c.Light == lightColorAll) {
 		d.Commands = append(d.Commands, c.command("ct", "CT", between(153, 500)))
@@ -166,6 +181,9 @@ func (c config) relays(d *describe.Device) {
 }
 
 var percent = between(0, 100)
+
+// slow is how long what moves may take.
+const slow = 90 * time.Second
 
 func between(low, high float64) describe.Argument {
 	return describe.Argument{Type: "integer", Min: &low, Max: &high}
