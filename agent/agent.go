@@ -41,7 +41,6 @@ type Agent struct {
 	forward  *forwarder
 	intake   *intake
 	profiles *profile.Library
-	known    *profile.Library // of profiles, those that tell their devices from others
 	access   authorizer
 	timing   timing
 	started  time.Time
@@ -62,7 +61,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, known: profiles.Above(0), config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
@@ -250,7 +249,7 @@ func (a *Agent) furnish(c *config.Config) {
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
 func (a *Agent) hire() {
-	wanted, err := drivers(a.config, a.profiles, a.known, a.resumed, a.tls.of, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, a.tls.of, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}

@@ -40,8 +40,8 @@ type ear struct {
 	filled    time.Time
 }
 
-// An announcer is a device in the words of a profile.
-type announcer struct{ profile, identity string }
+// An announcer is a device in the words of a family of profiles.
+type announcer struct{ family, identity string }
 
 func newEar(profiles *profile.Library, limited bool) *ear {
 	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), tokens: strangerBurst}
@@ -75,13 +75,12 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 	if e.session != nil {
 		out, changed, err = e.hear(m, device)
 	}
-	if device != nil && out.Profile != device.Profile.ID() {
-		out, err = device.Profile.Decode(device.Place, m)
-		out.Profile = device.Profile.ID()
+	if device != nil && e.family(out.Profile) != device.Profile.Family() {
+		out, err = e.decode(m, device)
 	}
 	if err != nil {
 		if device == nil {
-			device = d.named(out)
+			device = e.owner(d, out)
 		}
 		return nil, nil, changed, device, err
 	}
@@ -90,7 +89,7 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 		if o.Availability != devices.AvailabilityUnknown {
 			says = append(says, e.children(d, o)...)
 		}
-		owner := d.named(o)
+		owner := e.owner(d, o)
 		if owner == nil && i == 0 {
 			owner = device
 		}
@@ -106,7 +105,7 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 	}
 	for _, earlier := range out.Earlier { // of strangers: what is configured was read when it came
 		for _, o := range flat(earlier.Output) {
-			if d.named(o) == nil && d.find(earlier.Message.Topic) == nil {
+			if e.owner(d, o) == nil && d.find(earlier.Message.Topic) == nil {
 				if s, ok := e.stranger(publication{source: p.source, broker: p.broker, topic: earlier.Message.Topic, retained: earlier.Message.Retained}, o, false); ok {
 					strangers = append(strangers, s)
 				}
@@ -128,7 +127,7 @@ func (e *ear) children(d *directory, parent profile.Output) (says []saying) {
 	defer e.mu.Unlock()
 	for i := range d.devices {
 		device := &d.devices[i]
-		if id := device.Profile.ID(); id == parent.Profile && e.parents[announcer{id, device.Place.Topic}] == parent.Identity && parent.Identity != "" {
+		if family := device.Profile.Family(); family == e.family(parent.Profile) && e.parents[announcer{family, device.Place.Topic}] == parent.Identity && parent.Identity != "" {
 			says = append(says, saying{device, what, true})
 		}
 	}
@@ -146,6 +145,34 @@ func flat(o profile.Output) []profile.Output {
 	return all
 }
 
+// family gives that of a profile.
+func (e *ear) family(id string) string {
+	if e.profiles == nil || e.profiles.Get(id) == nil {
+		return id
+	}
+	return e.profiles.Get(id).Family()
+}
+
+// owner gives the configured device that an output is of, or nil.
+func (e *ear) owner(d *directory, o profile.Output) *Device {
+	return d.named(e.family(o.Profile), o.Identity, o.About.Identity)
+}
+
+// decode reads a message of a device by the device's own profile, where others
+// know the topic too, or better.
+func (e *ear) decode(m profile.Message, device *Device) (out profile.Output, err error) {
+	if e.session == nil {
+		out, err = device.Profile.Decode(device.Place, m)
+	} else {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.session.In(device.Place.Location)
+		out, err = e.session.HearAt(device.Profile.ID(), device.Place, m)
+	}
+	out.Profile = device.Profile.ID()
+	return out, err
+}
+
 // hear has the session hear a message.
 func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, changed bool, err error) {
 	e.mu.Lock()
@@ -160,7 +187,7 @@ func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, chang
 		return out, false, err
 	}
 	for _, identity := range out.Removed {
-		changed = e.announce(announcer{out.Profile, identity}, nil) || changed
+		changed = e.announce(announcer{e.family(out.Profile), identity}, nil) || changed
 	}
 	for _, o := range flat(out) {
 		about, ok := e.session.Describe(o.Profile, o.Identity)
@@ -177,7 +204,7 @@ func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, chang
 			}
 		}
 		topics = slices.DeleteFunc(topics, func(t string) bool { return checkTopic(t) != nil || strings.HasPrefix(t, "$") })
-		who := announcer{o.Profile, cmp.Or(about.Called, o.Identity)}
+		who := announcer{e.family(o.Profile), cmp.Or(about.Called, o.Identity)}
 		changed = e.announce(who, topics) || changed
 		if about.Parent != "" && (len(e.parents) < maxAnnounced || e.parents[who] != "") {
 			e.parents[who] = about.Parent
@@ -217,7 +244,7 @@ func (e *ear) announcedTopics(d *directory, configured bool) []string {
 	defer e.mu.Unlock()
 	var all []string
 	for who, topics := range e.announced {
-		if (d.named(profile.Output{Profile: who.profile, Identity: who.identity}) != nil) == configured {
+		if (d.named(who.family, who.identity) != nil) == configured {
 			all = append(all, topics...)
 		}
 	}
