@@ -40,6 +40,7 @@ type Agent struct {
 	house    *house
 	forward  *forwarder
 	intake   *intake
+	orders   *orders
 	profiles *profile.Library
 	access   authorizer
 	timing   timing
@@ -111,8 +112,9 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("devices that were refused may be asked about again", "error", err)
 	}
 	a.house = newHouse(a.changed)
+	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, timing: &a.timing, aboard: a.aboard, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}
 	a.furnish(c)
 	return a, nil
 }
@@ -141,10 +143,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ctx = ctx
 	a.hire()
 	a.mu.Unlock()
+	a.orders.start(ctx)
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
 
+	a.orders.stop()
 	a.mu.Lock()
 	a.ctx = nil
 	a.crew.dismiss()

@@ -64,7 +64,7 @@ type BrokerConfig struct {
 type Broker struct {
 	listen  string
 	members atomic.Pointer[members]
-	server  atomic.Pointer[mochi.Server] // while it runs
+	running atomic.Pointer[hook] // while it does
 	log     *slog.Logger
 }
 
@@ -102,11 +102,11 @@ func (b *Broker) Adopt(next devices.Driver) bool {
 		after = &members{after.users, after.directory, after.rights, before.ear} // which knows what was announced
 	}
 	b.members.Store(after)
-	server := b.server.Load()
-	if server == nil {
+	running := b.running.Load()
+	if running == nil {
 		return true
 	}
-	for _, cl := range server.Clients.GetAll() {
+	for _, cl := range running.server.Clients.GetAll() {
 		same := func(u User) bool { return u.Name == string(cl.Properties.Username) && slices.Contains(after.users, u) }
 		if cl.Net.Inline || len(before.users) == 0 && len(after.users) == 0 || slices.ContainsFunc(before.users, same) {
 			continue
@@ -160,8 +160,8 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 		socket.Close()
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
-	b.server.Store(server)
-	defer b.server.Store(nil)
+	b.running.Store(h)
+	defer b.running.Store(nil)
 	sink.Up(b.Name())
 	select {
 	case <-ctx.Done():

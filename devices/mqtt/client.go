@@ -73,7 +73,8 @@ type Client struct {
 	directory atomic.Pointer[directory]
 	ear       *ear
 	changed   chan struct{} // has one where a link may have something new to follow
-	scouts    bool          // as NewScout says
+	up        atomic.Pointer[link]
+	scouts    bool // as NewScout says
 	log       *slog.Logger
 	lost      int // times in a row that the connection was lost soon; of Run alone
 
@@ -210,6 +211,7 @@ type link struct {
 	client *Client
 	sink   devices.Sink
 	conn   *framedConn // nil until it is open
+	broker paho.Client // as conn
 
 	subscribed map[string]bool // of the goroutine that runs it
 
@@ -273,7 +275,9 @@ func (l *link) run(ctx context.Context) error {
 	workers.Go(func() { l.take(working) })
 	workers.Go(l.acknowledge)
 
+	l.broker = broker
 	if err = l.follow(ctx, broker); err == nil {
+		l.client.up.Store(l)
 		l.sink.Up(l.client.Name())
 	}
 	for done := false; err == nil && !done; {
@@ -285,6 +289,8 @@ func (l *link) run(ctx context.Context) error {
 			err = l.follow(ctx, broker)
 		}
 	}
+
+	l.client.up.Store(nil)
 
 	// What is safe is acknowledged before the connection is closed, but a
 	// peer that does not read holds up nobody.

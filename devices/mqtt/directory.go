@@ -81,6 +81,16 @@ func newDirectory(ds []Device) *directory {
 	return d
 }
 
+// get gives the device of an id, or nil.
+func (d *directory) get(id devices.ID) *Device {
+	for i := range d.devices {
+		if d.devices[i].ID == id {
+			return &d.devices[i]
+		}
+	}
+	return nil
+}
+
 // named gives the device that a family of profiles tells of by one of its
 // identities, or nil.
 func (d *directory) named(family string, identities ...string) *Device {

@@ -35,6 +35,7 @@ type ear struct {
 	session   *profile.Session
 	announced map[announcer][]string // further topics
 	parents   map[announcer]string   // identities of those that devices hang on
+	shown     map[announcer]string   // identities that the messages of configured devices show, by their places
 	topics    int                    // in announced
 	tokens    float64
 	filled    time.Time
@@ -44,7 +45,7 @@ type ear struct {
 type announcer struct{ family, identity string }
 
 func newEar(profiles *profile.Library, limited bool) *ear {
-	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), tokens: strangerBurst}
+	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), shown: make(map[announcer]string), tokens: strangerBurst}
 	if profiles != nil {
 		e.session = profiles.NewSession(nil)
 	}
@@ -94,6 +95,11 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 			owner = device
 		}
 		o.Children = nil
+		if owner != nil && o.Identity != "" {
+			e.mu.Lock()
+			e.shown[announcer{owner.Profile.Family(), owner.Place.Topic}] = o.Identity
+			e.mu.Unlock()
+		}
 		switch {
 		case owner == nil:
 			if s, ok := e.stranger(p, o, i == 0 && !announced); ok {
