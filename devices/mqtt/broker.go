@@ -163,10 +163,22 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 	b.running.Store(h)
 	defer b.running.Store(nil)
 	sink.Up(b.Name())
-	select {
-	case <-ctx.Done():
-	case err = <-l.failed:
-		err = fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			done = true
+		case err = <-l.failed:
+			done, err = true, fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+		case now := <-ticker.C:
+			m := b.members.Load()
+			for _, out := range m.ear.due(m.directory, now) {
+				if err := h.tell(out); err != nil {
+					b.log.Debug("device not asked", "error", err)
+				}
+			}
+		}
 	}
 	// A client that does not read holds up nobody.
 	impatient := time.AfterFunc(stopTime, l.closePeers)
@@ -362,10 +374,15 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 
 func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error) {
 	m := h.broker.members.Load()
-	receipt, _, err := m.ear.report(h.ctx, m.directory, publication{
+	receipt, news, err := m.ear.report(h.ctx, m.directory, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
 		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup,
 	}, h.sink)
+	for _, out := range news.ask {
+		if err := h.tell(out); err != nil {
+			h.broker.log.Debug("device not asked", "error", err)
+		}
+	}
 	return receipt, err
 }
 

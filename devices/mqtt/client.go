@@ -57,6 +57,9 @@ const (
 	// that the library misses the answer to a ping, for which it waits 10 s.
 	roomTime = 3 * time.Second
 
+	// maxAsks bounds the questions that wait to be sent.
+	maxAsks = 256
+
 	// filtersAtOnce keeps a SUBSCRIBE packet below the limits of brokers.
 	filtersAtOnce = 100
 
@@ -197,7 +200,7 @@ func (c *Client) Run(ctx context.Context, sink devices.Sink) error {
 	l := &link{
 		client: c, sink: sink,
 		heard: make(chan paho.Message, maxQueued), acks: make(chan heldAck, maxQueued),
-		failed: make(chan error, 1), stopping: make(chan struct{}),
+		asks: make(chan profile.Outgoing, maxAsks), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
 	err := l.run(ctx)
 	if ctx.Err() != nil {
@@ -215,12 +218,13 @@ type link struct {
 
 	subscribed map[string]bool // of the goroutine that runs it
 
-	heard    chan paho.Message // not yet decoded
-	acks     chan heldAck      // not yet acknowledged
-	queued   atomic.Int64      // bytes in both
-	crowd    crowd             // of QoS 0 in heard
-	failed   chan error        // has the first reason why the link is of no more use
-	stopping chan struct{}     // closed when nothing more is to be taken
+	heard    chan paho.Message     // not yet decoded
+	acks     chan heldAck          // not yet acknowledged
+	queued   atomic.Int64          // bytes in both
+	crowd    crowd                 // of QoS 0 in heard
+	asks     chan profile.Outgoing // questions to devices
+	failed   chan error            // has the first reason why the link is of no more use
+	stopping chan struct{}         // closed when nothing more is to be taken
 }
 
 // A heldAck is an acknowledgement that waits for its turn and for its receipt.
@@ -279,7 +283,12 @@ func (l *link) run(ctx context.Context) error {
 	if err = l.follow(ctx, broker); err == nil {
 		l.client.up.Store(l)
 		l.sink.Up(l.client.Name())
+		if !l.client.scouts {
+			l.ask(l.client.ear.begin(l.client.directory.Load(), time.Now())...)
+		}
 	}
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
 	for done := false; err == nil && !done; {
 		select {
 		case <-ctx.Done():
@@ -287,6 +296,10 @@ func (l *link) run(ctx context.Context) error {
 		case err = <-l.failed:
 		case <-l.client.changed:
 			err = l.follow(ctx, broker)
+		case out := <-l.asks:
+			l.ask(out)
+		case now := <-ticker.C:
+			l.ask(l.client.ear.due(l.client.directory.Load(), now)...)
 		}
 	}
 
@@ -609,12 +622,18 @@ func (l *link) take(ctx context.Context) {
 		if m.Qos() == 0 {
 			l.crowd.leave(m.Topic())
 		}
-		receipt, changed, err := c.ear.report(ctx, c.directory.Load(), publication{
+		receipt, news, err := c.ear.report(ctx, c.directory.Load(), publication{
 			source: c.Name(), session: c.config.Name, broker: c.config.Name, topic: m.Topic(), payload: m.Payload(),
 			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
 		}, l.sink)
-		if changed {
+		if news.announced {
 			c.change()
+		}
+		for _, out := range news.ask {
+			select {
+			case l.asks <- out:
+			default: // it is asked again some time
+			}
 		}
 		switch {
 		case m.Qos() == 0:

@@ -115,6 +115,13 @@ func (l *link) publish(ctx context.Context, out profile.Outgoing) error {
 	return fmt.Errorf("the broker %s has not acknowledged it: %w", l.client.where(), devices.ErrUncertain)
 }
 
+// ask sends what nobody waits for. It holds nobody up for longer than a write.
+func (l *link) ask(outs ...profile.Outgoing) {
+	for _, out := range outs {
+		l.broker.Publish(out.Topic, 0, false, out.Payload)
+	}
+}
+
 // Controls implements [devices.Actuator].
 func (b *Broker) Controls(id devices.ID) []devices.Control {
 	m := b.members.Load()

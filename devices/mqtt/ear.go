@@ -36,7 +36,8 @@ type ear struct {
 	announced map[announcer][]string // further topics
 	parents   map[announcer]string   // identities of those that devices hang on
 	shown     map[announcer]string   // identities that the messages of configured devices show, by their places
-	topics    int                    // in announced
+	asked     map[question]asked
+	topics    int // in announced
 	tokens    float64
 	filled    time.Time
 }
@@ -45,7 +46,7 @@ type ear struct {
 type announcer struct{ family, identity string }
 
 func newEar(profiles *profile.Library, limited bool) *ear {
-	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), shown: make(map[announcer]string), tokens: strangerBurst}
+	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), shown: make(map[announcer]string), asked: make(map[question]asked), tokens: strangerBurst}
 	if profiles != nil {
 		e.session = profiles.NewSession(nil)
 	}
@@ -57,6 +58,12 @@ type saying struct {
 	device *Device
 	profile.Output
 	indirect bool // another device says it
+}
+
+// news is what a publication brings beside readings.
+type news struct {
+	announced bool               // topics were announced
+	ask       []profile.Outgoing // to be sent, without waiting for anything
 }
 
 // read reads a publication. changed says that topics were announced. The error
@@ -304,12 +311,13 @@ var (
 // nothing has to be waited for. An error means that the sink does not take it
 // now. What nobody understands is rejected, and that is no error: it would not
 // get better by being sent again.
-func (e *ear) report(ctx context.Context, d *directory, p publication, sink devices.Sink) (_ devices.Receipt, changed bool, _ error) {
+func (e *ear) report(ctx context.Context, d *directory, p publication, sink devices.Sink) (_ devices.Receipt, n news, _ error) {
 	if err := checkTopic(p.topic); err != nil {
 		sink.Reject(p.source, err)
-		return nil, false, nil
+		return nil, n, nil
 	}
 	says, strangers, changed, device, err := e.read(d, p)
+	n.announced = changed
 	if err != nil {
 		source := p.source
 		if device != nil {
@@ -318,7 +326,7 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 			err = errNoDevice
 		}
 		sink.Reject(source, fmt.Errorf("topic %q: %w", p.topic, err))
-		return nil, changed, nil
+		return nil, n, nil
 	}
 	unwanted := false
 	for _, s := range strangers {
@@ -334,18 +342,21 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 		if s.Availability != devices.AvailabilityUnknown || s.indirect {
 			sink.Availability(s.device.ID, s.Availability, p.retained)
 		}
+		if !s.indirect {
+			n.ask = append(n.ask, e.questions(s.Profile, s.Output, time.Now())...)
+		}
 		for _, r := range s.Readings {
 			r.Device = s.device.ID
 			m.Readings = append(m.Readings, r)
 		}
 	}
 	if len(m.Readings) == 0 {
-		return nil, changed, nil
+		return nil, n, nil
 	}
 	if p.qos > 0 {
 		m.Origin = devices.NewOrigin([]byte(p.session), []byte(p.topic), []byte{byte(p.id >> 8), byte(p.id)}, p.payload)
 		m.Redelivered, m.Window = p.duplicate, usualWindow
 	}
 	receipt, err := sink.Report(ctx, m)
-	return receipt, changed, err
+	return receipt, n, err
 }
