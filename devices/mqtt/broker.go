@@ -65,7 +65,7 @@ type BrokerConfig struct {
 type Broker struct {
 	listen  string
 	members atomic.Pointer[members]
-	server  atomic.Pointer[mochi.Server] // while it runs
+	running atomic.Pointer[hook] // while it does
 	log     *slog.Logger
 }
 
@@ -103,11 +103,11 @@ func (b *Broker) Adopt(next devices.Driver) bool {
 		after = &members{after.users, after.directory, after.rights, before.ear} // which knows what was announced
 	}
 	b.members.Store(after)
-	server := b.server.Load()
-	if server == nil {
+	running := b.running.Load()
+	if running == nil {
 		return true
 	}
-	for _, cl := range server.Clients.GetAll() {
+	for _, cl := range running.server.Clients.GetAll() {
 		same := func(u User) bool { return u.Name == string(cl.Properties.Username) && slices.Contains(after.users, u) }
 		if cl.Net.Inline || len(before.users) == 0 && len(after.users) == 0 || slices.ContainsFunc(before.users, same) {
 			continue
@@ -161,13 +161,25 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 		socket.Close()
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
-	b.server.Store(server)
-	defer b.server.Store(nil)
+	b.running.Store(h)
+	defer b.running.Store(nil)
 	sink.Up(b.Name())
-	select {
-	case <-ctx.Done():
-	case err = <-l.failed:
-		err = fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			done = true
+		case err = <-l.failed:
+			done, err = true, fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+		case now := <-ticker.C:
+			m := b.members.Load()
+			for _, out := range m.ear.due(m.directory, now) {
+				if err := h.tell(out); err != nil {
+					b.log.Debug("device not asked", "error", err)
+				}
+			}
+		}
 	}
 	// A client that does not read holds up nobody.
 	impatient := time.AfterFunc(stopTime, l.closePeers)
@@ -373,10 +385,15 @@ func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error
 	turn.Lock()
 	defer turn.Unlock()
 	m := h.broker.members.Load()
-	receipt, _, err := m.ear.report(h.ctx, m.directory, publication{
+	receipt, news, err := m.ear.report(h.ctx, m.directory, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
 		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup || cl.IsTakenOver(),
 	}, h.sink)
+	for _, out := range news.ask {
+		if err := h.tell(out); err != nil {
+			h.broker.log.Debug("device not asked", "error", err)
+		}
+	}
 	return receipt, err
 }
 
