@@ -359,7 +359,7 @@ func TestModel(t *testing.T) {
 					options.Ack, options.CommitAfter = ack, time.Second
 					m := newModel(t, seed, options)
 					defer func() { m.o.Close() }()
-					for range 300 {
+					for step := range 300 {
 						switch n := m.rand.IntN(100); {
 						case n < 40:
 							m.append()
@@ -379,7 +379,9 @@ func TestModel(t *testing.T) {
 							m.restart()
 						}
 						synctest.Wait()
-						m.count()
+						if step%5 == 0 {
+							m.count()
+						}
 					}
 					m.drain()
 					m.count()
