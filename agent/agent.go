@@ -40,8 +40,8 @@ type Agent struct {
 	house    *house
 	forward  *forwarder
 	intake   *intake
+	orders   *orders
 	profiles *profile.Library
-	known    *profile.Library // of profiles, those that tell their devices from others
 	access   authorizer
 	timing   timing
 	started  time.Time
@@ -62,7 +62,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
 	}
-	a := &Agent{log: log, profiles: profiles, known: profiles.Above(0), config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
@@ -112,8 +112,9 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("devices that were refused may be asked about again", "error", err)
 	}
 	a.house = newHouse(a.changed)
+	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, timing: &a.timing, aboard: a.aboard, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}
 	a.furnish(c)
 	return a, nil
 }
@@ -142,10 +143,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ctx = ctx
 	a.hire()
 	a.mu.Unlock()
+	a.orders.start(ctx)
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
 
+	a.orders.stop()
 	a.mu.Lock()
 	a.ctx = nil
 	a.crew.dismiss()
@@ -250,7 +253,7 @@ func (a *Agent) furnish(c *config.Config) {
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
 func (a *Agent) hire() {
-	wanted, err := drivers(a.config, a.profiles, a.known, a.resumed, a.tls.of, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, a.tls.of, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}

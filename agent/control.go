@@ -100,8 +100,8 @@ func Look(c *config.Config, what string, w io.Writer) error {
 	return look(r, nil, what, w)
 }
 
-// AskDevices has one of devices, pending, admit, refuse, rename and remove done
-// with the devices of a config, and writes the answer, JSON a line each, to w:
+// AskDevices has one of devices, pending, admit, refuse, rename, remove and
+// command done with the devices of a config, and writes the answer, JSON a line each, to w:
 // by the gateway that is at work on it. Where none is, the lists are told from
 // the files, and all else is an error.
 func AskDevices(c *config.Config, what string, args DeviceArgs, w io.Writer) error {
@@ -144,7 +144,8 @@ type question struct {
 type DeviceArgs struct {
 	Which string     `json:"which,omitempty"` // an id, or the number of one that is pending
 	As    devices.ID `json:"as,omitempty"`    // admit: the id that it gets
-	Name  string     `json:"name,omitempty"`  // admit, rename: what people call it
+	Name  string     `json:"name,omitempty"`  // admit, rename: what people call it; command: the command's name
+	Value string     `json:"value,omitempty"` // command: its argument
 }
 
 // ask asks the gateway that is at work on a config.
@@ -332,7 +333,7 @@ func storeField(f devices.Field) StoreField {
 }
 
 // do does what another command asks for.
-func (a *Agent) do(q question, w io.Writer) error {
+func (a *Agent) do(q question, w *bufio.Writer) error {
 	out := json.NewEncoder(w)
 	done := func(id devices.ID, err error) error {
 		if err != nil {
@@ -349,6 +350,8 @@ func (a *Agent) do(q question, w io.Writer) error {
 		return encodeAll(out, deviceLines(c, a))
 	case "pending":
 		return encodeAll(out, a.pendingLines())
+	case "command":
+		return a.tryCommand(devices.Command{Device: id, Name: q.Args.Name, Argument: q.Args.Value}, w)
 	case "admit":
 		return done(a.Admit(q.Args.Which, aboard.Terms{As: q.Args.As, Name: q.Args.Name}))
 	case "refuse":

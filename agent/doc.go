@@ -8,12 +8,13 @@
 //	├── bridge.Run           the XMPP session and its return
 //	├── forwarder.run        outbox → bridge; one goroutine a publication
 //	├── supervise (each)     one driver; its goroutines are its own
+//	├── orders.work (each)   the commands of one device, while it has any
 //	├── house ticks          silence becomes state; state is kept
 //	└── outbox               its committer, from New until the end of Run
 //
 // # How it stops
 //
-// Drivers first, so that nothing new comes; then the forwarder, once what is
+// Commands and drivers first, so that nothing new comes; then the forwarder, once what is
 // under way is answered or the budget for that is used up; then the bridge,
 // which takes all devices offline; the outbox last.
 package agent

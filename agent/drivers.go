@@ -26,9 +26,8 @@ import (
 
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
-// resumed, devices may repeat what they said before. Of profiles, known are
-// those that tell their devices from others.
-func drivers(c *config.Config, profiles, known *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
+// resumed, devices may repeat what they said before.
+func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	for _, d := range c.Devices {
@@ -46,7 +45,7 @@ func drivers(c *config.Config, profiles, known *profile.Library, resumed bool, s
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
-			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen, Profiles: known}
+			own := mqtt.BrokerConfig{Listen: c.MQTT.Listen, Profiles: profiles}
 			for _, u := range c.MQTT.Users {
 				own.Users = append(own.Users, mqtt.User{Name: u.Name, Password: u.Password.Reveal()})
 			}
@@ -55,7 +54,7 @@ func drivers(c *config.Config, profiles, known *profile.Library, resumed bool, s
 		for _, b := range c.MQTT.Brokers {
 			client := mqtt.ClientConfig{
 				Name: b.Name, URL: b.URL, ClientID: b.ClientID,
-				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share, Profiles: known,
+				Username: b.Username, Password: b.Password.Reveal(), Share: b.Share, Profiles: profiles,
 			}
 			if b.TLS != nil {
 				var fault error

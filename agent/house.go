@@ -81,6 +81,13 @@ func (h *house) has(device devices.ID) bool {
 	return h.rooms[device] != nil
 }
 
+func (h *house) isLost(device devices.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rooms[device]
+	return r != nil && r.state == devices.StateLost
+}
+
 // take hands a message to the outbox, and remembers the newest values. Both
 // are done under one lock, so that the order of the values is that of the
 // sequence numbers.

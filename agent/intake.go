@@ -18,6 +18,7 @@ import (
 type intake struct {
 	outbox *outbox.Outbox
 	house  *house
+	orders *orders
 	timing *timing
 	log    *slog.Logger
 	reject rejects
@@ -47,6 +48,9 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 		}
 	}
 	r, err := in.house.take(m, came, in.outbox.Append)
+	if err == nil && !m.Retained {
+		in.orders.heard(m.Readings, came.now)
+	}
 	crashpoint.At(crashpoint.MessageAppended)
 	return r, err
 }

@@ -63,11 +63,12 @@ func TestDevices(t *testing.T) {
 		}
 	}()
 
-	do := func(args ...string) (int, string) {
+	run := func(args ...string) (int, string) {
 		var stdout, stderr bytes.Buffer
-		status := execute(t.Context(), append(append([]string{"devices"}, args...), "-c", filepath.Join(dir, "p.yaml")), &stdout, &stderr)
+		status := execute(t.Context(), append(args, "-c", filepath.Join(dir, "p.yaml")), &stdout, &stderr)
 		return status, stdout.String() + stderr.String()
 	}
+	do := func(args ...string) (int, string) { return run(append([]string{"devices"}, args...)...) }
 	want := func(status int, pattern string, args ...string) {
 		t.Helper()
 		if got, out := do(args...); got != status || !regexp.MustCompile(pattern).MatchString(out) {
@@ -100,6 +101,21 @@ func TestDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(exitDone, `(?m)^kitchen-plug  Kitchen plug  tasmota  mqtt, topic plug  fresh  .*am2301_temperature 21.40 °C`)
+	if status, out := run("command", "kitchen-plug"); status != exitDone || out != "it is not known that the device can be told anything; some have to be heard first\n" {
+		t.Errorf("the commands of one that told none: status %d: %s", status, out)
+	}
+	if out, err := exec.Command("mosquitto_pub", "-h", "127.0.0.1", "-p", fmt.Sprint(broker), "-q", "1", "-t", "tele/plug/STATE", "-m", `{"POWER":"OFF","Dimmer":20}`).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if status, out := run("command", "kitchen-plug"); status != exitDone || out != "power   off, on, toggle  Switch\ndimmer  0 to 100 %\n" {
+		t.Errorf("the commands: status %d: %s", status, out)
+	}
+	if status, out := run("command", "kitchen-plug", "on"); status != exitFailed || out != "refused: nobody who is connected listens on cmnd/plug/POWER\n" {
+		t.Errorf("a command to nobody: status %d: %s", status, out)
+	}
+	if status, out := run("command", "attic", "on"); status != exitFailed || out != "refused: there is no device attic\n" {
+		t.Errorf("a command to a device that is not: status %d: %s", status, out)
+	}
 	want(exitDone, "^renamed kitchen-plug\n$", "rename", "kitchen-plug", "Hall: plug #1")
 	want(exitDone, `(?m)^kitchen-plug  Hall: plug #1  `)
 	want(exitDone, "^removed kitchen-plug\n$", "remove", "kitchen-plug")

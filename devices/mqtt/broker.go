@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"slices"
@@ -64,7 +65,7 @@ type BrokerConfig struct {
 type Broker struct {
 	listen  string
 	members atomic.Pointer[members]
-	server  atomic.Pointer[mochi.Server] // while it runs
+	running atomic.Pointer[hook] // while it does
 	log     *slog.Logger
 }
 
@@ -102,11 +103,11 @@ func (b *Broker) Adopt(next devices.Driver) bool {
 		after = &members{after.users, after.directory, after.rights, before.ear} // which knows what was announced
 	}
 	b.members.Store(after)
-	server := b.server.Load()
-	if server == nil {
+	running := b.running.Load()
+	if running == nil {
 		return true
 	}
-	for _, cl := range server.Clients.GetAll() {
+	for _, cl := range running.server.Clients.GetAll() {
 		same := func(u User) bool { return u.Name == string(cl.Properties.Username) && slices.Contains(after.users, u) }
 		if cl.Net.Inline || len(before.users) == 0 && len(after.users) == 0 || slices.ContainsFunc(before.users, same) {
 			continue
@@ -141,7 +142,7 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 	limits.TopicAliasMaximum = 0
 	server := mochi.New(&mochi.Options{Capabilities: limits, Logger: slog.New(slog.DiscardHandler)})
 	h := &hook{
-		broker: b, server: server, sink: sink, ctx: ctx, stopping: make(chan struct{}),
+		broker: b, server: server, sink: sink, ctx: ctx, stopping: make(chan struct{}), seed: maphash.MakeSeed(),
 		relay: server.NewClient(nil, mochi.LocalListener, "relay", true),
 	}
 	if err := server.AddHook(h, nil); err != nil {
@@ -160,13 +161,25 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 		socket.Close()
 		return fmt.Errorf("cannot start the broker: %w", err)
 	}
-	b.server.Store(server)
-	defer b.server.Store(nil)
+	b.running.Store(h)
+	defer b.running.Store(nil)
 	sink.Up(b.Name())
-	select {
-	case <-ctx.Done():
-	case err = <-l.failed:
-		err = fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			done = true
+		case err = <-l.failed:
+			done, err = true, fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
+		case now := <-ticker.C:
+			m := b.members.Load()
+			for _, out := range m.ear.due(m.directory, now) {
+				if err := h.tell(out); err != nil {
+					b.log.Debug("device not asked", "error", err)
+				}
+			}
+		}
 	}
 	// A client that does not read holds up nobody.
 	impatient := time.AfterFunc(stopTime, l.closePeers)
@@ -192,6 +205,10 @@ type hook struct {
 	ctx      context.Context
 	relay    *mochi.Client // passes on what is not acknowledged yet
 	stopping chan struct{} // closed when nothing more is to be taken
+
+	// Each client id has one of the locks: connections of one client take turns.
+	turns [64]sync.Mutex
+	seed  maphash.Seed
 
 	mu      sync.Mutex
 	stopped bool
@@ -360,12 +377,23 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 	return pk, packets.ErrRejectPacket // which has the library do nothing more
 }
 
+// hear hands a message to the sink. A client that connects anew sends again
+// what was not acknowledged, and what was read from its old connection may be
+// handled after that: it comes again as well, though it is not marked.
 func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error) {
+	turn := &h.turns[maphash.String(h.seed, cl.ID)%uint64(len(h.turns))]
+	turn.Lock()
+	defer turn.Unlock()
 	m := h.broker.members.Load()
-	receipt, _, err := m.ear.report(h.ctx, m.directory, publication{
+	receipt, news, err := m.ear.report(h.ctx, m.directory, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
-		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup,
+		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup || cl.IsTakenOver(),
 	}, h.sink)
+	for _, out := range news.ask {
+		if err := h.tell(out); err != nil {
+			h.broker.log.Debug("device not asked", "error", err)
+		}
+	}
 	return receipt, err
 }
 

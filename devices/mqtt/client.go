@@ -57,6 +57,9 @@ const (
 	// that the library misses the answer to a ping, for which it waits 10 s.
 	roomTime = 3 * time.Second
 
+	// maxAsks bounds the questions that wait to be sent.
+	maxAsks = 256
+
 	// filtersAtOnce keeps a SUBSCRIBE packet below the limits of brokers.
 	filtersAtOnce = 100
 
@@ -73,7 +76,8 @@ type Client struct {
 	directory atomic.Pointer[directory]
 	ear       *ear
 	changed   chan struct{} // has one where a link may have something new to follow
-	scouts    bool          // as NewScout says
+	up        atomic.Pointer[link]
+	scouts    bool // as NewScout says
 	log       *slog.Logger
 	lost      int // times in a row that the connection was lost soon; of Run alone
 
@@ -196,7 +200,7 @@ func (c *Client) Run(ctx context.Context, sink devices.Sink) error {
 	l := &link{
 		client: c, sink: sink,
 		heard: make(chan paho.Message, maxQueued), acks: make(chan heldAck, maxQueued),
-		failed: make(chan error, 1), stopping: make(chan struct{}),
+		asks: make(chan profile.Outgoing, maxAsks), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
 	err := l.run(ctx)
 	if ctx.Err() != nil {
@@ -210,15 +214,17 @@ type link struct {
 	client *Client
 	sink   devices.Sink
 	conn   *framedConn // nil until it is open
+	broker paho.Client // as conn
 
 	subscribed map[string]bool // of the goroutine that runs it
 
-	heard    chan paho.Message // not yet decoded
-	acks     chan heldAck      // not yet acknowledged
-	queued   atomic.Int64      // bytes in both
-	crowd    crowd             // of QoS 0 in heard
-	failed   chan error        // has the first reason why the link is of no more use
-	stopping chan struct{}     // closed when nothing more is to be taken
+	heard    chan paho.Message     // not yet decoded
+	acks     chan heldAck          // not yet acknowledged
+	queued   atomic.Int64          // bytes in both
+	crowd    crowd                 // of QoS 0 in heard
+	asks     chan profile.Outgoing // questions to devices
+	failed   chan error            // has the first reason why the link is of no more use
+	stopping chan struct{}         // closed when nothing more is to be taken
 }
 
 // A heldAck is an acknowledgement that waits for its turn and for its receipt.
@@ -273,9 +279,16 @@ func (l *link) run(ctx context.Context) error {
 	workers.Go(func() { l.take(working) })
 	workers.Go(l.acknowledge)
 
+	l.broker = broker
 	if err = l.follow(ctx, broker); err == nil {
+		l.client.up.Store(l)
 		l.sink.Up(l.client.Name())
+		if !l.client.scouts {
+			l.ask(l.client.ear.begin(l.client.directory.Load(), time.Now())...)
+		}
 	}
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
 	for done := false; err == nil && !done; {
 		select {
 		case <-ctx.Done():
@@ -283,8 +296,14 @@ func (l *link) run(ctx context.Context) error {
 		case err = <-l.failed:
 		case <-l.client.changed:
 			err = l.follow(ctx, broker)
+		case out := <-l.asks:
+			l.ask(out)
+		case now := <-ticker.C:
+			l.ask(l.client.ear.due(l.client.directory.Load(), now)...)
 		}
 	}
+
+	l.client.up.Store(nil)
 
 	// What is safe is acknowledged before the connection is closed, but a
 	// peer that does not read holds up nobody.
@@ -603,12 +622,18 @@ func (l *link) take(ctx context.Context) {
 		if m.Qos() == 0 {
 			l.crowd.leave(m.Topic())
 		}
-		receipt, changed, err := c.ear.report(ctx, c.directory.Load(), publication{
+		receipt, news, err := c.ear.report(ctx, c.directory.Load(), publication{
 			source: c.Name(), session: c.config.Name, broker: c.config.Name, topic: m.Topic(), payload: m.Payload(),
 			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
 		}, l.sink)
-		if changed {
+		if news.announced {
 			c.change()
+		}
+		for _, out := range news.ask {
+			select {
+			case l.asks <- out:
+			default: // it is asked again some time
+			}
 		}
 		switch {
 		case m.Qos() == 0:

@@ -15,6 +15,8 @@ import (
 // *[profile.Profile] is one.
 type Decoder interface {
 	ID() string
+	// Family is the profile whose devices these are: ID, but for some.
+	Family() string
 	// Filters are what to subscribe to for a device, SharedFilters what for
 	// all of the firmware together.
 	Filters(at profile.Place) []string
@@ -71,20 +73,33 @@ func newDirectory(ds []Device) *directory {
 	d := &directory{devices: ds, at: make(map[string][]*Device), by: make(map[announcer]*Device)}
 	for i := range ds {
 		d.at[ds[i].Place.Topic] = append(d.at[ds[i].Place.Topic], &ds[i])
-		d.by[announcer{ds[i].Profile.ID(), ds[i].Place.Topic}] = &ds[i]
+		d.by[announcer{ds[i].Profile.Family(), ds[i].Place.Topic}] = &ds[i]
 		if ds[i].Identity != "" {
-			d.by[announcer{ds[i].Profile.ID(), ds[i].Identity}] = &ds[i]
+			d.by[announcer{ds[i].Profile.Family(), ds[i].Identity}] = &ds[i]
 		}
 	}
 	return d
 }
 
-// named gives the device that a profile tells of by its identity, or nil.
-func (d *directory) named(o profile.Output) *Device {
-	if device := d.by[announcer{o.Profile, o.Identity}]; device != nil || o.About.Identity == "" {
-		return device
+// get gives the device of an id, or nil.
+func (d *directory) get(id devices.ID) *Device {
+	for i := range d.devices {
+		if d.devices[i].ID == id {
+			return &d.devices[i]
+		}
 	}
-	return d.by[announcer{o.Profile, o.About.Identity}]
+	return nil
+}
+
+// named gives the device that a family of profiles tells of by one of its
+// identities, or nil.
+func (d *directory) named(family string, identities ...string) *Device {
+	for _, identity := range identities {
+		if device := d.by[announcer{family, identity}]; device != nil && identity != "" {
+			return device
+		}
+	}
+	return nil
 }
 
 // find gives the device of a topic that was checked, or nil. Where several

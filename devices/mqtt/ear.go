@@ -35,16 +35,18 @@ type ear struct {
 	session   *profile.Session
 	announced map[announcer][]string // further topics
 	parents   map[announcer]string   // identities of those that devices hang on
-	topics    int                    // in announced
+	shown     map[announcer]string   // identities that the messages of configured devices show, by their places
+	asked     map[question]asked
+	topics    int // in announced
 	tokens    float64
 	filled    time.Time
 }
 
-// An announcer is a device in the words of a profile.
-type announcer struct{ profile, identity string }
+// An announcer is a device in the words of a family of profiles.
+type announcer struct{ family, identity string }
 
 func newEar(profiles *profile.Library, limited bool) *ear {
-	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), tokens: strangerBurst}
+	e := &ear{profiles: profiles, limited: limited, announced: make(map[announcer][]string), parents: make(map[announcer]string), shown: make(map[announcer]string), asked: make(map[question]asked), tokens: strangerBurst}
 	if profiles != nil {
 		e.session = profiles.NewSession(nil)
 	}
@@ -56,6 +58,12 @@ type saying struct {
 	device *Device
 	profile.Output
 	indirect bool // another device says it
+}
+
+// news is what a publication brings beside readings.
+type news struct {
+	announced bool               // topics were announced
+	ask       []profile.Outgoing // to be sent, without waiting for anything
 }
 
 // read reads a publication. changed says that topics were announced. The error
@@ -75,13 +83,12 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 	if e.session != nil {
 		out, changed, err = e.hear(m, device)
 	}
-	if device != nil && out.Profile != device.Profile.ID() {
-		out, err = device.Profile.Decode(device.Place, m)
-		out.Profile = device.Profile.ID()
+	if device != nil && e.family(out.Profile) != device.Profile.Family() {
+		out, err = e.decode(m, device)
 	}
 	if err != nil {
 		if device == nil {
-			device = d.named(out)
+			device = e.owner(d, out)
 		}
 		return nil, nil, changed, device, err
 	}
@@ -90,11 +97,16 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 		if o.Availability != devices.AvailabilityUnknown {
 			says = append(says, e.children(d, o)...)
 		}
-		owner := d.named(o)
+		owner := e.owner(d, o)
 		if owner == nil && i == 0 {
 			owner = device
 		}
 		o.Children = nil
+		if owner != nil && o.Identity != "" {
+			e.mu.Lock()
+			e.shown[announcer{owner.Profile.Family(), owner.Place.Topic}] = o.Identity
+			e.mu.Unlock()
+		}
 		switch {
 		case owner == nil:
 			if s, ok := e.stranger(p, o, i == 0 && !announced); ok {
@@ -106,7 +118,7 @@ func (e *ear) read(d *directory, p publication) (says []saying, strangers []devi
 	}
 	for _, earlier := range out.Earlier { // of strangers: what is configured was read when it came
 		for _, o := range flat(earlier.Output) {
-			if d.named(o) == nil && d.find(earlier.Message.Topic) == nil {
+			if e.owner(d, o) == nil && d.find(earlier.Message.Topic) == nil {
 				if s, ok := e.stranger(publication{source: p.source, broker: p.broker, topic: earlier.Message.Topic, retained: earlier.Message.Retained}, o, false); ok {
 					strangers = append(strangers, s)
 				}
@@ -128,7 +140,7 @@ func (e *ear) children(d *directory, parent profile.Output) (says []saying) {
 	defer e.mu.Unlock()
 	for i := range d.devices {
 		device := &d.devices[i]
-		if id := device.Profile.ID(); id == parent.Profile && e.parents[announcer{id, device.Place.Topic}] == parent.Identity && parent.Identity != "" {
+		if family := device.Profile.Family(); family == e.family(parent.Profile) && e.parents[announcer{family, device.Place.Topic}] == parent.Identity && parent.Identity != "" {
 			says = append(says, saying{device, what, true})
 		}
 	}
@@ -146,6 +158,34 @@ func flat(o profile.Output) []profile.Output {
 	return all
 }
 
+// family gives that of a profile.
+func (e *ear) family(id string) string {
+	if e.profiles == nil || e.profiles.Get(id) == nil {
+		return id
+	}
+	return e.profiles.Get(id).Family()
+}
+
+// owner gives the configured device that an output is of, or nil.
+func (e *ear) owner(d *directory, o profile.Output) *Device {
+	return d.named(e.family(o.Profile), o.Identity, o.About.Identity)
+}
+
+// decode reads a message of a device by the device's own profile, where others
+// know the topic too, or better.
+func (e *ear) decode(m profile.Message, device *Device) (out profile.Output, err error) {
+	if e.session == nil {
+		out, err = device.Profile.Decode(device.Place, m)
+	} else {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.session.In(device.Place.Location)
+		out, err = e.session.HearAt(device.Profile.ID(), device.Place, m)
+	}
+	out.Profile = device.Profile.ID()
+	return out, err
+}
+
 // hear has the session hear a message.
 func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, changed bool, err error) {
 	e.mu.Lock()
@@ -160,7 +200,7 @@ func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, chang
 		return out, false, err
 	}
 	for _, identity := range out.Removed {
-		changed = e.announce(announcer{out.Profile, identity}, nil) || changed
+		changed = e.announce(announcer{e.family(out.Profile), identity}, nil) || changed
 	}
 	for _, o := range flat(out) {
 		about, ok := e.session.Describe(o.Profile, o.Identity)
@@ -177,7 +217,7 @@ func (e *ear) hear(m profile.Message, device *Device) (out profile.Output, chang
 			}
 		}
 		topics = slices.DeleteFunc(topics, func(t string) bool { return checkTopic(t) != nil || strings.HasPrefix(t, "$") })
-		who := announcer{o.Profile, cmp.Or(about.Called, o.Identity)}
+		who := announcer{e.family(o.Profile), cmp.Or(about.Called, o.Identity)}
 		changed = e.announce(who, topics) || changed
 		if about.Parent != "" && (len(e.parents) < maxAnnounced || e.parents[who] != "") {
 			e.parents[who] = about.Parent
@@ -217,7 +257,7 @@ func (e *ear) announcedTopics(d *directory, configured bool) []string {
 	defer e.mu.Unlock()
 	var all []string
 	for who, topics := range e.announced {
-		if (d.named(profile.Output{Profile: who.profile, Identity: who.identity}) != nil) == configured {
+		if (d.named(who.family, who.identity) != nil) == configured {
 			all = append(all, topics...)
 		}
 	}
@@ -271,12 +311,13 @@ var (
 // nothing has to be waited for. An error means that the sink does not take it
 // now. What nobody understands is rejected, and that is no error: it would not
 // get better by being sent again.
-func (e *ear) report(ctx context.Context, d *directory, p publication, sink devices.Sink) (_ devices.Receipt, changed bool, _ error) {
+func (e *ear) report(ctx context.Context, d *directory, p publication, sink devices.Sink) (_ devices.Receipt, n news, _ error) {
 	if err := checkTopic(p.topic); err != nil {
 		sink.Reject(p.source, err)
-		return nil, false, nil
+		return nil, n, nil
 	}
 	says, strangers, changed, device, err := e.read(d, p)
+	n.announced = changed
 	if err != nil {
 		source := p.source
 		if device != nil {
@@ -285,7 +326,7 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 			err = errNoDevice
 		}
 		sink.Reject(source, fmt.Errorf("topic %q: %w", p.topic, err))
-		return nil, changed, nil
+		return nil, n, nil
 	}
 	unwanted := false
 	for _, s := range strangers {
@@ -301,18 +342,21 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 		if s.Availability != devices.AvailabilityUnknown || s.indirect {
 			sink.Availability(s.device.ID, s.Availability, p.retained)
 		}
+		if !s.indirect {
+			n.ask = append(n.ask, e.questions(s.Profile, s.Output, time.Now())...)
+		}
 		for _, r := range s.Readings {
 			r.Device = s.device.ID
 			m.Readings = append(m.Readings, r)
 		}
 	}
 	if len(m.Readings) == 0 {
-		return nil, changed, nil
+		return nil, n, nil
 	}
 	if p.qos > 0 {
 		m.Origin = devices.NewOrigin([]byte(p.session), []byte(p.topic), []byte{byte(p.id >> 8), byte(p.id)}, p.payload)
 		m.Redelivered, m.Window = p.duplicate, usualWindow
 	}
 	receipt, err := sink.Report(ctx, m)
-	return receipt, changed, err
+	return receipt, n, err
 }

@@ -13,11 +13,12 @@ import (
 // allocates what a header announces, up to 256 MiB, before a byte of it came.
 const maxPacket = 256 << 10
 
-// The packet types that a broker sends to a client that only subscribes (MQTT
-// 3.1.1 section 2.2.1).
+// The packet types that a broker sends to a client that publishes with no more
+// than QoS 1 (MQTT 3.1.1 section 2.2.1).
 const (
 	typeConnack  = 2
 	typePublish  = 3
+	typePuback   = 4
 	typeSuback   = 9
 	typeUnsuback = 11
 	typePingresp = 13
@@ -32,6 +33,8 @@ type framer struct {
 	// beyond its own. Set from another goroutine; an answer sets it to 0.
 	filters atomic.Int32
 	leaving atomic.Bool // an UNSUBSCRIBE is under way; as filters
+	// published is how many PUBLISH with QoS 1 are not yet answered; as filters.
+	published atomic.Int32
 
 	// scouts is set, before the first byte, on the connection of a scout. It
 	// hears what is meant for others, so what is too large is no fault of the
@@ -115,6 +118,7 @@ func (f *framer) check() error {
 		if want := int(f.filters.Swap(0)); want == 0 || f.length != 2+want {
 			return fmt.Errorf("the broker answers the subscription of %d filters with %d codes", want, f.length-2)
 		}
+	case kind == typePuback && f.length == 2 && f.published.Add(-1) >= 0:
 	case kind == typeUnsuback && f.length == 2 && f.leaving.Swap(false):
 	case kind == typePingresp:
 	default:

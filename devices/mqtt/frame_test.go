@@ -44,6 +44,7 @@ func TestFramer(t *testing.T) {
 		"QoS 3":                 {0, connack + "\x36\x05\x00\x01a\x00\x01", "QoS 3"},
 		"a packet of a client":  {0, connack + "\xc0\x00", "type 12, which answers nothing"},
 		"an UNSUBACK":           {0, connack + "\xb0\x02\x00\x01", "type 11, which answers nothing"},
+		"a PUBACK for nothing":  {0, connack + "\x40\x02\x00\x01", "type 4, which answers nothing"},
 		"a type that is not":    {0, connack + "\xf0\x00", "type 15, which answers nothing"},
 		"fault in later packet": {0, connack + publish + publish + "\x60\x02\x00\x01", "type 6, which answers nothing"},
 	} {

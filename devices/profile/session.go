@@ -118,6 +118,22 @@ func (s *Session) follow(out *Output) {
 	slices.SortStableFunc(out.Children, func(a, b Output) int { return cmp.Compare(a.Identity, b.Identity) })
 }
 
+// HearAt reads a message of a device that is known to be at a place, by its
+// profile, whatever others know the topic.
+func (s *Session) HearAt(profile string, at Place, m Message) (Output, error) {
+	h := newHeard(m)
+	h.known = s.heardBefore
+	p := s.library.Get(profile)
+	if p == nil {
+		return Output{}, ErrUnknown
+	}
+	captures, ok := p.captures(h, at.Topic)
+	if !ok {
+		return Output{Profile: profile}, ErrNotOurs
+	}
+	return s.hearOwn(h, p, captures)
+}
+
 func (s *Session) hear(m Message) (Output, error) {
 	h := newHeard(m)
 	h.known = s.heardBefore

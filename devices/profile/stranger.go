@@ -20,19 +20,6 @@ func (p *Profile) SharedFilters() []string {
 	return all
 }
 
-// Above gives a library of the profiles of more than a priority: above 0 are
-// those that know their devices from others.
-func (l *Library) Above(priority int) *Library {
-	some := &Library{profiles: make(map[string]*Profile), aliases: make(map[string]string)}
-	for id, p := range l.profiles {
-		if p.Priority() > priority {
-			some.profiles[id] = p
-		}
-	}
-	some.index()
-	return some
-}
-
 // Posted reads what an unknown device sent to the gateway itself by CoAP, by
 // the profile that says most of it.
 func (l *Library) Posted(m Message) (Output, error) {

@@ -1,0 +1,362 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/porchlight-iot/porchlight/bridge"
+	"github.com/porchlight-iot/porchlight/devices"
+)
+
+const (
+	// maxOrders is how many commands may wait for one device.
+	maxOrders = 8
+	// orderTime is how long one may: who gave it does not expect it any more.
+	orderTime = 10 * time.Second
+	// sendTime is for the broker to acknowledge it.
+	sendTime = 5 * time.Second
+)
+
+// orders carries out commands: those of one device one after the other, so that
+// it is known which of them a report confirms.
+type orders struct {
+	house     *house
+	actuators func() []devices.Actuator
+	tell      func(bridge.Event)
+
+	mu      sync.Mutex
+	ctx     context.Context // of the workers; nil while none may begin
+	desks   map[devices.ID]*desk
+	working sync.WaitGroup
+	number  int // for the ids of events
+}
+
+// A desk has the commands of one device. It has a worker while it has any.
+type desk struct {
+	waiting []order
+	awaited *report
+}
+
+// An order is a command that was accepted.
+type order struct {
+	ctx     context.Context
+	author  string
+	command devices.Command
+	outcome chan<- bridge.Outcome
+}
+
+// A report is one by which a device confirms a command.
+type report struct {
+	devices.Confirmation
+	came  chan time.Time // has one when it came
+	other devices.Value  // what the field had instead
+}
+
+func newOrders(h *house, actuators func() []devices.Actuator, tell func(bridge.Event)) *orders {
+	return &orders{house: h, actuators: actuators, tell: tell, desks: make(map[devices.ID]*desk)}
+}
+
+// start has commands be carried out until ctx ends.
+func (o *orders) start(ctx context.Context) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ctx = ctx
+}
+
+// stop refuses all that was not sent. It returns when nothing is at work, and
+// ctx of start must have ended.
+func (o *orders) stop() {
+	o.mu.Lock()
+	o.ctx = nil
+	o.mu.Unlock()
+	o.working.Wait()
+}
+
+// errStopping refuses commands while the gateway stops, or has not begun.
+var errStopping = errors.New("the gateway is stopping")
+
+// give takes a command.
+func (o *orders) give(ctx context.Context, author string, c devices.Command) <-chan bridge.Outcome {
+	outcome := make(chan bridge.Outcome, 2)
+	one := order{ctx, author, c, outcome}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := o.desks[c.Device]
+	var refusal error
+	switch {
+	case o.ctx == nil:
+		refusal = errStopping
+	case !o.house.has(c.Device):
+		refusal = fmt.Errorf("there is no device %s", c.Device)
+	case d != nil && len(d.waiting) >= maxOrders:
+		refusal = bridge.ErrBusy
+	}
+	if refusal != nil {
+		o.refuse(one, refusal)
+		return outcome
+	}
+	if d == nil {
+		d = &desk{}
+		o.desks[c.Device] = d
+		ctx := o.ctx
+		o.working.Go(func() { o.work(ctx, c.Device, d) })
+	}
+	d.waiting = append(d.waiting, one)
+	return outcome
+}
+
+// refuse is called with o.mu held.
+func (o *orders) refuse(one order, why error) {
+	one.outcome <- bridge.Outcome{Kind: bridge.Refused, Err: why}
+	close(one.outcome)
+	o.audit(one, "refused: "+why.Error())
+}
+
+// audit tells of a command. It is called with o.mu held.
+func (o *orders) audit(one order, outcome string) {
+	now := time.Now()
+	o.number++
+	c := one.command
+	o.tell(bridge.Event{
+		ID: fmt.Sprintf("command-%s-%d-%d", c.Device, now.UnixMicro(), o.number), Time: now, Category: "command", Device: c.Device, Author: one.author,
+		Title: strings.TrimSpace(fmt.Sprintf("%s: %s %s", c.Device, c.Name, c.Argument)), Summary: outcome,
+	})
+}
+
+// work carries out the commands of one device until there are no more.
+func (o *orders) work(ctx context.Context, id devices.ID, d *desk) {
+	for {
+		o.mu.Lock()
+		if len(d.waiting) == 0 {
+			delete(o.desks, id)
+			o.mu.Unlock()
+			return
+		}
+		one := d.waiting[0]
+		d.waiting = d.waiting[1:]
+		o.mu.Unlock()
+		o.carryOut(ctx, d, one)
+	}
+}
+
+// carryOut sends a command, and waits for what confirms it.
+func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
+	err := one.ctx.Err()
+	switch {
+	case ctx.Err() != nil:
+		err = errStopping
+	case err != nil:
+		err = errors.New("it is too late for it")
+	case o.house.isLost(one.command.Device):
+		err = errors.New("the device is lost")
+	}
+	var via devices.Actuator
+	c := one.command
+	if err == nil {
+		via, c, err = o.route(c)
+	}
+	var awaited *report
+	var began time.Time
+	if err == nil {
+		sending, cancel := context.WithTimeout(ctx, sendTime)
+		err = via.Execute(sending, c, func(what devices.Confirmation) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			began = time.Now()
+			awaited = &report{Confirmation: what, came: make(chan time.Time, 1)}
+			d.awaited = awaited
+		})
+		cancel()
+	}
+	if err != nil && !errors.Is(err, devices.ErrUncertain) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		d.awaited = nil
+		o.refuse(one, err)
+		return
+	}
+	one.outcome <- bridge.Outcome{Kind: bridge.Sent, Err: err}
+	summary := "sent"
+	if err != nil {
+		summary += ": " + err.Error()
+	}
+	if awaited != nil && awaited.Field != "" {
+		patience := time.NewTimer(time.Until(began.Add(awaited.Within)))
+		defer patience.Stop()
+		select {
+		case at := <-awaited.came:
+			after := max(0, at.Sub(began))
+			one.outcome <- bridge.Outcome{Kind: bridge.Confirmed, After: after}
+			summary = fmt.Sprintf("confirmed after %s", after.Round(time.Millisecond))
+		case <-patience.C:
+			summary += fmt.Sprintf("; not confirmed within %s", awaited.Within)
+		case <-ctx.Done():
+			summary += "; the gateway stopped"
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if d.awaited = nil; awaited != nil && awaited.other.IsValid() && !strings.HasPrefix(summary, bridge.Confirmed.String()) {
+		summary += fmt.Sprintf("; the device reports %s %s", awaited.Field, awaited.other)
+	}
+	close(one.outcome)
+	o.audit(one, summary)
+}
+
+// heard notes what devices reported at a time.
+func (o *orders) heard(readings []devices.Reading, at time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.desks) == 0 {
+		return
+	}
+	for _, r := range readings {
+		d := o.desks[r.Device]
+		if d == nil || d.awaited == nil {
+			continue
+		}
+		for _, f := range r.Fields {
+			switch {
+			case f.Name != d.awaited.Field:
+			case !d.awaited.Value.IsValid() || same(f.Value, d.awaited.Value):
+				select {
+				case d.awaited.came <- at:
+				default: // it came already
+				}
+			default:
+				d.awaited.other = f.Value
+			}
+		}
+	}
+}
+
+// same compares values as people do: 40 is 40.0, and On is on.
+func same(a, b devices.Value) bool {
+	if a.Kind() == devices.NumberValue && b.Kind() == devices.NumberValue {
+		x, y := a.Float(), b.Float()
+		return math.Abs(x-y) <= 1e-6*max(1, math.Abs(x), math.Abs(y))
+	}
+	return a.Kind() == b.Kind() && strings.EqualFold(a.String(), b.String())
+}
+
+// route finds who can tell the device, and what on, off and toggle are to it.
+func (o *orders) route(c devices.Command) (devices.Actuator, devices.Command, error) {
+	for _, a := range o.actuators() {
+		controls := a.Controls(c.Device)
+		if len(controls) == 0 {
+			continue
+		}
+		name, err := resolve(controls, &c)
+		c.Name = name
+		return a, c, err
+	}
+	return nil, c, errors.New("it is not known that the device can be told anything; some have to be heard first")
+}
+
+// resolve gives the name of the control that a command means.
+func resolve(controls []devices.Control, c *devices.Command) (string, error) {
+	var names, switches []string
+	for _, control := range controls {
+		if strings.EqualFold(control.Name, c.Name) {
+			return control.Name, nil
+		}
+		names = append(names, control.Name)
+		if a := control.Argument; a.Type == devices.SwitchArgument && slices.Contains(a.Words, strings.ToLower(c.Name)) {
+			switches = append(switches, control.Name)
+		}
+	}
+	switch {
+	case c.Argument != "" || len(switches) == 0:
+		return c.Name, fmt.Errorf("the device has no command %q; it has %s", c.Name, strings.Join(names, ", "))
+	case len(switches) > 1:
+		return c.Name, fmt.Errorf("the device has several switches: %s; name one, as in %s %s", strings.Join(switches, ", "), switches[0], c.Name)
+	}
+	c.Argument = strings.ToLower(c.Name)
+	return switches[0], nil
+}
+
+// actuators are the drivers at work that can tell devices something.
+func (a *Agent) actuators() (all []devices.Actuator) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range a.crew {
+		if actuator, ok := w.driver.(devices.Actuator); ok {
+			all = append(all, actuator)
+		}
+	}
+	return all
+}
+
+// Controls implements [bridge.Executor].
+func (a *Agent) Controls(device devices.ID) []devices.Control {
+	for _, actuator := range a.actuators() {
+		if all := actuator.Controls(device); len(all) > 0 {
+			return all
+		}
+	}
+	return nil
+}
+
+// Execute implements [bridge.Executor].
+func (a *Agent) Execute(ctx context.Context, author string, c devices.Command) <-chan bridge.Outcome {
+	return a.orders.give(ctx, author, c)
+}
+
+var _ bridge.Executor = (*Agent)(nil)
+
+// A CommandLine is what `porchlight command` tells: how a command goes on, or
+// one that there is.
+type CommandLine struct {
+	Outcome string  `json:"outcome,omitempty"` // refused, sent, confirmed
+	Why     string  `json:"why,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"` // confirmed: after so many
+
+	Name  string   `json:"name,omitempty"`
+	Title string   `json:"title,omitempty"`
+	Type  string   `json:"type,omitempty"` // of the argument; absent: none
+	Words []string `json:"words,omitempty"`
+	Min   *float64 `json:"min,omitempty"`
+	Max   *float64 `json:"max,omitempty"`
+	Unit  string   `json:"unit,omitempty"`
+}
+
+// argumentNames are for those who look into a gateway.
+var argumentNames = [...]string{"", "switch", "number", "integer", "word", "text"}
+
+// tryCommand gives a device a command, on behalf of one who may use the data
+// directory, and tells each outcome when it is known. Without a name, it tells
+// what there is.
+func (a *Agent) tryCommand(c devices.Command, w *bufio.Writer) error {
+	out := json.NewEncoder(w)
+	if c.Name == "" {
+		if !a.house.has(c.Device) {
+			return fmt.Errorf("there is no device %s", c.Device)
+		}
+		var lines []CommandLine
+		for _, control := range a.Controls(c.Device) {
+			arg := control.Argument
+			lines = append(lines, CommandLine{Name: control.Name, Title: control.Title, Type: argumentNames[arg.Type], Words: arg.Words, Min: arg.Min, Max: arg.Max, Unit: string(arg.Unit)})
+		}
+		return encodeAll(out, lines)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), orderTime)
+	defer cancel()
+	for o := range a.Execute(ctx, "", c) {
+		l := CommandLine{Outcome: o.Kind.String(), Seconds: o.After.Seconds()}
+		if o.Err != nil {
+			l.Why = o.Err.Error()
+		}
+		if err := errors.Join(out.Encode(l), w.Flush()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
