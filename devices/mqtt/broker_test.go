@@ -276,7 +276,7 @@ func TestBrokerTakeover(t *testing.T) {
 	run(t, b, sink)
 	sink.WaitUp(t, 1)
 	rawConnect(t, b.listen, "kitchen", "", "")
-	server := b.server.Load()
+	server := b.running.Load().server
 	old, ok := server.Clients.Get("kitchen")
 	if !ok {
 		t.Fatal("the client is not known")
