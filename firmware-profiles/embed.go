@@ -10,3 +10,9 @@ import "embed"
 //
 //go:embed *.yaml
 var FS embed.FS
+
+// Samples has messages of real devices, of which pages about profiles show one:
+// testdata/<id>.jsonl.
+//
+//go:embed testdata/*.jsonl
+var Samples embed.FS

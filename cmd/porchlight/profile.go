@@ -32,6 +32,7 @@ func runProfile(_ context.Context, args []string, stdout, stderr io.Writer) erro
 	folder := flags.String("dir", "", "a `FOLDER` of profiles of your own, besides the built-in ones")
 	topic := flags.String("topic", "", "test NAME: the `TOPIC` of the message")
 	file := flags.String("file", "", "test NAME: the `FILE` that holds the message; - is the standard input")
+	yaml := flags.Bool("yaml", false, "show: the profile's file")
 	samples := flags.String("samples", "", "test: a `FILE` of samples, one JSON object a line")
 	if err := parse(flags, args); err != nil {
 		return err
@@ -46,7 +47,7 @@ func runProfile(_ context.Context, args []string, stdout, stderr io.Writer) erro
 	case what == "list" && name == "":
 		return listProfiles(library, out)
 	case what == "show" && name != "":
-		return showProfile(library, name, out)
+		return showProfile(library, name, *yaml, out)
 	case what == "test" && name == "" && *samples != "":
 		return testSamples(library, *samples, out)
 	case what == "test" && name != "" && *file != "":
@@ -81,12 +82,16 @@ func listProfiles(library *profile.Library, w io.Writer) error {
 	return table.Flush()
 }
 
-func showProfile(library *profile.Library, name string, w io.Writer) error {
+func showProfile(library *profile.Library, name string, yaml bool, w io.Writer) error {
 	p := library.Get(name)
 	if p == nil {
 		return fmt.Errorf("there is no profile %q; porchlight profile list shows them", name)
 	}
-	_, err := w.Write(p.Source())
+	text := library.Page(name)
+	if yaml {
+		text = p.Source()
+	}
+	_, err := w.Write(text)
 	return err
 }
 

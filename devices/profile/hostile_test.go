@@ -190,7 +190,8 @@ func monsters() map[string][]byte {
 }
 
 // TestMonsters sends each profile megabytes on each of its topics. What it
-// allocates is bounded by what it was sent.
+// allocates is bounded by what it was sent, and the time by that which it takes
+// to look at each byte as a JSON parser does.
 func TestMonsters(t *testing.T) {
 	library, err := Builtin()
 	if err != nil {
@@ -201,7 +202,17 @@ func TestMonsters(t *testing.T) {
 		topics[s.Firmware+" "+s.Topic[strings.LastIndexByte(s.Topic, '/')+1:]] = s
 	}
 	session := library.NewSession(time.UTC)
+	var hearing, looking time.Duration
 	for name, payload := range monsters() {
+		quoted, err := json.Marshal(string(payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := cpuTime()
+		for range 10 {
+			json.Valid(quoted)
+		}
+		looking += (cpuTime() - began) / 10 * time.Duration(len(topics))
 		for _, at := range sortedKeys(topics) {
 			s := topics[at]
 			m, err := s.Message(received)
@@ -211,7 +222,9 @@ func TestMonsters(t *testing.T) {
 			m.Payload = payload
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
+			began := cpuTime()
 			out, err := s.hear(session, m)
+			hearing += cpuTime() - began
 			runtime.ReadMemStats(&after)
 			if problem := soundOutput(out, err); problem != "" {
 				t.Errorf("%s at %s: %s", name, at, problem)
@@ -220,6 +233,10 @@ func TestMonsters(t *testing.T) {
 				t.Errorf("%s at %s: %d MiB are allocated for %d KiB", name, at, used>>20, len(payload)>>10)
 			}
 		}
+	}
+	t.Logf("hearing took %v, looking %v", hearing, looking)
+	if hearing > 5*looking {
+		t.Error("hearing takes too long")
 	}
 }
 

@@ -530,6 +530,15 @@ func FuzzDecode(f *testing.F) {
 			f.Add(uint8(i), s.Topic, s.payload(f), format)
 		}
 	}
+	for _, s := range allLines(f) { // of ports and CoAP servers, whose profiles have no other samples
+		if p := set.Get(s.Firmware); s.Transport != "mqtt" && p != nil {
+			m, err := s.Message(received)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(uint8(slices.Index(set.Names(), p.ID())), m.Topic, m.Payload, m.ContentFormat)
+		}
+	}
 	wellFormed := regexp.MustCompile(`^[a-z0-9]+(_[a-z0-9]+)*$`)
 	f.Fuzz(func(t *testing.T, which uint8, topic string, payload []byte, format int) {
 		p := set.Get(set.Names()[int(which)%len(set.Names())])

@@ -241,22 +241,14 @@ func sameValue(got, want any) bool {
 
 // runTest runs one of the profile's own tests: what is wrong, "" if nothing.
 func (p *Profile) runTest(t testRule) string {
-	s := Sample{Topic: t.Topic, PayloadHex: t.Hex}
-	if t.Hex == "" {
-		s.Payload = &t.Payload
-	}
+	s := p.sampleOf(t)
 	m, err := s.Message(testTime)
 	if err != nil {
 		return "hex: " + err.Error()
 	}
-	l := &Library{profiles: map[string]*Profile{p.ID(): p}}
+	l := &Library{profiles: map[string]*Profile{p.ID(): p}, aliases: make(map[string]string)}
 	l.index()
-	var out Output
-	if len(p.file.Match) > 0 {
-		out, err = l.NewSession(time.UTC).Hear(m)
-	} else {
-		out, err = p.Decode(Place{Location: time.UTC}, m)
-	}
+	out, err := s.hear(l.NewSession(time.UTC), m)
 	if err != nil || t.Error != "" {
 		if err == nil || t.Error == "" || !strings.Contains(err.Error(), t.Error) {
 			return fmt.Sprintf("the error is %v, not %q", err, t.Error)
@@ -280,6 +272,19 @@ func (p *Profile) runTest(t testRule) string {
 		}
 	}
 	return strings.Join(wrong, "; ")
+}
+
+// sampleOf makes a sample of a test. A profile that takes no message by itself
+// is told that it is for this one.
+func (p *Profile) sampleOf(t testRule) Sample {
+	s := Sample{Firmware: p.ID(), Transport: "mqtt", Topic: t.Topic, PayloadHex: t.Hex}
+	if t.Hex == "" {
+		s.Payload = &t.Payload
+	}
+	if len(p.file.Match) == 0 || p.Priority() == 0 {
+		s.Transport = p.file.Transports[len(p.file.Transports)-1]
+	}
+	return s
 }
 
 // testTime is when the messages of tests are taken to come.
