@@ -65,12 +65,15 @@ func (w *world) inflict(ctx context.Context, f fault) error {
 	case "power-cut":
 		return w.gateway.off(func() error { return w.cut(f.seed) })
 	case "lying-card":
+		began := time.Now()
 		w.change(func(t *faultfs.Trouble) { t.Lies = true })
 		pause(ctx, lasts)
 		return w.gateway.off(func() error {
-			w.mu.Lock()
-			w.excuses = append(w.excuses, excuse{w.disk.LiedAt(), time.Now()})
-			w.mu.Unlock()
+			if lied := w.disk.LiedAt(); lied.After(began) { // else nothing was synced meanwhile
+				w.mu.Lock()
+				w.excuses = append(w.excuses, excuse{lied, time.Now()})
+				w.mu.Unlock()
+			}
 			w.change(func(t *faultfs.Trouble) { t.Lies = false })
 			return w.cut(f.seed)
 		})

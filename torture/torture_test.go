@@ -22,6 +22,7 @@ func TestTorture(t *testing.T) {
 		"links":    "link-cut,link-flap,link-held,link-up-held,link-down-held,server-,broker-",
 		"restarts": "kill,term,power-cut,server-,broker-",
 		"disks":    "disk-",
+		"time":     "clock-,stop",
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options{cycles: 3, seed: 1, faults: faults, ack: "server", patience: 3 * time.Minute, dir: t.TempDir()}

@@ -407,8 +407,8 @@ func (o *Outbox) startRun(w *writing, journaled uint32) error {
 		return errors.New("it has no runs left")
 	}
 	o.resumed = run > 0
-	// A card that lies may have forgotten openings, whose items are at the
-	// server: their numbers are not to be met by chance.
+	// A card that lies may have forgotten openings, also the first, whose items
+	// are at the server: their numbers are not to be met by chance.
 	if step := min(runStep, int64(maxRun-run)/runStep); step > 0 {
 		run += uint32(rand.Int64N(step))
 	}
@@ -418,7 +418,11 @@ func (o *Outbox) startRun(w *writing, journaled uint32) error {
 	}
 	o.run = run + 1
 	o.store = fmt.Sprintf("%s.%d", random, o.run)
-	for r := max(o.heldRun, 1); r <= o.run; r++ {
+	named := []uint32{o.run}
+	if o.resumed {
+		named = append(named, o.heldRun)
+	}
+	for _, r := range named {
 		if err := w.table(bucketRuns).put(binary.BigEndian.AppendUint32(nil, r), fmt.Appendf(nil, "%s.%d", random, r)); err != nil {
 			return err
 		}

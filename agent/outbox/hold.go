@@ -36,7 +36,9 @@ type heldEntry struct {
 // unsure reports whether a message that was sent before may have arrived
 // without this store knowing it. Sources send again first of all (MQTT 3.1.1
 // section 4.6), so after the first message that is new to this run there is no
-// such message of the device any more.
+// such message of the device any more. One that comes when what was held is
+// settled is looked for in what was found then: nothing of the runs before is
+// sent after that.
 func (o *Outbox) unsure(m devices.Message) bool {
 	unsure := false
 	for _, r := range m.Readings {
@@ -44,7 +46,7 @@ func (o *Outbox) unsure(m devices.Message) bool {
 		if q.next > 1 {
 			return false
 		}
-		unsure = unsure || !q.sure
+		unsure = unsure || q.arrived == nil || q.arrived[m.Origin] > 0
 	}
 	return unsure && o.resumed
 }
@@ -65,6 +67,9 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 		e.Reading, e.Origin = reading, m.Origin
 		e.Time = e.Time.UTC().Truncate(time.Microsecond)
 		q.held = append(q.held, &heldEntry{entry: e, run: o.heldRun})
+		if q.arrived != nil {
+			q.found, o.urgent = q.arrived, true
+		}
 		o.memory += e.size
 		o.waiting[q] = struct{}{}
 		records = append(records, e.Record)
@@ -243,7 +248,7 @@ func (o *Outbox) applyHeld(q *queue, r *resolution) {
 	o.stats.Repeated += uint64(len(r.held) - kept)
 	o.counts.book.Repeated(q.device, uint64(len(r.held)-kept))
 	if q.held = q.held[len(r.held):]; len(q.held) == 0 {
-		q.held, q.found, q.sure = nil, nil, true
+		q.held, q.found, q.arrived = nil, nil, q.found
 	}
 }
 

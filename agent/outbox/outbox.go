@@ -335,7 +335,7 @@ func (o *Outbox) Append(m devices.Message) (devices.Receipt, []devices.Record, e
 		e := entry{receipt: r, came: now, size: entrySize(reading)}
 		e.Seq, e.Reading, e.Origin = q.next, reading, m.Origin
 		e.Time = q.spread(reading.Time)
-		q.next++
+		q.next, q.arrived = q.next+1, nil // which counts before the first new one only
 		q.memory = append(q.memory, e)
 		q.size += e.size
 		o.memory += e.size

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -624,6 +625,55 @@ func TestUnsureCommit(t *testing.T) {
 	if p := nextOf(t, o, "kitchen"); p.Count() != 2 {
 		t.Errorf("%s goes out", p.Item())
 	}
+}
+
+// TestComesAgainLate has a message that is at the server come again when what
+// was held at the start is settled already: the run before that one ended
+// before it came.
+func TestComesAgainLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "o.db")
+		again := func(o *Outbox, m devices.Message) devices.Receipt {
+			m.Redelivered = true
+			r := take(t, o, m)
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			return r
+		}
+		open(t, path, testOptions()).Close()
+		held, late, parts, unknown := message("hall", 1), message("hall", 2), message("hall", 3, 4), message("hall", 5)
+		o := open(t, path, testOptions())
+		again(o, held)
+		o.Close()
+		o = open(t, path, testOptions())
+		if device, any := o.Doubt(); device != "hall" || !any {
+			t.Fatalf("doubt about %q", device)
+		}
+		o.Resolve("hall", map[devices.Origin]int{held.Origin: 1, late.Origin: 1, parts.Origin: 1})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		for _, m := range []devices.Message{late, parts, unknown, late} {
+			if r := again(o, m); !isDone(r) || r.Err() != nil {
+				t.Errorf("%v is not acknowledged", m.Readings)
+			}
+		}
+		var got []string
+		for range 10 {
+			if p := o.Next(); p != nil {
+				for _, word := range strings.Fields(string(p.Payload))[2:] {
+					_, value, _ := strings.Cut(word, ":")
+					value, _, _ = strings.Cut(value, "@")
+					got = append(got, value)
+				}
+				o.Settle(p)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		if !slices.Equal(got, []string{"4", "5"}) {
+			t.Errorf("%q go out, want what is not at the server", got)
+		}
+	})
 }
 
 // nextOf gives the next pack of a device.

@@ -81,7 +81,7 @@ type queue struct {
 	heldNext uint64                 // the next number in the run of what was held
 	found    map[devices.Origin]int // what the server has of it; nil while that is not known
 	asked    bool                   // it is being read back
-	sure     bool                   // what comes from now on did not arrive before the start
+	arrived  map[devices.Origin]int // found, once what was held has its numbers; nil before
 }
 
 // A boundary freezes readings of one device and run into a pack.

@@ -1100,7 +1100,7 @@ func (t *trial) arrive(p *Pack, before map[int]string) error {
 		if e.value < t.newest[p.Device] && !again {
 			return fmt.Errorf("reading %d came after %d", e.value, t.newest[p.Device])
 		}
-		t.newest[p.Device], t.arrived[i] = e.value, p.Item()
+		t.newest[p.Device], t.arrived[i] = max(e.value, t.newest[p.Device]), p.Item()
 		switch {
 		case n >= 0 && d.Numbers[n] != traceNumber{p.Store, e.seq, e.micro}:
 			return fmt.Errorf("reading %d was %+v and is %+v", e.value, d.Numbers[n], e)

@@ -176,10 +176,6 @@ func testSample(library *profile.Library, sessions map[string]*profile.Session, 
 		session = library.NewSession(nil)
 		sessions[s.Firmware] = session
 	}
-	m, err := s.Message(time.Now())
-	if err != nil {
-		return profile.Shown{}, fmt.Errorf("not a sample: %w", err)
-	}
-	out, err := session.Hear(m)
+	out, err := s.Hear(session, time.Now())
 	return profile.Show(s.ID, out, err), nil
 }

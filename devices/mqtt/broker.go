@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"slices"
@@ -145,7 +146,7 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 	limits.TopicAliasMaximum = 0
 	server := mochi.New(&mochi.Options{Capabilities: limits, Logger: slog.New(slog.DiscardHandler)})
 	h := &hook{
-		broker: b, server: server, sink: sink, ctx: ctx, stopping: make(chan struct{}),
+		broker: b, server: server, sink: sink, ctx: ctx, stopping: make(chan struct{}), seed: maphash.MakeSeed(),
 		relay: server.NewClient(nil, mochi.LocalListener, "relay", true),
 	}
 	if err := server.AddHook(h, nil); err != nil {
@@ -208,6 +209,10 @@ type hook struct {
 	ctx      context.Context
 	relay    *mochi.Client // passes on what is not acknowledged yet
 	stopping chan struct{} // closed when nothing more is to be taken
+
+	// Each client id has one of the locks: connections of one client take turns.
+	turns [64]sync.Mutex
+	seed  maphash.Seed
 
 	mu      sync.Mutex
 	stopped bool
@@ -376,11 +381,17 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 	return pk, packets.ErrRejectPacket // which has the library do nothing more
 }
 
+// hear hands a message to the sink. A client that connects anew sends again
+// what was not acknowledged, and what was read from its old connection may be
+// handled after that: it comes again as well, though it is not marked.
 func (h *hook) hear(cl *mochi.Client, pk packets.Packet) (devices.Receipt, error) {
+	turn := &h.turns[maphash.String(h.seed, cl.ID)%uint64(len(h.turns))]
+	turn.Lock()
+	defer turn.Unlock()
 	m := h.broker.members.Load()
 	receipt, news, err := m.ear.report(h.ctx, m.directory, publication{
 		source: h.who(cl), session: cl.ID, topic: pk.TopicName, payload: pk.Payload,
-		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup,
+		id: pk.PacketID, qos: pk.FixedHeader.Qos, duplicate: pk.FixedHeader.Dup || cl.IsTakenOver(),
 	}, h.sink)
 	for _, out := range news.ask {
 		if err := h.tell(out); err != nil {

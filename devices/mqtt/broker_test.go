@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	mochipackets "github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
@@ -263,6 +264,34 @@ func TestBrokerResend(t *testing.T) {
 			got[1].Settle(nil)
 			c.wantAck(7)
 		})
+	}
+}
+
+// TestBrokerTakeover has a message come from a connection whose client has
+// connected anew, as when the gateway stood still meanwhile: what had been read
+// from the old one may be handled after what the new one sent again.
+func TestBrokerTakeover(t *testing.T) {
+	sink := &devicetest.Sink{}
+	b := NewBroker(BrokerConfig{Listen: freePort(t)}, []Device{device(t, "kitchen", "json", "kitchen")}, quiet())
+	run(t, b, sink)
+	sink.WaitUp(t, 1)
+	rawConnect(t, b.listen, "kitchen", "", "")
+	server := b.running.Load().server
+	old, ok := server.Clients.Get("kitchen")
+	if !ok {
+		t.Fatal("the client is not known")
+	}
+	c := rawConnect(t, b.listen, "kitchen", "", "")
+	again := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	again.MessageID, again.Qos, again.Dup, again.TopicName, again.Payload = 7, 1, true, "kitchen", temperature("1")
+	c.write(again)
+	sink.WaitMessages(t, 1)
+	_ = server.InjectPacket(old, mochipackets.Packet{ // the error is that its connection is closed
+		FixedHeader: mochipackets.FixedHeader{Type: mochipackets.Publish, Qos: 1}, PacketID: 7, TopicName: "kitchen", Payload: temperature("1"),
+	})
+	got := sink.WaitMessages(t, 2)
+	if got[1].Origin != got[0].Origin || !got[1].Redelivered {
+		t.Errorf("from the old connection: %+v, want it as the same as %+v, and as possibly redelivered", got[1].Message, got[0].Message)
 	}
 }
 

@@ -50,7 +50,7 @@ func (r *fieldRule) convert(v devices.Value) (_ devices.Value, ok bool) {
 		v, ok = parseDuration(text)
 	case r.Parse == "hex":
 		v, ok = parseHex(text)
-	case r.Type == "bool":
+	case r.Type == "bool" && r.Bits == nil:
 		return parseBool(v)
 	case r.Type == "text":
 		return devices.Text(v.String()), true
@@ -113,6 +113,9 @@ func (r *fieldRule) calculate(v devices.Value) (devices.Value, bool) {
 	}
 	if r.Type == "integer" {
 		v, _ = devices.ParseNumber(strconv.FormatFloat(math.Round(v.Float()), 'f', -1, 64))
+	}
+	if r.Type == "bool" {
+		return parseBool(v)
 	}
 	return v, v.IsValid()
 }

@@ -1,6 +1,8 @@
 package profile
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -149,6 +151,8 @@ func (h *heard) value(name string, captures map[string]string) (_ string, ok boo
 	case name == "payload":
 		text := strings.TrimSpace(string(h.Payload[:min(len(h.Payload), maxText)]))
 		return text, text != "" && len(h.Payload) <= maxText
+	case name == "hex":
+		return hex.EncodeToString(h.Payload[:min(len(h.Payload), maxText)]), len(h.Payload) <= maxText
 	case name == "format":
 		return strconv.Itoa(h.ContentFormat), h.ContentFormat >= 0
 	case name == "retained":
@@ -218,6 +222,14 @@ func (r *reading) read() (Output, error) {
 			out.Identity = r.captures["device"]
 		}
 		return out, err
+	}
+	if rule.Frame != nil {
+		body, err := rule.Frame.open(h.Payload)
+		if err != nil {
+			return Output{}, err
+		}
+		h = newHeard(h.Message)
+		h.Payload, r.heard = body, h
 	}
 	doc, key, available, err := r.document()
 	if err != nil {
@@ -338,11 +350,16 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 	case rule.Code != "":
 		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
 	case rule.CBOR != nil:
-		if doc, err = parseCBOR(h.Payload); err == nil {
+		if doc, err = parseCBOR(h.Payload, maxMembers); err == nil {
 			doc, identity = rule.CBOR.within(doc, look)
 		}
 	case rule.JSON != nil:
-		if doc, err = h.json(); err == nil {
+		if rule.JSON.Quotes {
+			doc, err = parseJSON(bytes.ReplaceAll(h.Payload, []byte("'"), []byte(`"`)), maxMembers)
+		} else {
+			doc, err = h.json()
+		}
+		if err == nil {
 			doc, identity = rule.JSON.within(doc, look)
 		}
 	}
@@ -365,6 +382,9 @@ func (rule treeRule) within(doc *node, look func(ref) string) (_ *node, identity
 			doc, identity = inner, name
 			break
 		}
+	}
+	if rule.Named != nil {
+		doc = rule.Named.members(doc)
 	}
 	at, _ := rule.At.fill(look)
 	switch {
@@ -389,6 +409,27 @@ func (rule bestRule) choose(doc *node) {
 		}
 	}
 	*list = *best
+}
+
+// members makes an object of a list; a document that is none stays as it is.
+func (rule namedRule) members(doc *node) *node {
+	if doc.kind != listNode {
+		return doc
+	}
+	all := &node{kind: objectNode}
+	for _, item := range doc.items {
+		name := textAt(item, rule.By)
+		if name == "" || len(name) > maxMemberName {
+			continue
+		}
+		if len(rule.Value) > 0 {
+			if item, _ = rule.Value.find(item); item == nil {
+				continue
+			}
+		}
+		all.members = append(all.members, member{name, item})
+	}
+	return all
 }
 
 // read makes a document of one member. The field is called value where its

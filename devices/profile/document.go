@@ -185,9 +185,9 @@ func (r *jsonReader) object(depth int) (*node, error) {
 	return n, err
 }
 
-// parseCBOR reads a CBOR item (RFC 8949). Keys that are integers are written
+// parseCBOR reads a CBOR item (RFC 8949) of at most so many values. Keys that are integers are written
 // as such; members come in the order of their keys.
-func parseCBOR(payload []byte) (*node, error) {
+func parseCBOR(payload []byte, most int) (*node, error) {
 	mode, err := cbor.DecOptions{MaxArrayElements: maxLabels, MaxMapPairs: 64, MaxNestedLevels: maxDepth}.DecMode()
 	if err != nil {
 		return nil, err
@@ -199,7 +199,23 @@ func parseCBOR(payload []byte) (*node, error) {
 		}
 		return nil, fmt.Errorf("not CBOR: %s", strings.TrimPrefix(err.Error(), "cbor: "))
 	}
-	return cborNode(item), nil
+	n := cborNode(item)
+	if n.count() > most {
+		return nil, fmt.Errorf("not CBOR: more than %d members", most)
+	}
+	return n, nil
+}
+
+// count gives the values in a document, with the objects and lists around.
+func (n *node) count() int {
+	sum := 1
+	for _, m := range n.members {
+		sum += m.node.count()
+	}
+	for _, item := range n.items {
+		sum += item.count()
+	}
+	return sum
 }
 
 func cborNode(item any) *node {
@@ -287,13 +303,21 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // parsePairs reads names and values on one line: t=21.4 h=45.
 func parsePairs(payload []byte, rule pairsRule) (*node, error) {
-	line := strings.TrimSpace(string(payload))
+	line := strings.TrimFunc(string(payload), func(r rune) bool { return unicode.IsSpace(r) && !strings.ContainsRune(rule.Assign, r) })
 	if !utf8.ValidString(line) {
 		return nil, errors.New("not names and values: not text")
 	}
+	if strings.Contains(rule.Separators, " ") {
+		line = rule.tighten(line)
+	}
 	n := &node{kind: objectNode}
-	for _, word := range strings.FieldsFunc(rule.tighten(line), func(r rune) bool { return strings.ContainsRune(rule.Separators, r) }) {
+	for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(rule.Separators, r) }) {
+		word = strings.TrimLeft(word, " ")
 		i := strings.IndexAny(word, rule.Assign)
+		if len(n.members) < len(rule.Names) {
+			n.members = append(n.members, member{rule.Names[len(n.members)], &node{value: devices.Text(word)}})
+			continue
+		}
 		if i < 0 && rule.takeUnit(n, word) {
 			continue
 		}
@@ -304,7 +328,7 @@ func parsePairs(payload []byte, rule pairsRule) (*node, error) {
 		if len(n.members) == maxMembers {
 			return nil, fmt.Errorf("more than %d values", maxMembers)
 		}
-		n.members = append(n.members, member{word[:i], rule.value(word[i+1:])})
+		n.members = append(n.members, member{strings.TrimRight(word[:i], " "), rule.value(word[i+1:])})
 	}
 	if len(n.members) == 0 {
 		return nil, errors.New("not names and values: an empty line")
@@ -341,9 +365,12 @@ func (rule pairsRule) takeUnit(n *node, word string) bool {
 
 // value reads a bare value, with a unit or without: 21.4, 45%.
 func (rule pairsRule) value(s string) *node {
+	if rule.Raw {
+		return &node{value: devices.Text(strings.TrimSpace(s))}
+	}
 	for _, u := range rule.Units {
 		if number, ok := strings.CutSuffix(s, u); ok {
-			if v, err := devices.ParseNumber(number); err == nil {
+			if v, err := devices.ParseNumber(number); err == nil { // which takes blanks around
 				return &node{value: v, unit: u}
 			}
 		}

@@ -3,6 +3,7 @@ package profile
 import (
 	"container/list"
 	"slices"
+	"strings"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -14,6 +15,7 @@ type keptMessages struct {
 	byDevice map[deviceKey]map[string]bool // topics of a device that a profile recognises
 	order    *list.List                    // oldest first
 	count    uint64
+	bytes    int // of all
 }
 
 type keptMessage struct {
@@ -21,6 +23,7 @@ type keptMessage struct {
 	of    deviceKey       // the device that a profile recognises; zero if none does
 	told  map[string]bool // what was announced by then and given to the caller: fields, and availability
 	place uint64          // in the order in which they came
+	size  int             // bytes, with those of told
 }
 
 func newKeptMessages() keptMessages {
@@ -29,17 +32,26 @@ func newKeptMessages() keptMessages {
 
 // keep remembers a message in the place of the one before it on its topic.
 func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
-	if len(m.Payload) > maxKeptBytes {
+	size := len(m.Topic) + len(m.Payload)
+	if size > maxKeptBytes {
 		return
 	}
 	if e := k.byTopic[m.Topic]; e != nil {
 		k.drop(e)
-	} else if k.order.Len() >= maxKept {
+	}
+	for id := range told {
+		size += len(id)
+	}
+	if size > maxKeptTotal {
+		return
+	}
+	for k.order.Len() >= maxKept || k.bytes+size > maxKeptTotal {
 		k.drop(k.order.Front())
 	}
-	m.Payload = slices.Clone(m.Payload)
+	k.bytes += size
+	m.Topic, m.Payload = strings.Clone(m.Topic), slices.Clone(m.Payload)
 	k.count++
-	k.byTopic[m.Topic] = k.order.PushBack(&keptMessage{m, of, told, k.count})
+	k.byTopic[m.Topic] = k.order.PushBack(&keptMessage{m, of, told, k.count, size})
 	if of != (deviceKey{}) {
 		if k.byDevice[of] == nil {
 			k.byDevice[of] = make(map[string]bool)
@@ -50,6 +62,7 @@ func (k *keptMessages) keep(m Message, of deviceKey, told map[string]bool) {
 
 func (k *keptMessages) drop(e *list.Element) {
 	m := k.order.Remove(e).(*keptMessage)
+	k.bytes -= m.size
 	delete(k.byTopic, m.Topic)
 	if topics := k.byDevice[m.of]; topics != nil {
 		if delete(topics, m.Topic); len(topics) == 0 {

@@ -61,7 +61,8 @@ type childrenRule struct {
 }
 
 type decodeRule struct {
-	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character), payload (all of a short text) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
+	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character), payload (all of a short text), hex (the bytes of a short message), field (the CoAP path; what a serial device was asked) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
+	Frame        *frameRule        `yaml:"frame" doc:"What stands around the message, and whether it came whole."`
 	JSON         *treeRule         `yaml:"json" doc:"A JSON object, or a single JSON value."`
 	CBOR         *treeRule         `yaml:"cbor" doc:"A CBOR item."`
 	SenML        *struct{}         `yaml:"senml" doc:"A SenML pack, JSON or CBOR."`
@@ -81,6 +82,25 @@ type treeRule struct {
 	Root []membersPath `yaml:"root" doc:"Paths to look into, the first that is there; a last * is the only member, and its name that of the device; without root it is the whole."`
 	At   template      `yaml:"at" doc:"Path under which the document is put, as if the message had it: {component}/{object}."`
 	Best []bestRule    `yaml:"best" doc:"Lists of objects that tell of one thing, as the gateways that heard a message: the best is taken, as if there were no list."`
+
+	Named  *namedRule `yaml:"named" doc:"A list of objects that have their names in them: each becomes a member of that name."`
+	Quotes bool       `yaml:"quotes" doc:"Texts stand in single quotes, which is no JSON."`
+}
+
+// A frameRule is on the bytes of a message, before anything else reads them.
+type frameRule struct {
+	Escape string `yaml:"escape" doc:"A byte in hex: it is taken away, and the one after it changed in bit 5 (RFC 1662 section 4.2)."`
+	Start  string `yaml:"start" doc:"Bytes in hex with which it begins."`
+	End    string `yaml:"end" doc:"Bytes in hex with which it ends."`
+	Size   int    `yaml:"size" min:"0" max:"4096" doc:"How long it is; 0 is any."`
+	Sum    string `yaml:"sum" enum:"sum8,not_sum8,zero_sum8,sum16,crc16_modbus" doc:"Its checksum: the sum of the bytes, its complement, what makes the sum 0, the sum in 16 bits (high first), the CRC of Modbus (low first). It and what stands after it is taken away."`
+	First  int    `yaml:"first" min:"0" max:"4095" doc:"Place of the first byte that the checksum is of; the last is the one before it."`
+	After  int    `yaml:"after" min:"0" max:"16" doc:"How many bytes stand after the checksum."`
+}
+
+type namedRule struct {
+	By    membersPath `yaml:"by,required" doc:"The member that is the name."`
+	Value membersPath `yaml:"value" doc:"The member that is what the name stands for, where that is not the object: those without it are left out."`
 }
 
 type bestRule struct {
@@ -98,6 +118,8 @@ type pairsRule struct {
 	Separators string   `yaml:"separators,required" doc:"Characters between pairs."`
 	Assign     string   `yaml:"assign,required" doc:"Characters between name and value, which may have blanks around."`
 	Units      []string `yaml:"units" doc:"Words that may follow a number, with a blank between or without."`
+	Names      []string `yaml:"names" doc:"Names of the words that come first and have none."`
+	Raw        bool     `yaml:"raw" doc:"Take the values as the texts they are."`
 }
 
 type columnsRule struct {
@@ -111,6 +133,7 @@ type structRule struct {
 	Start  string       `yaml:"start" doc:"Bytes in hex with which it must begin."`
 	Size   int          `yaml:"size" min:"0" max:"4096" doc:"How long it must be; 0 is any."`
 	Items  []structItem `yaml:"items,required" doc:"What stands where."`
+	Part   bool         `yaml:"part" doc:"It may end before the last item."`
 }
 
 type structItem struct {

@@ -128,6 +128,9 @@ func (l *Library) add(folder fs.FS, where string) (all strictyaml.Faults) {
 	read = func(id string) *Profile {
 		s, ok := files[id]
 		if !ok {
+			for l.Get(id) == nil && len(files) > 0 { // it may be what another was called before
+				read(sortedKeys(files)[0])
+			}
 			return l.Get(id)
 		}
 		before := l.profiles[id] // what a profile of the same name extends
@@ -144,6 +147,9 @@ func (l *Library) add(folder fs.FS, where string) (all strictyaml.Faults) {
 			return l.profiles[id]
 		}
 		l.profiles[id] = p
+		for _, alias := range p.file.Aliases { // which one of its id that takes its place has too
+			l.aliases[alias] = id
+		}
 		return p
 	}
 	for _, id := range sortedKeys(files) {

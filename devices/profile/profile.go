@@ -150,8 +150,11 @@ func (s *spec) checkConditions(_ string, add addFault) {
 
 func (s *spec) checkWhen(key string, c conditions, add addFault) {
 	for name := range c {
-		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "payload", "retained"}, name) && !s.captured(name) {
-			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first, payload or retained")
+		if name == "field" && !slices.Equal(s.Transports, []string{"mqtt"}) {
+			continue
+		}
+		if !strings.HasPrefix(name, "/") && !slices.Contains([]string{"format", "first", "payload", "hex", "retained"}, name) && !s.captured(name) {
+			add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match, a /member, format, first, payload, hex or retained")
 		}
 	}
 }
@@ -213,6 +216,12 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		if d.Columns != nil {
 			s.checkTemplate(key+".columns.at", d.Columns.At, add)
+		}
+		if d.Frame != nil {
+			d.Frame.check(key+".frame", add)
+		}
+		if d.Struct != nil && len(d.Struct.Items) == 0 {
+			add(key+".struct.items", "is empty", "", "say what stands where")
 		}
 		if d.Struct != nil {
 			if _, err := hex.DecodeString(d.Struct.Start); err != nil {
@@ -325,9 +334,7 @@ func (s *spec) checkCommands(add addFault) {
 			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
 		case c.Reply != nil:
 			for _, name := range sortedKeys(c.Reply) {
-				if !s.captured(name) {
-					add(key+".reply", fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match")
-				}
+				s.checkReply(key+".reply", name, c.Reply[name], add, "key", "path")
 			}
 		default:
 			s.checkTemplate(key+".topic", c.Topic, add, "key", "path")
@@ -382,7 +389,24 @@ func (s *spec) checkPolls(add addFault) {
 			add(key, "it is never sent", "on or every", "add one")
 		}
 		s.checkTemplate(key+".topic", p.Topic, add)
+		s.checkTemplate(key+".payload", p.Payload, add)
+		for _, name := range sortedKeys(p.Reply) {
+			s.checkReply(key+".reply", name, p.Reply[name], add)
+		}
 	}
+}
+
+// checkReply checks what replaces a capture.
+func (s *spec) checkReply(key, name, text string, add addFault, others ...string) {
+	if !s.captured(name) {
+		add(key, fmt.Sprintf("no topic has the capture %q", name), "", "name a capture of match")
+	}
+	var t template
+	if err := t.UnmarshalText([]byte(text)); err != nil {
+		add(key+"."+name, err.Error(), t.Allowed(), "correct it")
+		return
+	}
+	s.checkTemplate(key+"."+name, t, add, others...)
 }
 
 // asksUnannounced reports whether a device is to be asked what it means.

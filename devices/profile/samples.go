@@ -20,8 +20,10 @@ type Sample struct {
 	Topic      string  `json:"topic_or_path"`
 	Payload    *string `json:"payload,omitempty"`
 	PayloadHex string  `json:"payload_hex,omitempty"`
+	Format     *int    `json:"ct,omitempty"` // CoAP content format
 	Retained   bool    `json:"retained,omitempty"`
-	Kind       string  `json:"kind,omitempty"` // event, discovery, command
+	Kind       string  `json:"kind,omitempty"`     // event, discovery, command
+	Checksum   string  `json:"checksum,omitempty"` // ok, bad, none
 	Expect     Expect  `json:"expect"`
 	Source     string  `json:"source,omitempty"`
 	Note       string  `json:"note,omitempty"`
@@ -44,6 +46,13 @@ type ExpectedField struct {
 // Message makes a message of a sample.
 func (s Sample) Message(received time.Time) (Message, error) {
 	m := Message{Topic: s.Topic, ContentFormat: -1, Received: received, Retained: s.Retained}
+	if s.Transport == "coap" {
+		m.Topic, _, _ = strings.Cut(strings.TrimPrefix(m.Topic, "/"), " ")
+		m.Topic, _, _ = strings.Cut(m.Topic, "?")
+	}
+	if s.Format != nil {
+		m.ContentFormat = *s.Format
+	}
 	if s.Payload != nil {
 		m.Payload = []byte(*s.Payload)
 		return m, nil
@@ -51,6 +60,31 @@ func (s Sample) Message(received time.Time) (Message, error) {
 	var err error
 	m.Payload, err = hex.DecodeString(strings.ReplaceAll(s.PayloadHex, " ", ""))
 	return m, err
+}
+
+// Hear lets a session hear the sample. A message of MQTT finds its own profile;
+// what was read of a port or of a CoAP server is read by that of its firmware,
+// which the config names for these.
+func (s Sample) Hear(session *Session, received time.Time) (Output, error) {
+	m, err := s.Message(received)
+	if err != nil {
+		return Output{}, fmt.Errorf("not a sample: %w", err)
+	}
+	return s.hear(session, m)
+}
+
+// hear lets a session hear a message on the sample's way.
+func (s Sample) hear(session *Session, m Message) (Output, error) {
+	if s.Transport == "mqtt" || s.Transport == "" {
+		return session.Hear(m)
+	}
+	p := session.library.Get(s.Firmware)
+	if p == nil {
+		return Output{}, fmt.Errorf("there is no profile %q", s.Firmware)
+	}
+	out, err := p.Decode(Place{Location: session.location}, m)
+	out.Profile = p.ID()
+	return out, err
 }
 
 // Shown is what a message says, as `porchlight profile test` prints it.
@@ -168,16 +202,20 @@ func (s Shown) Check(profile string, want Expect) string {
 
 func (s Shown) lacks(w ExpectedField) string {
 	name := fieldName(w.Name)
+	other := ""
 	for _, r := range s.Readings {
 		for _, f := range r.Fields {
-			if f.Name != name {
-				continue
+			switch {
+			case f.Name != name:
+			case sameValue(f.Value, w.Value) && f.Unit == string(devices.ParseUnit(w.Unit)):
+				return ""
+			case other == "":
+				other = fmt.Sprintf("%s is %v %s, not %v %s", name, f.Value, f.Unit, w.Value, w.Unit)
 			}
-			if !sameValue(f.Value, w.Value) || f.Unit != string(devices.ParseUnit(w.Unit)) {
-				return fmt.Sprintf("%s is %v %s, not %v %s", name, f.Value, f.Unit, w.Value, w.Unit)
-			}
-			return ""
 		}
+	}
+	if other != "" {
+		return other
 	}
 	return fmt.Sprintf("no %s (%v %s)", name, w.Value, w.Unit)
 }

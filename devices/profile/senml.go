@@ -93,7 +93,7 @@ func parsePack(m Message) (*node, error) {
 	var doc *node
 	var err error
 	if isCBOR {
-		doc, err = parseCBOR(m.Payload)
+		doc, err = parseCBOR(m.Payload, maxLabels)
 	} else {
 		doc, err = parseJSON(m.Payload, maxLabels)
 	}

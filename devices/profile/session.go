@@ -18,12 +18,14 @@ var ErrUnknown = errors.New("no profile knows this topic")
 
 // The bounds of what a session remembers. What is beyond is not remembered.
 const (
-	maxDescribed    = 20000   // devices
-	maxDescriptions = 200000  // parts of them: one device in one announcement
-	maxParts        = 5000    // of one device
-	maxRules        = 500     // fields, topics and commands of a device
-	maxKept         = 4096    // messages that may be understood later
-	maxKeptBytes    = 8 << 10 // of each
+	maxDescribed    = 20000    // devices
+	maxDescriptions = 200000   // parts of them: one device in one announcement
+	maxParts        = 5000     // of one device
+	maxAnnounced    = 32 << 20 // bytes of all announcements
+	maxRules        = 500      // fields, topics and commands of a device
+	maxKept         = 4096     // messages that may be understood later
+	maxKeptBytes    = 8 << 10  // of each, with its topic
+	maxKeptTotal    = 2 << 20  // of all
 )
 
 // A Session hears a broker: it lets each message find its own profile, and
@@ -38,6 +40,7 @@ type Session struct {
 	called    map[deviceKey]*described // by the identity that messages show
 	topics    map[string][]*described  // by further topics, of values or availability
 	parts     int
+	bytes     int // of what was announced
 
 	seen   map[deviceKey]*seen  // by the identity that messages show
 	levels map[deviceKey]bool   // by {device} of the topic
@@ -52,6 +55,7 @@ type deviceKey struct{ family, key string }
 // An announcement is what a topic said last.
 type announcement struct {
 	hash    uint64
+	bytes   int
 	devices []deviceKey
 }
 
@@ -175,6 +179,9 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	news, err := describer(describe.Message{Topic: h.Topic, Captures: captures, Payload: h.Payload})
 	if err != nil {
 		return out, err
+	}
+	if before := s.announced[h.Topic]; s.bytes-before.size()+len(h.Topic)+len(h.Payload) > maxAnnounced {
+		return out, errors.New("more is announced than can be remembered")
 	}
 	changed, removed := s.announce(h, p, news)
 	all := s.facts(p, news)
@@ -435,6 +442,7 @@ func (s *Session) takeBack(topic string) (removed []string) {
 		return nil
 	}
 	delete(s.announced, topic)
+	s.bytes -= a.bytes
 	for _, id := range a.devices {
 		if s.forget(id, topic) {
 			removed = append(removed, id.key)
@@ -473,13 +481,14 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 	if before != nil && before.hash == hash {
 		return false, nil
 	}
-	now := &announcement{hash: hash}
+	now := &announcement{hash: hash, bytes: len(h.Topic) + len(h.Payload)}
 	still := make(map[deviceKey]bool, len(news))
 	for _, part := range news {
 		id := deviceKey{p.Family(), part.Identity}
 		if part.Identity == "" {
 			continue
 		}
+		part.Facts = nil // told once, and not kept
 		d := s.known[id]
 		if d == nil && len(s.known) >= maxDescribed {
 			continue
@@ -520,8 +529,21 @@ func (s *Session) announce(h *heard, p *Profile, news []describe.Device) (change
 			}
 		}
 	}
-	s.announced[h.Topic] = now
+	s.bytes -= before.size()
+	delete(s.announced, h.Topic)
+	if len(now.devices) > 0 {
+		s.bytes += now.bytes
+		s.announced[h.Topic] = now
+	}
 	return true, removed
+}
+
+// size gives the bytes of an announcement, 0 if there is none.
+func (a *announcement) size() int {
+	if a == nil {
+		return 0
+	}
+	return a.bytes
 }
 
 // unlink takes a device out of the indexes.

@@ -142,6 +142,24 @@ func TestSessionBounds(t *testing.T) {
 	if len(h.kept.byTopic) != maxKept || h.kept.order.Len() != maxKept {
 		t.Errorf("%d messages are kept", len(h.kept.byTopic))
 	}
+	for i := range 2 * maxKept {
+		size := i % (maxKeptBytes + 100)
+		topic := fmt.Sprintf("unheard/of/%d", i)
+		h.kept.keep(Message{Topic: topic, Payload: make([]byte, size)}, deviceKey{}, nil)
+		if i%97 != 0 {
+			continue
+		}
+		kept := 0
+		for topic, e := range h.kept.byTopic {
+			kept += len(topic) + len(e.Value.(*keptMessage).Payload)
+		}
+		if kept != h.kept.bytes || kept > maxKeptTotal || len(h.kept.byTopic) != h.kept.order.Len() {
+			t.Fatalf("%d bytes are kept, and counted as %d", kept, h.kept.bytes)
+		}
+		if _, is := h.kept.byTopic[topic]; is != (size+len(topic) <= maxKeptBytes) {
+			t.Fatalf("a message of %d bytes is kept: %v", size, is)
+		}
+	}
 	var all []json.RawMessage
 	for i := range maxDescribed + 10 {
 		all = append(all, json.RawMessage(fmt.Sprintf(`{"ieee_address":"%d","friendly_name":"n%d"}`, i, i)))

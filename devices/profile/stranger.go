@@ -25,7 +25,8 @@ func (p *Profile) SharedFilters() []string {
 func (l *Library) Posted(m Message) (Output, error) {
 	var ps []*Profile
 	for _, id := range l.names {
-		if p := l.profiles[id]; slices.Contains(p.file.Transports, "coap") {
+		// One that has conditions for all that it reads is for a server that is asked.
+		if p := l.profiles[id]; slices.Contains(p.file.Transports, "coap") && len(p.file.Decode[len(p.file.Decode)-1].When) == 0 {
 			ps = append(ps, p)
 		}
 	}

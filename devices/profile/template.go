@@ -15,7 +15,7 @@ import (
 //	{/a/b}       a member of the message
 //	{./a}        a member of the object that a rule selected
 //	{/a,/b,c}    those of them that are there, with / between
-//	{/a|hex8}    in another form: hex8, json, lower, upper, slug, above (a/b of
+//	{/a|hex8}    in another form: hex2, hex8, json, lower, upper, slug, above (a/b of
 //	             a/b/c), number (the last one in it)
 //	{x|before:_} what stands before the first _ in it, or after: it; nothing
 //	             where there is none
@@ -98,16 +98,11 @@ func parsePlaceholder(s string) (p piece, err error) {
 
 // forms are other ways to write a value.
 var forms = map[string]func(string) string{
-	"":      func(s string) string { return s },
-	"lower": strings.ToLower,
-	"upper": strings.ToUpper,
-	"hex8": func(s string) string {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return ""
-		}
-		return fmt.Sprintf("%08x", uint32(n))
-	},
+	"":       func(s string) string { return s },
+	"lower":  strings.ToLower,
+	"upper":  strings.ToUpper,
+	"hex2":   func(s string) string { return hexOf(s, "%02x", 8) },
+	"hex8":   func(s string) string { return hexOf(s, "%08x", 32) },
 	"slug":   fieldName,
 	"above":  func(s string) string { return s[:max(0, strings.LastIndexByte(s, '/'))] },
 	"number": lastNumber,
@@ -118,6 +113,15 @@ var forms = map[string]func(string) string{
 		}
 		return string(quoted[1 : len(quoted)-1])
 	},
+}
+
+// hexOf writes the low bits of a whole number, "" where s is none.
+func hexOf(s, format string, bits int) string {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(format, uint64(n)&(1<<bits-1))
 }
 
 // formOf gives the form of a name, nil if there is none.

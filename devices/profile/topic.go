@@ -22,6 +22,8 @@ const maxFilters = 8
 type topicPattern struct {
 	source string
 	levels []level // once compiled
+	least  int     // levels of a topic that it fits
+	most   int     // the same; 0: any number
 }
 
 // A level is one part of a pattern: text, or a capture of one level or more.
@@ -57,9 +59,12 @@ func (p *topicPattern) compile(params map[string]string) error {
 		p.levels = append(p.levels, l)
 	}
 	several := 0
+	p.least, p.most = 0, len(p.levels)
 	for _, l := range p.levels {
+		p.least += l.min
 		if l.max == 0 {
 			several++
+			p.most = 0
 		}
 	}
 	if several > maxSeveral || len(p.levels) > maxLevels {
@@ -133,20 +138,22 @@ func (p topicPattern) has(name string) bool {
 // match gives the captures of a topic that the pattern fits, where {device}
 // is the one given, or any if that is "".
 func (p topicPattern) match(topic, device string) (map[string]string, bool) {
-	if strings.Count(topic, "/") >= maxLevels {
+	n := strings.Count(topic, "/") + 1
+	if n > maxLevels || n < p.least || p.most > 0 && n > p.most {
 		return nil, false
 	}
-	captures := make(map[string]string)
-	if !matchLevels(p.levels, strings.Split(topic, "/"), device, captures) {
-		return nil, false
-	}
-	return captures, true
+	captures := matchLevels(p.levels, strings.Split(topic, "/"), device)
+	return captures, captures != nil
 }
 
-// matchLevels tries every length of a capture, the shortest first.
-func matchLevels(pattern []level, topic []string, device string, captures map[string]string) bool {
+// matchLevels tries every length of a capture, the shortest first; nil where
+// none fits.
+func matchLevels(pattern []level, topic []string, device string) map[string]string {
 	if len(pattern) == 0 {
-		return len(topic) == 0
+		if len(topic) > 0 {
+			return nil
+		}
+		return make(map[string]string)
 	}
 	l := pattern[0]
 	most := l.max
@@ -155,14 +162,17 @@ func matchLevels(pattern []level, topic []string, device string, captures map[st
 	}
 	for n := l.min; n <= most && n <= len(topic); n++ {
 		taken := strings.Join(topic[:n], "/")
-		if l.fits(taken, device) && matchLevels(pattern[1:], topic[n:], device, captures) {
+		if !l.fits(taken, device) {
+			continue
+		}
+		if captures := matchLevels(pattern[1:], topic[n:], device); captures != nil {
 			if l.name != "" {
 				captures[l.name] = taken
 			}
-			return true
+			return captures
 		}
 	}
-	return false
+	return nil
 }
 
 func (l level) fits(s, device string) bool {

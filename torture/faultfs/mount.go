@@ -2,18 +2,13 @@ package faultfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
-
-// busyTime is for how long a disk is tried to be unmounted.
-const busyTime = 5 * time.Second
 
 // Mount makes the disk appear at an empty directory, until the function that it
 // returns is called. That fails while a program uses the disk. It needs
@@ -22,21 +17,18 @@ const busyTime = 5 * time.Second
 // The program that calls Mount must not map files of the disk into its memory:
 // a page fault would stop the goroutine that has to serve it.
 func (d *Disk) Mount(dir string) (unmount func() error, err error) {
+	// The library opens a file on the disk, for a moment, that a process would
+	// inherit which is started meanwhile, and keep the disk busy by.
+	syscall.ForkLock.RLock()
 	server, err := fs.Mount(dir, &node{disk: d}, &fs.Options{
 		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faultfs", Name: "faultfs"},
 	})
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount a disk at %s: %w", dir, err)
 	}
 	return func() error {
-		// The system lets go of the files of a process a little after its end.
-		deadline := time.Now().Add(busyTime)
-		err := server.Unmount()
-		for errors.Is(err, syscall.EBUSY) && time.Now().Before(deadline) {
-			time.Sleep(busyTime / 100)
-			err = server.Unmount()
-		}
-		if err != nil {
+		if err := server.Unmount(); err != nil {
 			return fmt.Errorf("cannot unmount the disk at %s: %w", dir, err)
 		}
 		return nil
