@@ -35,7 +35,7 @@ func (s *street) config() *config.Config {
 		s.t.Fatal(err)
 	}
 	c, faults := config.Load(s.path, options)
-	if len(faults) > 0 {
+	if c == nil {
 		s.t.Fatal(faults)
 	}
 	return c

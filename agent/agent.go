@@ -58,10 +58,7 @@ type Agent struct {
 // New makes a gateway of a checked config and opens its outbox. Run must
 // follow, which closes it.
 func New(c *config.Config, log *slog.Logger) (*Agent, error) {
-	profiles, err := profile.Builtin()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the built-in profiles: %w", err)
-	}
+	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
 	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
@@ -211,8 +208,9 @@ func (a *Agent) Reload(c *config.Config) {
 		return
 	}
 	a.access.set(grants(c))
+	a.profiles, _ = a.profiles.Reload(profilesOf(a.config)) // as in New
 	a.change(c)
-	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators))
+	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators), "profiles", len(a.profiles.Names()))
 }
 
 // change has the devices of another config instead of those before; one whose

@@ -12,6 +12,7 @@ import (
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 // admitDue admits devices of which nobody has to be asked, until ctx ends.
@@ -72,7 +73,8 @@ func (a *Agent) refresh() error {
 	if a.ctx == nil {
 		return nil // it stops, and reads them at its next start
 	}
-	next, faults := a.config.Refresh(loadOptions(a.profiles))
+	at := a.profiles
+	next, faults := a.config.Refresh(loadOptions(func(string) (*profile.Library, error) { return at, nil }))
 	if next != nil {
 		a.change(next)
 	}

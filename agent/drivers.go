@@ -34,6 +34,8 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		device, p := d.Device(), profiles.Get(d.Profile)
 		place := profile.Place{Device: d.ID, Location: device.Location}
 		switch {
+		case p == nil:
+			err = errors.Join(err, fmt.Errorf("%s is not heard: its profile %s is broken", d.ID, d.Profile))
 		case d.MQTT != nil:
 			place.Topic = d.MQTT.Topic
 			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})

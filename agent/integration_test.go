@@ -191,9 +191,15 @@ func startGateway(t *testing.T, path string, drivers int) (a *agent.Agent, stop 
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}
+	return startGatewayWith(t, c, drivers)
+}
+
+// startGatewayWith is startGateway with a config that was loaded.
+func startGatewayWith(t *testing.T, c *config.Config, drivers int) (a *agent.Agent, stop func()) {
+	t.Helper()
 	out := &testWriter{t: t, up: make(chan struct{}, 100)}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	a, err = agent.New(c, log)
+	a, err := agent.New(c, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
 // A bench is a registry on a real directory, with a config that is read anew
@@ -25,7 +26,9 @@ type bench struct {
 
 func newBench(t *testing.T, accept, ds string) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), options: config.LoadOptions{Profiles: map[string]string{"tasmota": "mqtt", "z2m": "mqtt", "senml": "mqtt,coap"}}}
+	b := &bench{t: t, dir: t.TempDir(), options: config.LoadOptions{Profiles: func(string) (map[string]string, strictyaml.Faults) {
+		return map[string]string{"tasmota": "mqtt", "z2m": "mqtt", "senml": "mqtt,coap"}, nil
+	}}}
 	b.write("secret", "s")
 	b.write("c.yaml", fmt.Sprintf(`gateway: {id: gw, data_dir: data}
 xmpp:
@@ -229,7 +232,9 @@ func TestSameDevice(t *testing.T) {
 	if _, err := b.Admit(string(p.ID), Terms{}); err == nil || !strings.Contains(err.Error(), "the same as") {
 		t.Errorf("it is admitted twice: %v", err)
 	}
-	b.options.Profiles["hass"] = "mqtt"
+	b.options.Profiles = func(string) (map[string]string, strictyaml.Faults) {
+		return map[string]string{"tasmota": "mqtt", "hass": "mqtt"}, nil
+	}
 	if _, err := b.Admit(string(p.ID), Terms{As: p.SameAs}); err != nil {
 		t.Fatal(err)
 	}

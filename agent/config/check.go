@@ -51,6 +51,7 @@ type checker struct {
 	credentials string // where the service manager put secrets, or ""
 	faults      strictyaml.Faults
 	decoded     map[place]bool // values that could not be read
+	profiles    map[string]string
 }
 
 // A place is a key of a file.
@@ -466,9 +467,9 @@ func (k *checker) profile(at source, id, transport string) {
 	if k.o.Profiles == nil {
 		return
 	}
-	speaks, ok := k.o.Profiles[id]
+	speaks, ok := k.profiles[id]
 	if !ok {
-		names := slices.Sorted(maps.Keys(k.o.Profiles))
+		names := slices.Sorted(maps.Keys(k.profiles))
 		k.add(at, "profile", trouble{quoted(id) + " is not a known profile", strings.Join(names, ", "), orNearest(id, names, "'porchlight profile list' shows what they are for")})
 		return
 	}

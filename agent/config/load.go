@@ -16,10 +16,12 @@ import (
 
 // LoadOptions is what the checks need to know from other packages.
 type LoadOptions struct {
-	// Profiles are the firmware profiles by id, and the transport that each
-	// speaks: mqtt, serial or coap; several with commas between them; "" for
-	// any. If it is nil, profiles are not checked.
-	Profiles map[string]string
+	// Profiles gives the firmware profiles, those in the folder of installers'
+	// own included, by id, and the transport that each speaks: mqtt, serial or
+	// coap; several with commas between them; "" for any. It also gives what is
+	// wrong with them, which harms no more than themselves. If it is nil,
+	// profiles are not checked.
+	Profiles func(folder string) (map[string]string, strictyaml.Faults)
 	// CheckJID says what is wrong with an address (RFC 7622). If it is nil,
 	// only the shape of addresses is checked.
 	CheckJID func(string) error
@@ -28,6 +30,10 @@ type LoadOptions struct {
 // DevicesDir is the directory in the data directory with the files of one
 // device each.
 const DevicesDir = "devices.d"
+
+// ProfilesDir is the directory in the data directory with installers' own
+// firmware profiles.
+const ProfilesDir = "profiles"
 
 // Load reads the file at path, the files of devices that belong to it, and the
 // secrets that it names. It returns all that is wrong, in the order of the
@@ -55,6 +61,7 @@ func Load(path string, o LoadOptions) (*Config, strictyaml.Faults) {
 	k.file(source{c.doc, "gateway"}, "data_dir", &c.Gateway.DataDir)
 	k.devicesDir(filepath.Join(c.Gateway.DataDir, DevicesDir))
 	k.defaults()
+	k.profilesDir()
 	k.check()
 	return k.outcome()
 }
@@ -67,6 +74,7 @@ func (c *Config) Refresh(o LoadOptions) (*Config, strictyaml.Faults) {
 	k := &checker{c: &next, o: o, decoded: map[place]bool{}}
 	k.devicesDir(filepath.Join(c.Gateway.DataDir, DevicesDir))
 	k.defaults()
+	k.profilesDir()
 	k.devices()
 	return k.outcome()
 }
@@ -160,6 +168,15 @@ func (k *checker) devicesDir(dir string) {
 			k.c.Devices = append(k.c.Devices, d)
 			k.c.sources = append(k.c.sources, source{doc, ""})
 		}
+	}
+}
+
+// profilesDir learns which profiles there are.
+func (k *checker) profilesDir() {
+	if k.o.Profiles != nil {
+		var faults strictyaml.Faults
+		k.profiles, faults = k.o.Profiles(filepath.Join(k.c.Gateway.DataDir, ProfilesDir))
+		k.faults = append(k.faults, faults...)
 	}
 }
 

@@ -6,11 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
 func testOptions() LoadOptions {
 	return LoadOptions{
-		Profiles: map[string]string{"tasmota": "mqtt", "dsmr-p1": "serial", "senml": "mqtt,coap", "lines": ""},
+		Profiles: func(string) (map[string]string, strictyaml.Faults) {
+			return map[string]string{"tasmota": "mqtt", "dsmr-p1": "serial", "senml": "mqtt,coap", "lines": ""}, nil
+		},
 		CheckJID: func(s string) error {
 			if strings.Contains(s, "♥") {
 				return errors.New("has a heart")

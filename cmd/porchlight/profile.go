@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
@@ -29,13 +31,23 @@ func runProfile(_ context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	flags := flag.NewFlagSet("profile "+what, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	folder := flags.String("dir", "", "a `FOLDER` of profiles of your own, besides the built-in ones")
+	folder := flags.String("dir", "", "a `FOLDER` of profiles of your own, besides the built-in ones (default profiles in the data directory)")
+	path := flags.String("c", "", "the config `FILE` that names the data directory (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml, if it is there)")
 	topic := flags.String("topic", "", "test NAME: the `TOPIC` of the message")
 	file := flags.String("file", "", "test NAME: the `FILE` that holds the message; - is the standard input")
 	yaml := flags.Bool("yaml", false, "show: the profile's file")
 	samples := flags.String("samples", "", "test: a `FILE` of samples, one JSON object a line")
 	if err := parse(flags, args); err != nil {
 		return err
+	}
+	if *folder == "" {
+		// The profiles are of use without a config, too.
+		c, faults := config.Load(config.Path(*path), config.LoadOptions{})
+		if c != nil {
+			*folder = filepath.Join(c.Gateway.DataDir, config.ProfilesDir)
+		} else if *path != "" {
+			return faults
+		}
 	}
 	library, err := loadProfiles(*folder, stderr)
 	if err != nil {
@@ -64,9 +76,6 @@ func loadProfiles(folder string, stderr io.Writer) (*profile.Library, error) {
 		return profile.Builtin()
 	}
 	library, err := profile.Load(folder)
-	if library == nil {
-		return nil, err
-	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 	}

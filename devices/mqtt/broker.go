@@ -99,11 +99,15 @@ func (b *Broker) Adopt(next devices.Driver) bool {
 		return false
 	}
 	before, after := b.members.Load(), n.members.Load()
+	running := b.running.Load()
 	if before.ear.profiles == after.ear.profiles {
 		after = &members{after.users, after.directory, after.rights, before.ear} // which knows what was announced
+	} else if running != nil {
+		for topic, pk := range running.server.Topics.Retained.GetAll() {
+			_, _, _, _, _ = after.ear.read(after.directory, publication{topic: topic, payload: pk.Payload, retained: true})
+		}
 	}
 	b.members.Store(after)
-	running := b.running.Load()
 	if running == nil {
 		return true
 	}

@@ -74,8 +74,11 @@ const (
 type Client struct {
 	config    ClientConfig
 	directory atomic.Pointer[directory]
-	ear       *ear
-	changed   chan struct{} // has one where a link may have something new to follow
+	ear       atomic.Pointer[ear]
+	next      atomic.Pointer[ear] // of other profiles, to take the place of ear
+	filters   []string            // of a scout: what to subscribe to; nil is what the profiles know
+	heard     atomic.Int64        // messages that a scout heard
+	changed   chan struct{}       // has one where a link may have something new to follow
 	up        atomic.Pointer[link]
 	scouts    bool // as NewScout says
 	log       *slog.Logger
@@ -93,7 +96,8 @@ func NewClient(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 			mine = append(mine, d)
 		}
 	}
-	c := &Client{config: config, ear: newEar(config.Profiles, false), changed: make(chan struct{}, 1), log: log}
+	c := &Client{config: config, changed: make(chan struct{}, 1), log: log}
+	c.ear.Store(newEar(config.Profiles, false))
 	c.directory.Store(newDirectory(mine))
 	return c
 }
@@ -109,7 +113,8 @@ func NewScout(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 	config.ClientID += "-discovery"
 	config.Share = "" // others would not hear what this one does
 	c := NewClient(config, ds, log)
-	c.scouts, c.ear = true, newEar(config.Profiles, true)
+	c.scouts = true
+	c.ear.Store(newEar(config.Profiles, true))
 	return c
 }
 
@@ -117,9 +122,16 @@ func NewScout(config ClientConfig, ds []Device, log *slog.Logger) *Client {
 // connection stays, because what has QoS 0 would be lost without it.
 func (c *Client) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Client)
-	// A tls.Config cannot be compared but with itself.
-	if !ok || n.config != c.config || n.scouts != c.scouts {
+	if !ok || n.scouts != c.scouts {
 		return false
+	}
+	own, other := c.config, n.config
+	own.Profiles, other.Profiles = nil, nil
+	if own != other { // a tls.Config cannot be compared but with itself
+		return false
+	}
+	if cmp.Or(c.next.Load(), c.ear.Load()).profiles != n.ear.Load().profiles {
+		c.next.Store(n.ear.Load())
 	}
 	c.directory.Store(n.directory.Load())
 	c.change()
@@ -143,13 +155,16 @@ func (c *Client) Name() string {
 
 // wanted is what to be subscribed to.
 func (c *Client) wanted() []string {
+	if c.filters != nil {
+		return slices.Clone(c.filters)
+	}
 	d := c.directory.Load()
 	all := d.filters()
 	if c.scouts {
-		all = c.config.Profiles.Filters(0)
+		all = c.ear.Load().profiles.Filters(0)
 	}
 	wide := slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !strings.ContainsAny(f, "+#") })
-	announced := c.ear.announcedTopics(d, !c.scouts)
+	announced := c.ear.Load().announcedTopics(d, !c.scouts)
 	if c.scouts {
 		announced = announced[:min(len(announced), maxScouted)]
 	}
@@ -168,11 +183,12 @@ const maxScouted = 1000
 
 // overhear takes a message as a scout.
 func (c *Client) overhear(m paho.Message, sink devices.Sink) {
+	c.heard.Add(1)
 	// $ begins the topics of brokers themselves (MQTT 3.1.1 section 4.7.2).
-	if checkTopic(m.Topic()) != nil || strings.HasPrefix(m.Topic(), "$") || c.directory.Load().find(m.Topic()) != nil {
+	if checkTopic(m.Topic()) != nil || strings.HasPrefix(m.Topic(), "$") || c.filters == nil && c.directory.Load().find(m.Topic()) != nil {
 		return
 	}
-	_, strangers, changed, _, err := c.ear.read(c.directory.Load(), publication{
+	_, strangers, changed, _, err := c.ear.Load().read(c.directory.Load(), publication{
 		source: c.where(), broker: c.config.Name, topic: m.Topic(), payload: m.Payload(), retained: m.Retained(),
 	})
 	if err != nil {
@@ -202,6 +218,7 @@ func (c *Client) Run(ctx context.Context, sink devices.Sink) error {
 		heard: make(chan paho.Message, maxQueued), acks: make(chan heldAck, maxQueued),
 		asks: make(chan profile.Outgoing, maxAsks), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
+	c.renew(ctx)
 	err := l.run(ctx)
 	if ctx.Err() != nil {
 		return nil
@@ -281,10 +298,11 @@ func (l *link) run(ctx context.Context) error {
 
 	l.broker = broker
 	if err = l.follow(ctx, broker); err == nil {
+		l.client.ear.Load().primed = true
 		l.client.up.Store(l)
 		l.sink.Up(l.client.Name())
 		if !l.client.scouts {
-			l.ask(l.client.ear.begin(l.client.directory.Load(), time.Now())...)
+			l.ask(l.client.ear.Load().begin(l.client.directory.Load(), time.Now())...)
 		}
 	}
 	ticker := time.NewTicker(pollEvery)
@@ -295,11 +313,16 @@ func (l *link) run(ctx context.Context) error {
 			done = true
 		case err = <-l.failed:
 		case <-l.client.changed:
+			if l.client.next.Load() != nil && l.client.renew(ctx) {
+				// Subscribed again, the broker gives again what it retains
+				// (MQTT-3.8.4-3), and nothing else is missed.
+				l.subscribed = nil
+			}
 			err = l.follow(ctx, broker)
 		case out := <-l.asks:
 			l.ask(out)
 		case now := <-ticker.C:
-			l.ask(l.client.ear.due(l.client.directory.Load(), now)...)
+			l.ask(l.client.ear.Load().due(l.client.directory.Load(), now)...)
 		}
 	}
 
@@ -622,7 +645,7 @@ func (l *link) take(ctx context.Context) {
 		if m.Qos() == 0 {
 			l.crowd.leave(m.Topic())
 		}
-		receipt, news, err := c.ear.report(ctx, c.directory.Load(), publication{
+		receipt, news, err := c.ear.Load().report(ctx, c.directory.Load(), publication{
 			source: c.Name(), session: c.config.Name, broker: c.config.Name, topic: m.Topic(), payload: m.Payload(),
 			id: m.MessageID(), qos: m.Qos(), duplicate: m.Duplicate(), retained: m.Retained(),
 		}, l.sink)

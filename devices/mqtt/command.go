@@ -78,13 +78,13 @@ func (c *Client) Controls(id devices.ID) []devices.Control {
 	if c.scouts {
 		return nil
 	}
-	return c.ear.controls(c.directory.Load().get(id))
+	return c.ear.Load().controls(c.directory.Load().get(id))
 }
 
 // Execute implements [devices.Actuator]. The broker acknowledges the command
 // (QoS 1), which says nothing of the device.
 func (c *Client) Execute(ctx context.Context, cmd devices.Command, expect func(devices.Confirmation)) error {
-	out, err := c.ear.encode(c.directory.Load().get(cmd.Device), cmd)
+	out, err := c.ear.Load().encode(c.directory.Load().get(cmd.Device), cmd)
 	if err != nil {
 		return err
 	}

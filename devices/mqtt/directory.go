@@ -141,6 +141,18 @@ func eachRun(topic string, first int, yield func(run string) bool) {
 	}
 }
 
+// sharedFilters gives the filters on which devices are announced.
+func (d *directory) sharedFilters() (all []string) {
+	for _, device := range d.devices {
+		for _, f := range device.Profile.SharedFilters() {
+			if !slices.Contains(all, f) {
+				all = append(all, f)
+			}
+		}
+	}
+	return all
+}
+
 // filters gives the filters of all devices, each once.
 func (d *directory) filters() []string {
 	var all []string

@@ -29,6 +29,7 @@ const maxAnnounced = 20_000
 // goroutine.
 type ear struct {
 	profiles *profile.Library // nil: of configured devices only, as each one's profile says
+	primed   bool             // it has heard what was announced; of the client's Run alone
 	limited  bool             // it hears everything: strangers have only a part of the time
 
 	mu        sync.Mutex

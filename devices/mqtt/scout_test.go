@@ -186,7 +186,7 @@ func TestBridge(t *testing.T) {
 		t.Fatal("the device is not adopted")
 	}
 	m.waitFor(t, "its filters", func(log string) bool {
-		return strings.Contains(log, "zigbee2mqtt/bridge/#") && strings.Contains(log, "zigbee2mqtt/hall/sensor")
+		return strings.Contains(log, "zigbee2mqtt/bridge/#") && strings.Contains(log, "zigbee2mqtt/hall/sensor (QoS 1)")
 	})
 	send(t, p, data)
 	if got := sink.WaitMessages(t, 1)[0].Readings; len(got) != 1 || got[0].Device != "sensor" || len(got[0].Fields) != 2 {

@@ -1,9 +1,9 @@
 package profile
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	profiles "github.com/porchlight-iot/porchlight/firmware-profiles"
+	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
 // A Library is profiles by their ids. It does not change, and may be used from
@@ -23,6 +24,7 @@ type Library struct {
 	// those that begin with a capture stand under "". Each list is in the order
 	// in which they are asked.
 	byFirst map[string][]*Profile
+	broken  []string
 }
 
 // Builtin gives the profiles that come with the program.
@@ -33,20 +35,56 @@ func Builtin() (*Library, error) {
 // Load gives the profiles that come with the program, and those of a folder
 // (files <id>.yaml), which take the place of built-in ones of the same id. A
 // profile that is wrong is left out, the built-in one then staying, and told in
-// the error; the library is usable nevertheless. A folder that is not there is
-// empty.
+// the error, which is a [strictyaml.Faults]; the library is usable
+// nevertheless. A folder that is not there is empty.
 func Load(folder string) (*Library, error) {
 	return load(profiles.FS, os.DirFS(folder), folder)
+}
+
+// Reload gives what Load would now, but that a profile which is wrong stays as
+// it was. Profiles that did not change are the same, and the library is where
+// none did.
+func (l *Library) Reload(folder string) (*Library, error) {
+	next, err := Load(folder)
+	for _, id := range next.broken {
+		if before := l.profiles[id]; before != nil {
+			next.profiles[id] = before
+		}
+	}
+	changed := len(next.profiles) != len(l.profiles) || !slices.Equal(next.broken, l.broken)
+	for id, p := range next.profiles {
+		if before := l.profiles[id]; before.equal(p) {
+			next.profiles[id] = before
+		} else {
+			changed = true
+		}
+	}
+	if !changed {
+		return l, err
+	}
+	next.index()
+	return next, err
+}
+
+// Broken gives the ids of profiles that are wrong, in order.
+func (l *Library) Broken() []string { return slices.Clone(l.broken) }
+
+// equal reports whether two profiles, and those that they extend, say the same.
+func (p *Profile) equal(q *Profile) bool {
+	if p == q || p == nil || q == nil {
+		return p == q
+	}
+	return bytes.Equal(p.source, q.source) && p.base.equal(q.base)
 }
 
 func load(builtin, own fs.FS, folder ...string) (*Library, error) {
 	l := &Library{profiles: make(map[string]*Profile), aliases: make(map[string]string)}
 	all := l.add(builtin, "")
 	if own != nil {
-		all = errors.Join(all, l.add(own, filepath.Join(folder...)))
+		all = append(all, l.add(own, filepath.Join(folder...))...)
 	}
 	l.index()
-	return l, all
+	return l, all.Err()
 }
 
 // A source is a profile's file that waits for the one that it extends.
@@ -56,15 +94,22 @@ type source struct {
 }
 
 // add reads the profiles of a folder, those first that others extend.
-func (l *Library) add(folder fs.FS, where string) error {
+func (l *Library) add(folder fs.FS, where string) (all strictyaml.Faults) {
+	fault := func(file string, err error) {
+		var faults strictyaml.Faults
+		if !errors.As(err, &faults) {
+			faults = strictyaml.Faults{{File: file, Line: 1, Column: 1, Problem: "cannot be read: " + err.Error(), Mend: "let the gateway's user read it, or remove it"}}
+		}
+		all = append(all, faults...)
+	}
 	entries, err := fs.ReadDir(folder, ".")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read the profiles: %w", err)
+		fault(where, err)
+		return all
 	}
-	var all error
 	files := make(map[string]source)
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".yaml")
@@ -73,7 +118,8 @@ func (l *Library) add(folder fs.FS, where string) error {
 		}
 		data, err := fs.ReadFile(folder, e.Name())
 		if err != nil {
-			all = errors.Join(all, fmt.Errorf("cannot read a profile: %w", err))
+			fault(filepath.Join(where, e.Name()), err)
+			l.broken = append(l.broken, id)
 			continue
 		}
 		files[id] = source{filepath.Join(where, e.Name()), data}
@@ -96,7 +142,8 @@ func (l *Library) add(folder fs.FS, where string) error {
 			return read(base)
 		})
 		if err != nil {
-			all = errors.Join(all, err)
+			fault(s.file, err)
+			l.broken = append(l.broken, id)
 			return l.profiles[id]
 		}
 		l.profiles[id] = p
@@ -108,12 +155,14 @@ func (l *Library) add(folder fs.FS, where string) error {
 	for _, id := range sortedKeys(files) {
 		read(id)
 	}
+	slices.Sort(l.broken)
 	return all
 }
 
 // index makes the profiles ready to be found.
 func (l *Library) index() {
 	l.names = sortedKeys(l.profiles)
+	clear(l.aliases)
 	l.byFirst = make(map[string][]*Profile)
 	firsts := map[string]bool{"": true}
 	for _, id := range l.names {

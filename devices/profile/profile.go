@@ -18,6 +18,7 @@ import (
 type Profile struct {
 	file   spec
 	source []byte
+	base   *Profile // that it extends
 }
 
 // Parse reads a profile that extends none. The error is a [strictyaml.Faults]
@@ -38,6 +39,7 @@ func parse(file string, data []byte, find func(id string) *Profile) (*Profile, e
 		if base == nil {
 			return nil, strictyaml.Faults{doc.Fault("extends", fmt.Sprintf("there is no profile %q", p.file.Extends), "", "name one that is sound; porchlight profile list shows them")}
 		}
+		p.base = base
 		p.file.inherit(base.file, doc.Has)
 	}
 	if faults = p.file.check(doc); len(faults) == 0 {
