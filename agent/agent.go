@@ -234,6 +234,9 @@ func (a *Agent) furnish(c *config.Config) {
 		if device.Name == "" {
 			device.Name = string(device.ID)
 		}
+		if p := a.profiles.Get(d.Profile); p != nil {
+			device.Silence = p.Silence()
+		}
 		ds = append(ds, device)
 	}
 	a.aboard.Configure(c)

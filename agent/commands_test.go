@@ -1,7 +1,9 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -123,10 +125,10 @@ devices:
 			t.Fatalf("the device was never told %q", want)
 		}
 	}
-	commands := 0
+	commands, answered := 0, 1 // the last, by the control socket
 	confirmed := func(name, argument, want string) {
 		t.Helper()
-		commands++
+		commands, answered = commands+1, answered+1
 		got := outcomes(t, gateway, name, argument)
 		if len(got) != 2 || got[0].Kind != bridge.Sent || got[0].Err != nil || got[1].Kind != bridge.Confirmed || got[1].After <= 0 {
 			t.Errorf("%s %s: %+v", name, argument, got)
@@ -203,6 +205,29 @@ devices:
 	if len(d.told) > 0 {
 		t.Errorf("the device was told more: %s", <-d.told)
 	}
+
+	// RESULT and POWER tell the same, and are one reading: of STATE, of each
+	// command that was answered, and of the dimmers.
+	s.until("the readings", func() bool {
+		var status bytes.Buffer
+		if err := agent.Look(s.config(), "status", &status); err != nil {
+			t.Fatal(err)
+		}
+		var of agent.StoreStatus
+		if err := json.Unmarshal(status.Bytes(), &of); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, d := range of.Devices {
+			if d.Device == "plug" {
+				n += d.Disk + d.Memory
+			}
+		}
+		if n > 1+answered {
+			t.Fatalf("%d readings of %d answers", n, answered)
+		}
+		return n == 1+answered
+	})
 
 	// Each is an event, also of who was refused.
 	s.until(fmt.Sprintf("%d events", commands), func() bool {

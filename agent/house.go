@@ -19,6 +19,10 @@ const (
 	lostFactor = 20
 	leastLate  = time.Minute
 	leastLost  = 15 * time.Minute
+	// A device that sleeps by design says so by its silence, and may do so for a
+	// day: what tells its battery's end is longer.
+	sleepAfter      = time.Minute
+	leastLostAsleep = 25 * time.Hour
 	// learnFrom is how many intervals must have been seen before silence
 	// means anything.
 	learnFrom = 3
@@ -153,6 +157,33 @@ func (h *house) retained(rs []devices.Reading, came arrival) []devices.Reading {
 	h.mu.Unlock()
 	h.touch(touched)
 	return fresh
+}
+
+// repeatTime is how long after a message another may repeat it.
+const repeatTime = 5 * time.Second
+
+// without gives the readings that do not only repeat what the device said a
+// moment ago.
+func (h *house) without(rs []devices.Reading, came arrival) (news []devices.Reading) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, reading := range rs {
+		r := h.rooms[reading.Device]
+		if r == nil || r.heard.IsZero() || came.now.Sub(r.heard) > repeatTime || !r.says(reading.Fields) {
+			news = append(news, reading)
+		}
+	}
+	return news
+}
+
+// says reports whether all the fields are as they are known.
+func (r *room) says(fields []devices.Field) bool {
+	for _, f := range fields {
+		if v := r.value(f.Name); v == nil || v.Value != f.Value || v.Late || f.Kind == devices.Event {
+			return false
+		}
+	}
+	return true
 }
 
 // tell notes what a device, or its last will, says of itself. What a broker
@@ -351,17 +382,26 @@ func (r *room) judged(now, started time.Time) devices.State {
 		}
 		state = devices.StateFresh
 	}
-	if r.intervals < learnFrom {
-		return state
-	}
 	since := r.heard
 	if since.Before(started) {
 		since = started
 	}
-	switch silence := now.Sub(since); {
-	case silence > max(lostFactor*r.usual, leastLost):
+	silence, rule := now.Sub(since), r.device.Silence
+	late, lost := max(lateFactor*r.usual, leastLate), max(lostFactor*r.usual, leastLost)
+	if rule.Asleep {
+		late, lost = sleepAfter, max(lost, leastLostAsleep)
+	}
+	if rule.Lost > 0 {
+		late, lost = min(late, rule.Lost), rule.Lost
+	} else if rule.Usual || r.intervals < learnFrom && !rule.Asleep {
+		return state
+	}
+	switch {
+	case silence > lost:
 		return devices.StateLost
-	case silence > max(lateFactor*r.usual, leastLate):
+	case silence > late && rule.Asleep:
+		return devices.StateAsleep
+	case silence > late && r.intervals == learnFrom:
 		return devices.StateLate
 	}
 	return state

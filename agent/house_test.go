@@ -248,3 +248,58 @@ func TestRetainedOnlineIsNoLife(t *testing.T) {
 		t.Errorf("it says that it is online, and is %s", s)
 	}
 }
+
+// TestSilenceOfAProfile judges silence as a profile says.
+func TestSilenceOfAProfile(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		silence devices.Silence
+		want    map[time.Duration]devices.State
+	}{
+		"a time":          {devices.Silence{Lost: 30 * time.Minute}, map[time.Duration]devices.State{29 * time.Minute: devices.StateLate, 31 * time.Minute: devices.StateLost}},
+		"asleep":          {devices.Silence{Asleep: true}, map[time.Duration]devices.State{30 * time.Second: devices.StateFresh, 5 * time.Minute: devices.StateAsleep, 24 * time.Hour: devices.StateAsleep, 26 * time.Hour: devices.StateLost}},
+		"asleep, a time":  {devices.Silence{Asleep: true, Lost: 3 * time.Hour}, map[time.Duration]devices.State{2 * time.Hour: devices.StateAsleep, 4 * time.Hour: devices.StateLost}},
+		"another tells":   {devices.Silence{Usual: true}, map[time.Duration]devices.State{1000 * time.Hour: devices.StateFresh}},
+		"by its interval": {devices.Silence{}, map[time.Duration]devices.State{2 * time.Minute: devices.StateLate, 16 * time.Minute: devices.StateLost}},
+	} {
+		h, taken := houseOf(t, start)
+		h.furnish([]devices.Device{{ID: "kitchen", Silence: c.silence}}, func(devices.ID) []byte { return nil })
+		now := start
+		for range 5 {
+			now = now.Add(10 * time.Second)
+			h.report(t, taken, now, "temperature", "21.4")
+		}
+		for silence, want := range c.want {
+			if s := h.stateAt(now.Add(silence)); s != want {
+				t.Errorf("%s: after %s it is %s, want %s", name, silence, s, want)
+			}
+		}
+		if h.report(t, taken, now.Add(2000*time.Hour), "temperature", "21.5"); h.stateAt(now.Add(2000*time.Hour)) != devices.StateFresh {
+			t.Errorf("%s: it speaks, and is not fresh", name)
+		}
+	}
+}
+
+// TestRepetition has a device say the same twice in a moment, as a Tasmota does
+// by RESULT and POWER: that is one reading. Later, or another value, is two.
+func TestRepetition(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	says := func(v string) []devices.Reading {
+		n, _ := devices.ParseNumber(v)
+		return []devices.Reading{{Device: "kitchen", Fields: []devices.Field{{Name: "power", Value: n}}}}
+	}
+	if news := h.without(says("1"), at(start)); len(news) != 1 {
+		t.Error("the first is a repetition")
+	}
+	h.report(t, taken, start, "power", "1")
+	for _, c := range []struct {
+		value string
+		after time.Duration
+		want  int
+	}{{"1", time.Second, 0}, {"0", time.Second, 1}, {"1", time.Minute, 1}} {
+		if news := h.without(says(c.value), at(start.Add(c.after))); len(news) != c.want {
+			t.Errorf("%s after %s brings %d readings, want %d", c.value, c.after, len(news), c.want)
+		}
+	}
+}

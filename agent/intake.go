@@ -39,6 +39,10 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 			return nil, fmt.Errorf("%s: %w", m.Readings[i].Device, errUnknownDevice)
 		}
 	}
+	all := m.Readings
+	if m.Repeats {
+		m.Readings = in.house.without(m.Readings, came)
+	}
 	if m.Retained {
 		m.Readings = in.house.retained(m.Readings, came)
 	}
@@ -49,7 +53,7 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 	}
 	r, err := in.house.take(m, came, in.outbox.Append)
 	if err == nil && !m.Retained {
-		in.orders.heard(m.Readings, came.now)
+		in.orders.heard(all, came.now)
 	}
 	crashpoint.At(crashpoint.MessageAppended)
 	return r, err

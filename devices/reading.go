@@ -14,6 +14,15 @@ type Device struct {
 	Groups   []string       // for commands to several devices
 	Parent   ID             // the device that it is reached through; "" if there is none
 	Location *time.Location // in which its times without a zone are; never nil
+	Silence  Silence
+}
+
+// Silence is what it means that a device says nothing. The zero Silence has it
+// judged by the device's own interval.
+type Silence struct {
+	Lost   time.Duration // it is lost after so long; 0 is by its interval
+	Asleep bool          // it sleeps between its messages
+	Usual  bool          // it means nothing: another tells when it is lost
 }
 
 // A Reading is what one device said at one time: its fields stand together
@@ -80,6 +89,9 @@ type Message struct {
 	// Retained is set where the message was kept by a broker and its age is
 	// not known (MQTT-3.3.1.3).
 	Retained bool
+	// Repeats is set where the source may have said the same a moment ago, in
+	// another message. What is the same then is no reading.
+	Repeats bool
 	// Window is how many messages the source keeps under way unacknowledged;
 	// 0 where it does not wait for acknowledgements.
 	Window int

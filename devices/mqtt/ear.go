@@ -338,7 +338,7 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 	if unwanted && e.limited {
 		sink.Reject(p.source, fmt.Errorf("topic %q: %w", p.topic, errNoDevice))
 	}
-	m := devices.Message{Retained: p.retained}
+	m := devices.Message{Retained: p.retained, Repeats: true}
 	for _, s := range says {
 		if s.Availability != devices.AvailabilityUnknown || s.indirect {
 			sink.Availability(s.device.ID, s.Availability, p.retained)
@@ -348,7 +348,7 @@ func (e *ear) report(ctx context.Context, d *directory, p publication, sink devi
 		}
 		for _, r := range s.Readings {
 			r.Device = s.device.ID
-			m.Readings = append(m.Readings, r)
+			m.Readings, m.Repeats = append(m.Readings, r), m.Repeats && s.Repeats
 		}
 	}
 	if len(m.Readings) == 0 {

@@ -109,3 +109,16 @@ func TestFamily(t *testing.T) {
 	k.want("homie/super-car/engine/temperature/$unit", "°C")
 	k.want("homie/super-car/engine/temperature", "21.5", "car.engine_temperature=21.5 °C")
 }
+
+// TestRepeats: which of a Tasmota's messages may say again what another said.
+func TestRepeats(t *testing.T) {
+	k := newTalk(t, known(t), device(t, "plug", "tasmota", "plug"))
+	k.want("stat/plug/RESULT", `{"POWER":"ON"}`, "plug.power=true ")
+	k.want("stat/plug/POWER", "ON", "plug.power=true ")
+	k.want("stat/plug/POWER", `{"POWER":"ON"}`, "plug.power=true ")
+	for i, want := range []bool{false, true, false} {
+		if m := k.sink.WaitMessages(t, 3)[i]; m.Repeats != want {
+			t.Errorf("message %d repeats: %v", i, m.Repeats)
+		}
+	}
+}

@@ -11,7 +11,8 @@ import (
 
 // maxPacket is the largest packet that is taken from a broker. The library
 // allocates what a header announces, up to 256 MiB, before a byte of it came.
-const maxPacket = 256 << 10
+// Zigbee2MQTT announces all devices of a house in one message: some KiB each.
+const maxPacket = 2 << 20
 
 // The packet types that a broker sends to a client that publishes with no more
 // than QoS 1 (MQTT 3.1.1 section 2.2.1).

@@ -19,7 +19,7 @@ const (
 )
 
 func TestFramer(t *testing.T) {
-	big := "\x30\x80\x80\x10" + "\x00\x01a" + strings.Repeat("x", maxPacket-3)
+	big := "\x30\x80\x80\x80\x01" + "\x00\x01a" + strings.Repeat("x", maxPacket-3)
 	for name, c := range map[string]struct {
 		filters int32
 		in      string
@@ -32,7 +32,7 @@ func TestFramer(t *testing.T) {
 		"length in five bytes":  {0, connack + "\x30\xff\xff\xff\xff\x01", "more than four bytes"},
 		"length without end":    {0, connack + "\x30\x80\x80\x80\x80", "more than four bytes"},
 		"256 MiB":               {0, connack + "\x30\xff\xff\xff\x7f", "268435455 bytes"},
-		"one byte too large":    {0, connack + "\x30\x81\x80\x10", "262145 bytes"},
+		"one byte too large":    {0, connack + "\x30\x81\x80\x80\x01", "2097153 bytes"},
 		"256 MiB at first":      {0, "\x20\xff\xff\xff\x7f", "268435455 bytes"},
 		"no CONNACK":            {0, publish, "type 3 where that cannot be"},
 		"two CONNACKs":          {0, connack + connack, "type 2 where that cannot be"},

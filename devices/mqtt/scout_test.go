@@ -198,6 +198,25 @@ func TestBridge(t *testing.T) {
 	sink.WaitAvailability(t, "sensor", devices.AvailabilityUnknown)
 }
 
+// TestLargeAnnouncement has a bridge with many devices, which it announces in
+// one message.
+func TestLargeAnnouncement(t *testing.T) {
+	m := startMosquitto(t)
+	p := publisher(t, m.url(), "bridge")
+	all := strings.TrimSuffix(bridged, "]")
+	for i := 0; len(all) < 1<<20; i++ {
+		all += fmt.Sprintf(`,{"ieee_address":"0x%016x","friendly_name":"room/%d","description":"%s"}`, i, i, strings.Repeat("x", 10_000))
+	}
+	send(t, p, Publication{Topic: "zigbee2mqtt/bridge/devices", Payload: []byte(all + "]"), QoS: 0, Retain: true})
+	sink := &devicetest.Sink{Auto: true}
+	run(t, NewClient(ClientConfig{Name: "house", URL: m.url(), ClientID: "porchlight-test", Profiles: known(t)}, []Device{device(t, "sensor", "zigbee2mqtt", "hall/sensor")}, quiet()), sink)
+	sink.WaitUp(t, 1)
+	send(t, p, Publication{Topic: "zigbee2mqtt/hall/sensor", Payload: []byte(`{"temperature":21.40}`), QoS: 1})
+	if got := sink.WaitMessages(t, 1)[0].Readings; len(got) != 1 || got[0].Fields[0].Unit != "°C" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // BenchmarkStrangers compares what a message costs: of a configured device, of
 // a stranger that a profile knows, and of 10,000 topics that none does.
 func BenchmarkStrangers(b *testing.B) {

@@ -195,7 +195,7 @@ func (p *Profile) decode(h *heard, captures map[string]string, at Place, o *over
 		if err != nil {
 			return Output{}, err
 		}
-		out.Profile = p.ID()
+		out.Profile, out.Repeats = p.ID(), rule.Repeats
 		return out, nil
 	}
 	return Output{}, errors.New("no way to read this kind of message")

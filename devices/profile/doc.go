@@ -66,6 +66,9 @@ type Output struct {
 	// Unannounced is set where the device has not yet announced what it means,
 	// and its profile can ask it to: [Session.Polls] on "unannounced".
 	Unannounced bool
+	// Repeats is set where the message may say again what another said a moment
+	// ago.
+	Repeats bool
 	// Removed are the identities of devices that the message takes back.
 	Removed []string
 	// Earlier are messages that came before the announcement that this one is,

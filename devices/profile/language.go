@@ -74,6 +74,7 @@ type decodeRule struct {
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
+	Repeats      bool              `yaml:"repeats" doc:"The message repeats what another said a moment ago, if that came: it is no reading of its own where it says the same."`
 	Skip         bool              `yaml:"skip" doc:"The message says nothing that another does not."`
 	Refuse       string            `yaml:"refuse" doc:"The message cannot be used, and why."`
 }

@@ -162,7 +162,6 @@ func (l *Library) add(folder fs.FS, where string) (all strictyaml.Faults) {
 // index makes the profiles ready to be found.
 func (l *Library) index() {
 	l.names = sortedKeys(l.profiles)
-	clear(l.aliases)
 	l.byFirst = make(map[string][]*Profile)
 	firsts := map[string]bool{"": true}
 	for _, id := range l.names {

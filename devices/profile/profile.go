@@ -427,6 +427,12 @@ func (p *Profile) Name() string { return p.file.Name }
 // Transports are those that the profile is for: mqtt, coap, serial.
 func (p *Profile) Transports() []string { return slices.Clone(p.file.Transports) }
 
+// Silence says what it means that a device says nothing.
+func (p *Profile) Silence() devices.Silence {
+	s := p.file.Silence
+	return devices.Silence{Lost: s.After, Asleep: s.Asleep, Usual: s.Via == "parent"}
+}
+
 // Source is the profile's file.
 func (p *Profile) Source() []byte { return slices.Clone(p.source) }
 
