@@ -38,7 +38,7 @@ demo: deps-demo porchlight ## the whole path, live, on this machine, without a n
 .PHONY: test
 test: go deps ## everything, against real servers
 	$(GO) vet $(PKG)
-	$(GO) test $(RACE) -timeout 20m $(PKG)
+	$(GO) test $(RACE) -timeout 40m $(PKG)
 
 # The store counts in 64 bits, and its file may be larger than an int is on the
 # boards of 32 bits.

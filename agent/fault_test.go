@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -285,6 +286,16 @@ func TestReloadWithBacklog(t *testing.T) {
 	changed = strings.Replace(changed, "  - {id: b, profile: json, mqtt: {topic: b}}\n", "  - {id: new, profile: json, mqtt: {topic: new}}\n", 1)
 	write(t, config, changed)
 	cmd.Process.Signal(syscall.SIGHUP)
+	// Before that is through, the new one would be a stranger, whom the broker
+	// acknowledges and nobody keeps.
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		list, err := exec.Command(c.program, "devices", "-c", config).CombinedOutput()
+		if bytes.Contains(list, []byte("new ")) {
+			break
+		} else if time.Since(began) > patience {
+			t.Fatalf("the config is not taken over: %s, %v", list, err)
+		}
+	}
 	fresh := &reporter{id: "new", send: mqttSender(c.broker, "new")}
 	c.devices = append(c.devices, fresh, b)
 	go fresh.run(ctx)

@@ -415,6 +415,39 @@ func TestPermission(t *testing.T) {
 	}
 }
 
+// TestInlineHead damages the number of the page that a small bucket is within
+// another: bbolt would take it for that of a page to be freed.
+func TestInlineHead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, testOptions())
+	take(t, o, message("kitchen", 1, 2, 3))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := append([]byte(nil), bucketCounts...)
+	head = append(head, make([]byte, 16)...) // no page of its own, no sequence
+	n := bytes.Count(file, head)
+	for rest := file; ; {
+		at := bytes.Index(rest, head)
+		if at < 0 {
+			break
+		}
+		rest = rest[at+len(head):]
+		boltOrder().PutUint64(rest, 1<<31)
+	}
+	if err := os.WriteFile(path, file, 0o600); err != nil || n == 0 {
+		t.Fatalf("%d buckets, %v", n, err)
+	}
+	o = open(t, path, testOptions())
+	if a := counted(t, o); o.recovery == nil || a.Total.Given != 3 || a.Total.Waiting != 3 {
+		t.Errorf("%+v, counts %+v", o.recovery, a.Total)
+	}
+}
+
 // TestNotDamage has errors that are no damage: the file stays.
 func TestNotDamage(t *testing.T) {
 	dir := t.TempDir()

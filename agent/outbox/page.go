@@ -233,6 +233,11 @@ func (w *walk) inline(b []byte, visit func(it item) error) error {
 	if len(b) < pageHeader {
 		return w.broken(damaged("a bucket is cut off"))
 	}
+	if w.order.Uint64(b) != 0 { // bbolt would free that page
+		if err := w.broken(damaged("a bucket within a page has the head of a page")); err != nil {
+			return err
+		}
+	}
 	p, err := w.parse(b)
 	if err == nil && !p.leaf {
 		err = damaged("a bucket within a page is no leaf")
