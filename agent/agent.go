@@ -109,6 +109,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("devices that were refused may be asked about again", "error", err)
 	}
 	a.house = newHouse(a.changed)
+	a.house.anew = func(r restart) { a.outbox.AddNote(note(restartEvent(r))) }
 	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
 	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}

@@ -81,6 +81,16 @@ func (a *Agent) refresh() error {
 	return faults.Err()
 }
 
+// restartEvent tells that a counter began anew, so that who adds up its rises
+// does not take the fall for one.
+func restartEvent(r restart) bridge.Event {
+	return bridge.Event{
+		ID: fmt.Sprintf("device-%s-%s-anew-%d", r.device, r.field.Name, r.at.UnixMicro()), Time: r.at,
+		Category: "device", Device: r.device, Title: fmt.Sprintf("%s: %s counts anew", r.device, r.field.Name),
+		Summary: strings.TrimSpace(fmt.Sprintf("it was at %s and is at %s %s", r.before, r.field.Value, r.field.Unit)),
+	}
+}
+
 // deviceEvents tells what became of which device between two configs.
 func deviceEvents(before, after []config.Device, now time.Time) []bridge.Event {
 	var all []bridge.Event

@@ -32,6 +32,7 @@ const (
 // is doing. It is what the `now` lane and presence show.
 type house struct {
 	changed func(devices.ID) // called, unlocked, when the device's picture changed
+	anew    func(restart)    // called, unlocked, when a counter began anew; nil: nobody is told
 
 	mu      sync.Mutex
 	started time.Time
@@ -48,11 +49,24 @@ type room struct {
 	usual     time.Duration     // learnt interval; 0 if unknown
 	intervals int               // seen, up to learnFrom
 	told      devices.Availability
-	own       devices.State // by itself
-	state     devices.State // as it is shown
-	lost      time.Time     // since when own is so; zero if it is not
-	dirty     bool          // for the store
+	own       devices.State        // by itself
+	state     devices.State        // as it is shown
+	lost      time.Time            // since when own is so; zero if it is not
+	dirty     bool                 // for the store
+	anew      map[string]time.Time // when counters began anew, by their names
 }
+
+// A restart is a counter that began anew: less came than before.
+type restart struct {
+	device devices.ID
+	field  devices.Field // as it is now
+	before devices.Value
+	at     time.Time
+}
+
+// oftenAnew is how soon a counter that begins anew again does so by design, as
+// that of a day: people are not told.
+const oftenAnew = 48 * time.Hour
 
 func newHouse(changed func(devices.ID)) *house {
 	return &house{changed: changed, started: time.Now(), rooms: make(map[devices.ID]*room)}
@@ -103,6 +117,7 @@ func (h *house) take(m devices.Message, came arrival, add func(devices.Message) 
 		return nil, err
 	}
 	var touched []devices.ID
+	var anew []restart
 	for i := range records {
 		r := h.rooms[records[i].Device]
 		if r == nil {
@@ -111,6 +126,9 @@ func (h *house) take(m devices.Message, came arrival, add func(devices.Message) 
 		late := came.at.Sub(records[i].Time) > lateReading
 		uncertain := records[i].Stamp != "" && !came.certain
 		for _, f := range records[i].Fields {
+			if before, news := r.countsAnew(f, records[i].Time); news && !late && !uncertain {
+				anew = append(anew, restart{r.device.ID, f, before, records[i].Time})
+			}
 			r.set(bridge.NowValue{Field: f, Time: records[i].Time, Seq: records[i].Seq, Late: late, Uncertain: uncertain})
 		}
 		if records[i].Time.After(r.logged) && !uncertain {
@@ -121,7 +139,30 @@ func (h *house) take(m devices.Message, came arrival, add func(devices.Message) 
 	}
 	h.mu.Unlock()
 	h.touch(touched)
+	for _, a := range anew {
+		if h.anew != nil {
+			h.anew(a)
+		}
+	}
 	return receipt, nil
+}
+
+// countsAnew reports whether a counter begins anew, and not as often as by
+// design, and gives what it was at before.
+func (r *room) countsAnew(f devices.Field, at time.Time) (before devices.Value, news bool) {
+	if f.Kind != devices.Counter || f.Value.Kind() != devices.NumberValue {
+		return before, false
+	}
+	old := r.value(f.Name)
+	if old == nil || old.Value.Kind() != devices.NumberValue || old.Unit != f.Unit || f.Value.Float() >= old.Value.Float() || !at.After(old.Time) {
+		return before, false
+	}
+	if r.anew == nil {
+		r.anew = make(map[string]time.Time)
+	}
+	last, some := r.anew[f.Name]
+	r.anew[f.Name] = at // no more of them than values
+	return old.Value, !some || at.Sub(last) > oftenAnew
 }
 
 // lateReading is the age from which a reading is history and not the present.
@@ -416,6 +457,7 @@ type storedRoom struct {
 	Intervals int                  `json:"intervals,omitempty"`
 	Told      devices.Availability `json:"told,omitempty"`
 	State     devices.State        `json:"state"`
+	Anew      map[string]time.Time `json:"anew,omitempty"`
 }
 
 type storedValue struct {
@@ -428,7 +470,7 @@ type storedValue struct {
 }
 
 func (r *room) stored() storedRoom {
-	s := storedRoom{Newest: r.newest, Logged: r.logged, Usual: r.usual, Intervals: r.intervals, Told: r.told, State: r.own}
+	s := storedRoom{Newest: r.newest, Logged: r.logged, Usual: r.usual, Intervals: r.intervals, Told: r.told, State: r.own, Anew: r.anew}
 	for _, v := range r.values {
 		s.Values = append(s.Values, storedValue{v.Name, v.Kind, v.Unit, v.Value.Kind(), v.Value.String(), v.Time})
 	}
@@ -440,6 +482,7 @@ func (r *room) restore(b []byte) {
 	if json.Unmarshal(b, &s) != nil {
 		return // nothing was kept, or nothing that can be read
 	}
+	r.anew = s.Anew
 	r.newest, r.logged, r.usual, r.intervals, r.told, r.own, r.state = s.Newest, s.Logged, s.Usual, s.Intervals, s.Told, s.State, s.State
 	for _, v := range s.Values {
 		value := devices.Text(v.Value)

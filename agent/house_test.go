@@ -37,6 +37,43 @@ func (h *house) report(t *testing.T, taken *[]devices.Record, now time.Time, nam
 	}
 }
 
+// TestCounterBeginsAnew has counters fall. That of a total is told, that of a
+// day once, until it stops to be one.
+func TestCounterBeginsAnew(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	told := map[string]int{}
+	h.anew = func(r restart) { told[r.field.Name]++ }
+	report := func(hour int, name, value string, kind devices.FieldKind) {
+		v, err := devices.ParseNumber(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := start.Add(time.Duration(hour) * time.Hour)
+		_, err = h.take(devices.Message{Readings: []devices.Reading{{Device: "kitchen", Time: now, Fields: []devices.Field{{Name: name, Value: v, Kind: kind}}}}},
+			at(now), func(m devices.Message) (devices.Receipt, []devices.Record, error) {
+				*taken = append(*taken, devices.Record{Seq: uint64(len(*taken)) + 1, Reading: m.Readings[0]})
+				return nil, (*taken)[len(*taken)-1:], nil
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for day := range 5 {
+		report(24*day, "total", []string{"100", "110", "110", "3", "4"}[day], devices.Counter)
+		report(24*day, "today", "0", devices.Counter)
+		report(24*day, "temperature", []string{"21", "20", "19", "18", "17"}[day], devices.Measurement)
+		report(24*day+12, "today", "7", devices.Counter)
+	}
+	if told["total"] != 1 || told["today"] != 1 || told["temperature"] != 0 {
+		t.Errorf("told %v", told)
+	}
+	report(24*30, "today", "1", devices.Counter)
+	if told["today"] != 2 {
+		t.Errorf("told %v", told)
+	}
+}
+
 func (h *house) stateAt(now time.Time) devices.State {
 	h.tick(now)
 	p, _ := h.picture("kitchen")
