@@ -14,6 +14,7 @@ import (
 // tell its precision: 21.40 is not 21.4 (XEP-0323 section 3.2).
 type Value struct {
 	kind ValueKind
+	list bool // a text that is items with commas between
 	text string
 }
 
@@ -70,7 +71,7 @@ func ParseNumber(literal string) (Value, error) {
 	if err != nil || math.IsInf(f, 0) || len(out) > maxNumberLength {
 		return Value{}, errNotANumber
 	}
-	return Value{NumberValue, out}, nil
+	return Value{kind: NumberValue, text: out}, nil
 }
 
 func digits(s string) bool {
@@ -92,14 +93,29 @@ func Number(f float64) Value {
 	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
 		format = 'e'
 	}
-	return Value{NumberValue, strconv.FormatFloat(f, format, -1, 64)}
+	return Value{kind: NumberValue, text: strconv.FormatFloat(f, format, -1, 64)}
 }
 
 // Bool makes a Value of b.
-func Bool(b bool) Value { return Value{BoolValue, strconv.FormatBool(b)} }
+func Bool(b bool) Value { return Value{kind: BoolValue, text: strconv.FormatBool(b)} }
 
 // Text makes a Value of s.
-func Text(s string) Value { return Value{TextValue, s} }
+func Text(s string) Value { return Value{kind: TextValue, text: s} }
+
+// List makes a text of items, with commas between.
+func List(items ...string) Value {
+	text := strings.Join(items, ",")
+	return Value{kind: TextValue, list: strings.Count(text, ",") == len(items)-1, text: text}
+}
+
+// Items gives what [List] was given, where v is such a text; nil where not, or
+// where one of the items has a comma of its own.
+func (v Value) Items() []string {
+	if !v.list {
+		return nil
+	}
+	return strings.Split(v.text, ",")
+}
 
 // Kind says what v is.
 func (v Value) Kind() ValueKind { return v.kind }

@@ -212,3 +212,15 @@ func FuzzSlug(f *testing.F) {
 		}
 	})
 }
+
+func TestList(t *testing.T) {
+	if v := List("yard", "driveway"); v.String() != "yard,driveway" || len(v.Items()) != 2 || v.Kind() != TextValue {
+		t.Errorf("%v, %q", v, v.Items())
+	}
+	if v := List("a,b", "c"); v.Items() != nil {
+		t.Errorf("%q", v.Items())
+	}
+	if v := Text("a,b"); v.Items() != nil {
+		t.Errorf("%q", v.Items())
+	}
+}

@@ -52,6 +52,8 @@ func (r *fieldRule) convert(v devices.Value) (_ devices.Value, ok bool) {
 		v, ok = parseHex(text)
 	case r.Type == "bool" && r.Bits == nil:
 		return parseBool(v)
+	case r.Type == "text" && v.Kind() == devices.TextValue:
+		return v, true // perhaps a list
 	case r.Type == "text":
 		return devices.Text(v.String()), true
 	case r.Type == "number" || r.Type == "integer" || r.isArithmetic():

@@ -100,7 +100,7 @@ func (w *walker) whole(n *node, at place, rule *fieldRule) bool {
 				items = append(items, item.value.String())
 			}
 		}
-		w.value(&node{value: devices.Text(strings.Join(items, ","))}, at, nil)
+		w.value(&node{value: devices.List(items...)}, at, nil)
 		return true
 	}
 	return false

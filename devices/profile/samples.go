@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,6 +163,9 @@ func valueOfJSON(v devices.Value) any {
 	case devices.BoolValue:
 		return v.Bool()
 	}
+	if items := v.Items(); items != nil {
+		return items
+	}
 	return v.String()
 }
 
@@ -234,7 +238,8 @@ func sameValue(got, want any) bool {
 		for _, item := range w {
 			items = append(items, fmt.Sprint(item))
 		}
-		return got == strings.Join(items, ",")
+		list, _ := got.([]string)
+		return slices.Equal(list, items)
 	}
 	return got == want
 }
