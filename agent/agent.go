@@ -278,7 +278,11 @@ func (a *Agent) present(device devices.ID) {
 	for i, v := range picture.values {
 		fields[i] = v.Field
 	}
-	a.bridge.SetPresence(device, bridge.Presence{State: picture.state, Fields: fields, Since: picture.since})
+	p := bridge.Presence{State: picture.state, Fields: fields, Since: picture.since}
+	if device == devices.Gateway {
+		p = troubled(p, a.outbox, time.Since(a.started))
+	}
+	a.bridge.SetPresence(device, p)
 }
 
 // Stats is what the gateway can say of itself.

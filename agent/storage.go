@@ -30,6 +30,7 @@ func (a *Agent) watchStore(ctx context.Context, dir string, end func()) {
 	case <-a.outbox.Failed():
 	}
 	a.outbox.AddNote(storeNote("the store cannot be written", a.outbox.Stats().Fault+"; what comes is sent, and kept in memory until then"))
+	a.present(devices.Gateway)
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -44,6 +45,30 @@ func (a *Agent) watchStore(ctx context.Context, dir string, end func()) {
 			return
 		}
 	}
+}
+
+// recoveryShown is for how long the gateway's presence tells of a damage.
+const recoveryShown = 24 * time.Hour
+
+// A store is what a gateway's presence depends on.
+type store interface {
+	Failed() <-chan struct{}
+	Recovered() *outbox.Recovery
+}
+
+// troubled has the gateway's presence tell of its store, where that has failed
+// or was found damaged at the start, which was so long ago.
+func troubled(p bridge.Presence, s store, ago time.Duration) bridge.Presence {
+	select {
+	case <-s.Failed():
+		p.State, p.Note = devices.StateAlarm, "the store cannot be written"
+		return p
+	default:
+	}
+	if s.Recovered() != nil && ago < recoveryShown {
+		p.State, p.Note = devices.StateAlarm, "the store was damaged; the events tell more"
+	}
+	return p
 }
 
 // probe writes as much to a directory as the store does at a time.

@@ -248,6 +248,9 @@ func Open(path string, options Options) (*Outbox, error) {
 // memory, as far as that is bounded; with [AckDisk] nothing is taken.
 func (o *Outbox) Failed() <-chan struct{} { return o.down }
 
+// Recovered tells what Open had to do to the file; nil where it was well.
+func (o *Outbox) Recovered() *Recovery { return o.recovery }
+
 // Close writes what is not settled, stops the committer and closes the file.
 func (o *Outbox) Close() error {
 	o.mu.Lock()
