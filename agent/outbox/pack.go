@@ -207,9 +207,8 @@ func (o *Outbox) settleMemory(q *queue, last uint64) {
 		return
 	}
 	if q.committing > 0 || o.options.Ack == AckDisk {
-		now := time.Now()
-		for i := q.accepted; i < n; i++ {
-			q.memory[i].took = now
+		for now := time.Now(); len(q.acceptedAt) < n; {
+			q.acceptedAt = append(q.acceptedAt, now)
 		}
 		q.accepted = max(q.accepted, n)
 		return
@@ -239,7 +238,7 @@ func (o *Outbox) drop(q *queue, n int) {
 // not be in bbolt any more.
 func (o *Outbox) dropKept(q *queue) {
 	n := 0
-	for n < min(q.accepted, q.journaled) && time.Since(q.memory[n].took) >= keepSettled {
+	for n < min(q.accepted, q.journaled) && time.Since(q.acceptedAt[n]) >= keepSettled {
 		n++
 	}
 	if n > 0 && q.committing == 0 {

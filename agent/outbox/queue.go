@@ -38,8 +38,7 @@ type entry struct {
 	devices.Record
 	receipt *receipt
 	came    time.Time
-	took    time.Time // when the server accepted it, where it stays all the same
-	size    int       // estimated bytes
+	size    int // estimated bytes
 }
 
 // A queue is what waits of one device. Its fields are guarded by the outbox's
@@ -54,9 +53,10 @@ type queue struct {
 	disk       []span // not settled, oldest first; each thinned row is one of its own
 	toldThin   place  // up to which it is told what was thinned out, in this run
 	memory     []entry
-	size       int // estimated bytes of memory
-	accepted   int // how many of memory are settled, but stay until they are on disk
-	committing int // how many of memory are being written
+	size       int         // estimated bytes of memory
+	accepted   int         // how many of memory are settled, but stay until they are on disk
+	acceptedAt []time.Time // when each of them was
+	committing int         // how many of memory are being written
 
 	sending  *Pack   // handed out by Next, or to be handed out again
 	answered bool    // the pack before was not given back without an answer
@@ -142,6 +142,7 @@ func (q *queue) forget(n int) {
 	clear(q.memory[:n])
 	q.memory = q.memory[n:]
 	q.accepted = max(0, q.accepted-n)
+	q.acceptedAt = q.acceptedAt[min(n, len(q.acceptedAt)):]
 	q.journaled = max(0, q.journaled-n)
 	if len(q.memory) == 0 {
 		q.memory = nil
