@@ -141,17 +141,15 @@ func (r *slixmpp) has(node, name string, value float64) bool {
 	return false
 }
 
-// TestComingAboard has unknown devices speak. One is admitted, and its readings
-// arrive; it is renamed, its hardware is swapped, it is removed and admitted
-// again, and all the time has one id, its nodes and its numbers. Another is
-// refused and stays away, over a restart too. Then devices come by themselves.
-func TestComingAboard(t *testing.T) {
+// newStreet makes a street with a Mosquitto, and a Prosody for its gateway.
+func newStreet(t *testing.T) (s *street, server *xmppserver.Server) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "porchlight") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
+	server, err = xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
 		Dir: filepath.Join(dir, "xmpp"), Component: "porch.localhost", Secret: "a secret of the test",
 		Users: map[string]string{"anna": "anna's password"}, Storage: "sql",
 	})
@@ -163,8 +161,18 @@ func TestComingAboard(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := &street{t: t, path: filepath.Join(dir, "porchlight.yaml"), broker: startMosquitto(t)}
+	s = &street{t: t, path: filepath.Join(dir, "porchlight.yaml"), broker: startMosquitto(t)}
 	write(t, filepath.Join(dir, "secret"), "a secret of the test")
+	return s, server
+}
+
+// TestComingAboard has unknown devices speak. One is admitted, and its readings
+// arrive; it is renamed, its hardware is swapped, it is removed and admitted
+// again, and all the time has one id, its nodes and its numbers. Another is
+// refused and stays away, over a restart too. Then devices come by themselves.
+func TestComingAboard(t *testing.T) {
+	s, server := newStreet(t)
+	dir := filepath.Dir(s.path)
 	text := fmt.Sprintf(`
 gateway: {id: porch, data_dir: data}
 xmpp:

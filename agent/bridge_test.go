@@ -2,13 +2,10 @@ package agent_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/porchlight-iot/porchlight/agent"
-	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
 // TestBridgedDevices has a Zigbee2MQTT announce two devices at a real Mosquitto.
@@ -16,25 +13,7 @@ import (
 // Prosody, with the units that were announced. The bridge goes offline, and both
 // go with it; each that speaks is back.
 func TestBridgedDevices(t *testing.T) {
-	dir, err := os.MkdirTemp("", "porchlight") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
-		Dir: filepath.Join(dir, "xmpp"), Component: "porch.localhost", Secret: "a secret of the test",
-		Users: map[string]string{"anna": "anna's password"}, Storage: "sql",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := &street{t: t, path: filepath.Join(dir, "porchlight.yaml"), broker: startMosquitto(t)}
-	write(t, filepath.Join(dir, "secret"), "a secret of the test")
+	s, server := newStreet(t)
 	write(t, s.path, fmt.Sprintf(`
 gateway: {id: porch, data_dir: data}
 xmpp:
