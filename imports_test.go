@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"devices/profile":    {"devices", "strictyaml", "firmware-profiles"},
 	"devices/mqtt":       {"crashpoint", "devices", "devices/profile"},
 	"devices/coap":       {"crashpoint", "devices", "devices/profile"},
-	"devices/serial":     {"devices", "devices/profile"},
+	"devices/serial":     {"devices", "devices/profile", "devices/profile/framing"},
 	"bridge":             {"crashpoint", "devices", "bridge/stream"},
 	"bridge/stream":      {"crashpoint"},
 	"bridge/watch":       {"devices", "bridge", "bridge/stream"},

@@ -186,6 +186,13 @@ func (p *Profile) decode(h *heard, captures map[string]string, at Place, o *over
 	if limit := int(p.file.Limits.Bytes); len(h.Payload) > limit {
 		return Output{}, fmt.Errorf("%d bytes are more than the %d that a message may have", len(h.Payload), limit)
 	}
+	if h.ContentFormat < 0 && !p.file.Framing.IsLines() {
+		body, err := p.file.Framing.Open(h.Payload)
+		if err != nil {
+			return Output{}, err
+		}
+		h.Payload = body
+	}
 	for _, rule := range p.file.Decode {
 		if !rule.When.hold(h, captures) {
 			continue
@@ -222,14 +229,6 @@ func (r *reading) read() (Output, error) {
 			out.Identity = r.captures["device"]
 		}
 		return out, err
-	}
-	if rule.Frame != nil {
-		body, err := rule.Frame.open(h.Payload)
-		if err != nil {
-			return Output{}, err
-		}
-		h = newHeard(h.Message)
-		h.Payload, r.heard = body, h
 	}
 	doc, key, available, err := r.document()
 	if err != nil {

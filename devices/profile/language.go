@@ -5,6 +5,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
@@ -20,6 +21,7 @@ type spec struct {
 	Priority   int               `yaml:"priority" min:"0" max:"100" doc:"Of the profiles that match a message, the one with the highest takes it: 0 for one that takes none by itself, 10 for those that take anything, 40 for descriptions by others, 50 is usual."`
 	Params     map[string]string `yaml:"params" doc:"Parts of topics that differ between houses; $name stands for one in topics."`
 	Match      []matchRule       `yaml:"match" doc:"MQTT: the topics that are a device's; the first that fits."`
+	Framing    framing.Rule      `yaml:"framing" doc:"Serial: how the device marks where what it sends begins and ends, and whether it came whole; lines if not said."`
 	Device     deviceRule        `yaml:"device" doc:"Who the device is."`
 	Decode     []decodeRule      `yaml:"decode" doc:"How a message is read; the first whose conditions hold."`
 	Fields     []fieldRule       `yaml:"fields" doc:"What becomes of the members; the first that selects one takes it."`
@@ -62,7 +64,6 @@ type childrenRule struct {
 
 type decodeRule struct {
 	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character), payload (all of a short text), hex (the bytes of a short message), field (the CoAP path; what a serial device was asked) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
-	Frame        *frameRule        `yaml:"frame" doc:"What stands around the message, and whether it came whole."`
 	JSON         *treeRule         `yaml:"json" doc:"A JSON object, or a single JSON value."`
 	CBOR         *treeRule         `yaml:"cbor" doc:"A CBOR item."`
 	SenML        *struct{}         `yaml:"senml" doc:"A SenML pack, JSON or CBOR."`
@@ -86,17 +87,6 @@ type treeRule struct {
 
 	Named  *namedRule `yaml:"named" doc:"A list of objects that have their names in them: each becomes a member of that name."`
 	Quotes bool       `yaml:"quotes" doc:"Texts stand in single quotes, which is no JSON."`
-}
-
-// A frameRule is on the bytes of a message, before anything else reads them.
-type frameRule struct {
-	Escape string `yaml:"escape" doc:"A byte in hex: it is taken away, and the one after it changed in bit 5 (RFC 1662 section 4.2)."`
-	Start  string `yaml:"start" doc:"Bytes in hex with which it begins."`
-	End    string `yaml:"end" doc:"Bytes in hex with which it ends."`
-	Size   int    `yaml:"size" min:"0" max:"4096" doc:"How long it is; 0 is any."`
-	Sum    string `yaml:"sum" enum:"sum8,not_sum8,zero_sum8,sum16,crc16_modbus" doc:"Its checksum: the sum of the bytes, its complement, what makes the sum 0, the sum in 16 bits (high first), the CRC of Modbus (low first). It and what stands after it is taken away."`
-	First  int    `yaml:"first" min:"0" max:"4095" doc:"Place of the first byte that the checksum is of; the last is the one before it."`
-	After  int    `yaml:"after" min:"0" max:"16" doc:"How many bytes stand after the checksum."`
 }
 
 type namedRule struct {

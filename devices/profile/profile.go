@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
@@ -74,6 +75,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("match", func() { s.Match = slices.Clone(base.Match) })
 	take("device", func() { s.Device = base.Device })
 	take("decode", func() { s.Decode = base.Decode })
+	take("framing", func() { s.Framing = base.Framing })
 	take("rest", func() { s.Rest = base.Rest })
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
@@ -123,6 +125,9 @@ func (s *spec) check(doc *strictyaml.Document) (faults strictyaml.Faults) {
 	}
 	s.checkConditions("match", add)
 	s.checkDevice(add)
+	if err := s.Framing.Check(); err != nil {
+		add("framing", err.Error(), "", "correct it")
+	}
 	s.checkDecode(add)
 	s.checkFields(add)
 	s.checkCommands(add)
@@ -216,9 +221,6 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		if d.Columns != nil {
 			s.checkTemplate(key+".columns.at", d.Columns.At, add)
-		}
-		if d.Frame != nil {
-			d.Frame.check(key+".frame", add)
 		}
 		if d.Struct != nil && len(d.Struct.Items) == 0 {
 			add(key+".struct.items", "is empty", "", "say what stands where")
@@ -426,6 +428,10 @@ func (p *Profile) Name() string { return p.file.Name }
 
 // Transports are those that the profile is for: mqtt, coap, serial.
 func (p *Profile) Transports() []string { return slices.Clone(p.file.Transports) }
+
+// Framing says how frames are cut out of what the device sends over a serial line.
+// [Profile.Decode] takes them as a framer of it gives them.
+func (p *Profile) Framing() framing.Rule { return p.file.Framing }
 
 // Silence says what it means that a device says nothing.
 func (p *Profile) Silence() devices.Silence {
