@@ -380,6 +380,7 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 	"sparkplug":   readSparkplug,
 	"dsmr":        readDSMR,
 	"iec62056_21": readIEC62056,
+	"sml":         readSML,
 }
 
 // within gives the part of the document that the rule looks into, and the name
