@@ -69,6 +69,9 @@ func (p *Profile) Matches(at Place, topic string) bool {
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
 	h := newHeard(m)
 	captures := map[string]string{"field": m.Topic}
+	for name, text := range p.file.Params {
+		captures[name] = text
+	}
 	if at.Topic != "" {
 		c, ok := p.captures(h, at.Topic)
 		if !ok {
@@ -381,6 +384,7 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 	"dsmr":        readDSMR,
 	"iec62056_21": readIEC62056,
 	"sml":         readSML,
+	"esp3":        readESP3,
 }
 
 // within gives the part of the document that the rule looks into, and the name
