@@ -385,6 +385,7 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 	"iec62056_21": readIEC62056,
 	"sml":         readSML,
 	"esp3":        readESP3,
+	"mysensors":   readMySensors,
 	"nmea":        readNMEA,
 }
 

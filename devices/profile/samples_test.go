@@ -22,7 +22,7 @@ var profileOf = map[string]string{
 // to.
 var missing = []string{
 	"coap-linkformat", "lwm2m", "shelly-coiot",
-	"firmata", "mysensors",
+	"firmata",
 }
 
 // notHeard are samples that are no message with readings.
