@@ -1,6 +1,7 @@
 package serial
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -283,7 +284,8 @@ func (t *talk) obey(ctx context.Context, o order) error {
 	o.expect()
 	var err error
 	if o.request.Modbus != nil {
-		err = t.exchange(ctx, device, o.request)
+		o.request.Within = cmp.Or(o.request.Within, answerTime)
+		_, err = t.modbus(ctx, device, o.request)
 	} else {
 		err = t.write(ctx, o.request.Payload)
 	}
@@ -315,16 +317,17 @@ func errNotHere(d *Device, o order) error {
 
 // exchange asks a device, and hears the answer.
 func (t *talk) exchange(ctx context.Context, d *Device, r profile.Request) error {
-	if r.Within == 0 {
-		r.Within = answerTime
-	}
+	r.Within = cmp.Or(r.Within, answerTime)
 	switch {
 	case r.Modbus != nil:
 		frame, err := t.modbus(ctx, d, r)
 		if err != nil {
 			return err
 		}
-		return t.take(ctx, t.earOf(d), d, frame, r.Modbus.Topic(max(d.Unit, 1)))
+		if err := t.take(ctx, t.earOf(d), d, frame, r.Modbus.Topic(max(d.Unit, 1))); err != nil {
+			t.sink.Reject(string(d.Device.ID), err) // it answered
+		}
+		return nil
 	case r.SignOn:
 		return t.signOn(ctx, d, r)
 	}
