@@ -69,6 +69,9 @@ func (p *Profile) Matches(at Place, topic string) bool {
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
 	h := newHeard(m)
 	captures := map[string]string{"field": m.Topic}
+	for name, text := range p.file.Params {
+		captures[name] = text
+	}
 	if at.Topic != "" {
 		c, ok := p.captures(h, at.Topic)
 		if !ok {
@@ -273,13 +276,23 @@ func (r *reading) about(look func(ref) string) About {
 
 // fill makes a document's reading.
 func (r *reading) fill(out *Output, doc *node) {
-	fields, available, targets := r.fields(doc)
-	out.targets = targets
-	if available != devices.AvailabilityUnknown {
-		out.Availability = available
+	w := r.walk(doc)
+	out.targets = w.targets
+	if w.available != devices.AvailabilityUnknown {
+		out.Availability = w.available
 	}
-	if len(fields) > 0 {
-		out.Readings = []devices.Reading{{Device: r.at.Device, Time: r.time(doc), Fields: fields}}
+	if len(w.out) == 0 {
+		out.Readings = w.dated
+		return
+	}
+	now := devices.Reading{Device: r.at.Device, Time: r.time(doc), Fields: w.out}
+	out.Readings = []devices.Reading{now}
+	for _, dated := range w.dated {
+		if dated.Time.Equal(now.Time) {
+			out.Readings[0].Fields = append(out.Readings[0].Fields, dated.Fields...)
+		} else {
+			out.Readings = append(out.Readings, dated)
+		}
 	}
 }
 
@@ -370,7 +383,11 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 
 // decoders are those in code, by name.
 var decoders = map[string]func(payload []byte, captures map[string]string) (doc *node, identity string, available devices.Availability, err error){
-	"sparkplug": readSparkplug,
+	"sparkplug":   readSparkplug,
+	"dsmr":        readDSMR,
+	"iec62056_21": readIEC62056,
+	"sml":         readSML,
+	"esp3":        readESP3,
 }
 
 // within gives the part of the document that the rule looks into, and the name

@@ -72,7 +72,7 @@ type decodeRule struct {
 	Pairs        *pairsRule        `yaml:"pairs" doc:"Names and values on one line."`
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
-	Code         string            `yaml:"code" enum:"sparkplug" doc:"A decoder in code."`
+	Code         string            `yaml:"code" enum:"sparkplug,dsmr,iec62056_21,sml,nmea,mysensors,esp3,firmata" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
@@ -147,6 +147,7 @@ type fieldRule struct {
 	Drop    bool                 `yaml:"drop" doc:"Not a field."`
 	Name    []template           `yaml:"name" alone:"true" doc:"Name of the field, the first that can be filled; {key} is the last member, ./x a member of what is selected. Without it, the name is the path."`
 	Value   []string             `yaml:"value" alone:"true" doc:"Where an object is selected: the member that is the value, the first that is there."`
+	Time    *timeRule            `yaml:"time" doc:"With value: where in the object the time of this value is; what has one is a reading of its own."`
 	Join    *joinRule            `yaml:"join" doc:"Instead of select: several members that are one number."`
 	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic" doc:"What the field means; without it, a number is a measurement and all else a state."`
 	Type    string               `yaml:"type" enum:"number,integer,bool,text" doc:"number, integer: a text that holds a number becomes one, another is dropped; bool: a truth value, in any of the usual words; text: all becomes a text, the items of a list one with commas."`
@@ -187,7 +188,7 @@ type restRule struct {
 
 type timeRule struct {
 	Path   membersPath `yaml:"path,required" doc:"Where it is."`
-	Format string      `yaml:"format" enum:"iso,s,ms,us" doc:"iso: 2026-11-23T08:00:00 with or without zone; s, ms, us: since 1970."`
+	Format string      `yaml:"format" enum:"iso,s,ms,us,dsmr" doc:"iso: 2026-11-23T08:00:00 with or without zone; s, ms, us: since 1970; dsmr: 261123080000W, local, in winter or summer."`
 	Zone   string      `yaml:"zone" enum:"device,utc" doc:"Of an iso time without one: device, as configured for the device, or utc."`
 }
 

@@ -22,7 +22,7 @@ var profileOf = map[string]string{
 // to.
 var missing = []string{
 	"coap-linkformat", "lwm2m", "shelly-coiot",
-	"dsmr-p1", "enocean-esp3", "firmata", "iec62056-21", "mysensors", "nmea0183", "sml",
+	"firmata", "mysensors", "nmea0183",
 }
 
 // notHeard are samples that are no message with readings.

@@ -160,6 +160,9 @@ func (c telegramCutter) next(b []byte, tried int, idle bool) (drop, size int, er
 		}
 		return drop, 0, nil
 	}
+	if drop = c.question(b); drop > 0 {
+		return drop, 0, nil
+	}
 	for i := max(tried-endLine, 1); i < len(b); i++ {
 		if before := c.plain(b[i-1]); before != '\n' && before != '\r' {
 			continue
@@ -179,6 +182,20 @@ func (c telegramCutter) next(b []byte, tried int, idle bool) (drop, size int, er
 		}
 	}
 	return 0, 0, nil
+}
+
+// question gives how many bytes the line has with which the device was asked,
+// which an optical head hears too; 0 if there is none.
+func (c telegramCutter) question(b []byte) int {
+	if len(b) < 2 || c.plain(b[0]) != c.rule.Start[0] || c.plain(b[1]) != '?' {
+		return 0
+	}
+	for i, octet := range b {
+		if c.plain(octet) == '\n' {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 func (c telegramCutter) plain(octet byte) byte {

@@ -1,6 +1,7 @@
 package framing
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type Telegram struct {
 	Start string `yaml:"start,required" doc:"The character with which the first line begins."`
 	End   string `yaml:"end,required" doc:"The character with which the last line begins."`
 	Sum   string `yaml:"sum" enum:"crc16_arc,bcc" doc:"crc16_arc: four hexadecimal digits in the last line, which old devices leave out. bcc: after the last line 03 and the exclusive or of all after 02, where the device sends 02."`
+	Parts bool   `yaml:"parts" doc:"Lines of a telegram may come by themselves, where somebody else cut it."`
 	Seven bool   `yaml:"seven" doc:"The bytes have seven bits; the eighth is parity, where the port did not take it away."`
 }
 
@@ -132,10 +134,19 @@ func (r Rule) Open(frame []byte) ([]byte, error) {
 	if r.IsLines() {
 		return frame, nil
 	}
+	if len(frame) == 0 {
+		return nil, errors.New("an empty frame")
+	}
 	if len(frame) > r.max() {
 		return nil, fmt.Errorf("%d bytes are more than the %d of a frame", len(frame), r.max())
 	}
 	c := r.cutter()
+	if t, ok := c.(telegramCutter); ok {
+		frame = frame[t.question(frame):]
+	}
+	if r.Telegram != nil && r.Telegram.Parts && isPart(frame, r.Telegram.Start) {
+		return c.body(frame), nil
+	}
 	drop, size, err := c.next(frame, 0, true)
 	switch {
 	case err != nil:
@@ -148,4 +159,9 @@ func (r Rule) Open(frame []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes follow the frame", len(frame)-size)
 	}
 	return c.body(frame), nil
+}
+
+// isPart reports whether a text is lines without the first one of a telegram.
+func isPart(text []byte, start string) bool {
+	return !bytes.Contains(text, []byte(start)) && !bytes.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\r' && r != '\n' || r > '~' })
 }
