@@ -257,7 +257,7 @@ type modbusReadRule struct {
 }
 
 type modbusWriteRule struct {
-	Function int    `yaml:"function,required" enum:"5,6,15,16" doc:"5 one coil, 6 one register, 15 coils, 16 registers."`
+	Function int    `yaml:"function,required" min:"5" max:"16" doc:"5 one coil, 6 one register, 15 coils, 16 registers."`
 	Address  int    `yaml:"address" min:"0" max:"65535" doc:"As it is sent: counted from 0."`
 	Type     string `yaml:"type" enum:"u16,i16,u32,i32,f32" doc:"How a number is written; u16 if not said."`
 	Words    string `yaml:"words" enum:"high_first,low_first" doc:"Order of two registers; high_first if not said."`

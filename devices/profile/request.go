@@ -299,6 +299,9 @@ func (s *spec) checkRequests(add addFault) {
 			one(key, !c.Payload.isZero(), c.Hex != "", c.Modbus != nil)
 		}
 		if m := c.Modbus; m != nil {
+			if !slices.Contains([]int{5, 6, 15, 16}, m.Function) {
+				add(key+".modbus.function", fmt.Sprintf("%d writes nothing", m.Function), "5, 6, 15, 16", "choose one of them")
+			}
 			if long := m.Type == "u32" || m.Type == "i32" || m.Type == "f32"; long && m.Function != 16 {
 				add(key+".modbus.type", "has two registers, which function 16 writes", "u16, i16, or function 16", "correct one of the two")
 			}
