@@ -3,6 +3,7 @@ package serial_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -174,6 +175,50 @@ func (l *lines) wait(t testing.TB, text string) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("no %q in the log:\n%s", text, all)
+		}
+	}
+}
+
+// A cable that is pulled and put back under load loses only what was on the wire,
+// and nothing of another port.
+func TestPulledUnderLoad(t *testing.T) {
+	s, sink, others := newSocket(t), &devicetest.Sink{}, &devicetest.Sink{}
+	repeat(t, newPort(t, s.path).On(s.root), sink)
+	other := plug(t)
+	start(t, newPort(t, other.Path()), others)
+	const times, before = 3, 500
+	sent, seen := 0, 0
+	for i := range times {
+		device := s.plug(t, "0403", "6001", "A1")
+		first := sent
+		written := make(chan int)
+		go func() {
+			n := first
+			for ; ; n++ { // until it is pulled
+				if _, err := fmt.Fprintf(device, "n=%d\n", n); err != nil {
+					break
+				}
+			}
+			written <- n
+		}()
+		for n := range before {
+			send(t, other, fmt.Sprintf("n=%d\n", i*before+n))
+		}
+		sink.WaitMessages(t, seen+before)
+		s.pull(t)
+		sent = <-written
+		sink.WaitAvailability(t, "kitchen", devices.Offline)
+		all := values(sink.WaitMessages(t, seen+before))
+		for j, v := range all[seen:] {
+			if want := fmt.Sprintf("n=%d", first+j); v != want {
+				t.Fatalf("after it was plugged in %d times, reading %d is %s, want %s", i+1, j, v, want)
+			}
+		}
+		seen = len(all)
+	}
+	for n, v := range values(others.WaitMessages(t, times*before)) {
+		if v != fmt.Sprintf("n=%d", n) {
+			t.Fatalf("reading %d of the other is %s", n, v)
 		}
 	}
 }
