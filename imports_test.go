@@ -59,6 +59,7 @@ var libraries = map[string][]string{
 	"github.com/pion/dtls":                {"devices/coap"},
 	"go.bug.st/serial":                    {"devices/serial"},
 	"github.com/creack/pty":               {"devices/serial"},
+	"github.com/grid-x/modbus":            {"devices/serial"},
 	"go.etcd.io/bbolt":                    {"agent/outbox"},
 	"mellium.im":                          {"bridge"},
 	"github.com/fxamacker/cbor":           {"bridge", "devices/profile"},

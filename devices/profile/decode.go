@@ -246,6 +246,9 @@ func (r *reading) read() (Output, error) {
 		}
 	}
 	out.About = r.about(look)
+	if len(r.profile.file.Commands) > 0 && r.at.Topic == "" {
+		out.look = look
+	}
 	if doc == nil {
 		return out, nil
 	}

@@ -22,6 +22,7 @@ type spec struct {
 	Params     map[string]string `yaml:"params" doc:"Parts of topics that differ between houses; $name stands for one in topics."`
 	Match      []matchRule       `yaml:"match" doc:"MQTT: the topics that are a device's; the first that fits."`
 	Framing    framing.Rule      `yaml:"framing" doc:"Serial: how the device marks where what it sends begins and ends, and whether it came whole; lines if not said."`
+	Port       portRule          `yaml:"port" doc:"Serial: how characters are sent."`
 	Device     deviceRule        `yaml:"device" doc:"Who the device is."`
 	Decode     []decodeRule      `yaml:"decode" doc:"How a message is read; the first whose conditions hold."`
 	Fields     []fieldRule       `yaml:"fields" doc:"What becomes of the members; the first that selects one takes it."`
@@ -207,6 +208,8 @@ type commandRule struct {
 	Payload  template          `yaml:"payload" doc:"What is sent; {value} is the argument, which is the default."`
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
+	Hex      string            `yaml:"hex" doc:"Serial: instead of payload, bytes in hex."`
+	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
@@ -233,6 +236,32 @@ type pollRule struct {
 	Topic   template          `yaml:"topic" doc:"As in commands."`
 	Reply   map[string]string `yaml:"reply" doc:"As in commands."`
 	Payload template          `yaml:"payload" doc:"What is sent."`
+	Hex     string            `yaml:"hex" doc:"Serial: instead of payload, bytes in hex."`
+	Modbus  *modbusReadRule   `yaml:"modbus" doc:"Serial: registers or coils to read; the message is the answer, and its field says what was asked: unit=1 fc=4 addr=0x0000 count=80."`
+	SignOn  bool              `yaml:"sign_on" doc:"Serial: the conversation of IEC 62056-21 mode C, in which the baud rate changes."`
+	Within  time.Duration     `yaml:"within" min:"10ms" max:"1m" doc:"Serial: how long the answer may take; a second if not said."`
+}
+
+// A portRule is how characters are sent on a serial line.
+type portRule struct {
+	Baud     []int  `yaml:"baud" alone:"true" min:"50" max:"4000000" doc:"Bits a second: the usual, and then others that the device may be set to."`
+	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character; 8 if not said."`
+	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"none if not said."`
+	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"1 if not said."`
+}
+
+type modbusReadRule struct {
+	Function int `yaml:"function,required" min:"1" max:"4" doc:"1 coils, 2 discrete inputs, 3 holding registers, 4 input registers."`
+	Address  int `yaml:"address" min:"0" max:"65535" doc:"The first, as it is sent: counted from 0."`
+	Count    int `yaml:"count,required" min:"1" max:"2000" doc:"How many; 125 registers at most."`
+}
+
+type modbusWriteRule struct {
+	Function int    `yaml:"function,required" min:"5" max:"16" doc:"5 one coil, 6 one register, 15 coils, 16 registers."`
+	Address  int    `yaml:"address" min:"0" max:"65535" doc:"As it is sent: counted from 0."`
+	Type     string `yaml:"type" enum:"u16,i16,u32,i32,f32" doc:"How a number is written; u16 if not said."`
+	Words    string `yaml:"words" enum:"high_first,low_first" doc:"Order of two registers; high_first if not said."`
+	Value    string `yaml:"value" doc:"What is written where the command takes no argument."`
 }
 
 type limitRule struct {

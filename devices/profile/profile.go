@@ -80,6 +80,7 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
 	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
+	take("port", func() { s.Port = base.Port })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)
 	s.Fields = slices.Concat(s.Fields, base.Fields)
@@ -132,6 +133,7 @@ func (s *spec) check(doc *strictyaml.Document) (faults strictyaml.Faults) {
 	s.checkFields(add)
 	s.checkCommands(add)
 	s.checkPolls(add)
+	s.checkRequests(add)
 	for i, t := range s.Time {
 		if t.Zone != "" && t.Format != "iso" && t.Format != "" {
 			add(fmt.Sprintf("time[%d].zone", i), "a time since 1970 has no zone", "", "remove it")
@@ -384,7 +386,7 @@ func (s *spec) checkPolls(add addFault) {
 		key := fmt.Sprintf("poll[%d]", i)
 		p := &s.Poll[i]
 		s.bind(key+".topic", &p.Topic, add)
-		if p.Topic.isZero() == (len(p.Reply) == 0) {
+		if p.Topic.isZero() == (len(p.Reply) == 0) && slices.Contains(s.Transports, "mqtt") {
 			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
 		}
 		if p.On == "" && p.Every == 0 {

@@ -83,5 +83,15 @@ func (p *PTY) Write(b []byte) (int, error) {
 	return n, nil
 }
 
+// Read receives bytes as the device, and waits for them; until Close. While nobody
+// has the port open, there are none.
+func (p *PTY) Read(b []byte) (int, error) {
+	n, err := p.device.Read(b)
+	if err != nil {
+		return n, fmt.Errorf("cannot receive from %s: %w", p.Path(), err)
+	}
+	return n, nil
+}
+
 // Close unplugs the device: who has the port open gets an error.
 func (p *PTY) Close() error { return p.close() }
