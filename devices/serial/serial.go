@@ -28,9 +28,9 @@ const (
 
 // Config says what is on a port.
 type Config struct {
-	Port    string // path, best one under /dev/serial/by-id
-	USB     string // adapter that it must be: 0403:6001 or 0403:6001:SERIAL; "" is the one that is there first
-	Line    Line   // what it does not say is as the profiles have it
+	Port    string       // path, best one under /dev/serial/by-id
+	USB     string       // adapter that it must be: 0403:6001 or 0403:6001:SERIAL; "" is the one that is there first
+	Line    profile.Line // what it does not say is as the profiles have it
 	Signals Signals
 	Echo    bool     // what is written comes back, as by two-wire adapters and optical heads
 	Devices []Device // of which there is one at least
@@ -69,17 +69,14 @@ func New(config Config, log *slog.Logger) *Port {
 }
 
 // lineOf fills in what the config does not say of the line.
-func lineOf(c Config) Line {
+func lineOf(c Config) profile.Line {
 	l := c.Line
 	for _, d := range c.Devices {
-		port := d.Profile.Port()
-		says := Line{DataBits: port.DataBits, Parity: port.Parity, StopBits: port.StopBits}
-		if len(port.Bauds) > 0 {
-			says.Baud = port.Bauds[0]
+		if lines := d.Profile.Lines(); len(lines) > 0 {
+			l = l.Or(lines[0])
 		}
-		l = l.or(says)
 	}
-	return l.or(usual)
+	return l.Or(usual)
 }
 
 // Adopt implements [devices.Adopter]: where the port and its line are the same.

@@ -46,7 +46,7 @@ type talk struct {
 	config *Config
 	sink   devices.Sink
 	wire   *wire
-	line   Line // as it is set now
+	line   profile.Line // as it is set now
 	chunks <-chan []byte
 	left   []byte // what came with an echo
 	ended  error  // of reading, once chunks is closed
@@ -399,7 +399,7 @@ func (t *talk) write(ctx context.Context, b []byte) error {
 		}
 		return &portError{err}
 	}
-	t.last = time.Now().Add(time.Duration(len(b)) * t.line.character()) // when it will have been sent
+	t.last = time.Now().Add(time.Duration(len(b)) * character(t.line)) // when it will have been sent
 	if t.config.Echo {
 		return t.echo(ctx, b)
 	}
@@ -434,7 +434,7 @@ func (t *talk) echo(ctx context.Context, b []byte) error {
 // silence is what tells messages apart: three and a half characters, and 1.75 ms
 // where they are fast (MODBUS over Serial Line V1.02, section 2.5.1.1).
 func (t *talk) silence() time.Duration {
-	return max(t.line.character()*7/2, 1750*time.Microsecond)
+	return max(character(t.line)*7/2, 1750*time.Microsecond)
 }
 
 // drain hears what is under way, so that it is not taken for an answer.
