@@ -56,6 +56,8 @@ type Port struct {
 	known   Identity // of the adapter that was there first; only Run uses it
 	open    atomic.Bool
 
+	audience *audience // of a probe, nil else
+
 	mu             sync.Mutex
 	correspondents map[devices.ID]*profile.Correspondent
 }
@@ -63,7 +65,7 @@ type Port struct {
 // New makes the driver of one port. It does not touch the port.
 func New(config Config, log *slog.Logger) *Port {
 	config.Line = lineOf(config)
-	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, correspondents: make(map[devices.ID]*profile.Correspondent)}
+	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", correspondents: make(map[devices.ID]*profile.Correspondent)}
 	p.config.Store(&config)
 	return p
 }
@@ -122,6 +124,11 @@ func (p *Port) Run(ctx context.Context, sink devices.Sink) error {
 	p.log.Info("serial: open", "port", c.Port, "line", c.Line.String(), "usb", p.known.String())
 	p.tell(sink, devices.AvailabilityUnknown)
 	sink.Up(p.Name())
+	closing := context.AfterFunc(ctx, func() { _ = w.Close() })
+	defer func() {
+		closing()
+		_ = w.Close()
+	}()
 	p.open.Store(true)
 	err = p.talk(ctx, sink, w)
 	p.open.Store(false)
@@ -230,14 +237,8 @@ func (p *Port) warn(c *Config, is Identity, number deviceNumber) {
 	if !is.IsUSB() || is.Serial != "" {
 		return
 	}
-	twins := 0
-	for _, port := range p.machine.ports() {
-		j := port.Identity
-		if j.Vendor == is.Vendor && j.Product == is.Product && j.Serial == "" && j.Socket != is.Socket {
-			twins++
-		}
-	}
-	if byPath := p.machine.names("by-path", number); twins > 0 && !slices.Contains(byPath, c.Port) {
+	twin := slices.ContainsFunc(p.machine.ports(), func(f Found) bool { return f.Identity.twin(is) })
+	if byPath := p.machine.names("by-path", number); twin && !slices.Contains(byPath, c.Port) {
 		p.log.Warn("serial: several devices share a name, because they have no serial number; name the port by its path", "port", c.Port, "usb", is.String(), "path", firstOf(byPath))
 	}
 }

@@ -81,8 +81,7 @@ type order struct {
 	done    chan<- error
 }
 
-// talk listens, asks and tells until ctx ends or the port does. It closes the
-// wire.
+// talk listens, asks and tells until ctx ends or the port does.
 func (p *Port) talk(ctx context.Context, sink devices.Sink, w *wire) error {
 	ctx, stop := context.WithCancel(ctx)
 	chunks := make(chan []byte)
@@ -91,14 +90,12 @@ func (p *Port) talk(ctx context.Context, sink devices.Sink, w *wire) error {
 		defer close(chunks)
 		t.ended = read(ctx, w, chunks)
 	}()
-	closing := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
 		stop()
-		if closing() { // it would have, and does not any more
-			_ = w.Close()
-		}
+		w.interrupt()
 		for range chunks { // until the reader has ended
 		}
+		w.resume()
 	}()
 	t.arrange()
 	for {
@@ -165,6 +162,9 @@ func (t *talk) arrange() {
 	for i := range t.config.Devices {
 		d := &t.config.Devices[i]
 		for _, r := range d.Profile.Questions() {
+			if t.port.audience != nil && t.port.audience.mute {
+				break
+			}
 			t.questions = append(t.questions, &question{device: d, request: r, due: now})
 		}
 		e := ears[d.Profile.ID()]
@@ -459,6 +459,10 @@ func (t *talk) drain(ctx context.Context) {
 // hear takes what came, where nobody waits for it in particular.
 func (t *talk) hear(ctx context.Context, chunk []byte) {
 	t.last = time.Now()
+	if a := t.port.audience; a != nil {
+		a.bytes += len(chunk)
+		a.tick()
+	}
 	listening := false
 	for _, e := range t.ears {
 		if e.framer != nil {

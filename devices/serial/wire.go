@@ -131,6 +131,10 @@ func (w *wire) number() (deviceNumber, error) {
 // Read waits for bytes. A port that is hung up gives none, and io.EOF.
 func (w *wire) Read(b []byte) (int, error) { return w.file.Read(b) }
 
+// interrupt ends a Read that waits, and all after it, until resume.
+func (w *wire) interrupt() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) }
+func (w *wire) resume()    { _ = w.file.SetReadDeadline(time.Time{}) }
+
 // write sends all, or as much as goes in the time. What the kernel still has of
 // it after that is thrown away, so that the device does not get it later.
 func (w *wire) write(b []byte, limit time.Duration) error {
