@@ -22,7 +22,7 @@ type spec struct {
 	Params     map[string]string `yaml:"params" doc:"Parts of topics that differ between houses; $name stands for one in topics."`
 	Match      []matchRule       `yaml:"match" doc:"MQTT: the topics that are a device's; the first that fits."`
 	Framing    framing.Rule      `yaml:"framing" doc:"Serial: how the device marks where what it sends begins and ends, and whether it came whole; lines if not said."`
-	Port       portRule          `yaml:"port" doc:"Serial: how characters are sent."`
+	Port       []portRule        `yaml:"port" doc:"Serial: how characters are sent: the usual way, and then others that devices may be set to."`
 	Device     deviceRule        `yaml:"device" doc:"Who the device is."`
 	Decode     []decodeRule      `yaml:"decode" doc:"How a message is read; the first whose conditions hold."`
 	Fields     []fieldRule       `yaml:"fields" doc:"What becomes of the members; the first that selects one takes it."`
@@ -245,7 +245,7 @@ type pollRule struct {
 
 // A portRule is how characters are sent on a serial line.
 type portRule struct {
-	Baud     []int  `yaml:"baud" alone:"true" min:"50" max:"4000000" doc:"Bits a second: the usual, and then others that the device may be set to."`
+	Baud     int    `yaml:"baud,required" min:"50" max:"4000000" doc:"Bits a second."`
 	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character; 8 if not said."`
 	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"none if not said."`
 	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"1 if not said."`

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,18 +14,31 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// A Port is how characters are sent on a serial line. What is zero is not said.
-type Port struct {
-	Bauds    []int // bits a second: the usual first, then others that devices may be set to
-	DataBits int
+// A Line is how characters are sent on a serial line. Zero members are not known.
+type Line struct {
+	Baud     int    // bits a second
+	DataBits int    // 5 to 8
 	Parity   string // none, even, odd, mark, space
-	StopBits int
+	StopBits int    // 1 or 2
 }
 
-// Port says how the firmware sends characters.
-func (p *Profile) Port() Port {
-	r := p.file.Port
-	return Port{Bauds: slices.Clone(r.Baud), DataBits: r.DataBits, Parity: r.Parity, StopBits: r.StopBits}
+// Or fills in what l does not say.
+func (l Line) Or(other Line) Line {
+	return Line{cmp.Or(l.Baud, other.Baud), cmp.Or(l.DataBits, other.DataBits), cmp.Or(l.Parity, other.Parity), cmp.Or(l.StopBits, other.StopBits)}
+}
+
+// String writes it as people do: 9600 8N1.
+func (l Line) String() string {
+	return fmt.Sprintf("%d %d%s%d", l.Baud, l.DataBits, strings.ToUpper(l.Parity[:min(1, len(l.Parity))]), l.StopBits)
+}
+
+// Lines says how the firmware sends characters: first as usual, then as devices
+// may be set to. None where that is not known.
+func (p *Profile) Lines() (all []Line) {
+	for _, r := range p.file.Port {
+		all = append(all, Line{Baud: r.Baud, DataBits: cmp.Or(r.DataBits, 8), Parity: cmp.Or(r.Parity, "none"), StopBits: cmp.Or(r.StopBits, 1)})
+	}
+	return all
 }
 
 // A Request is what is sent to a device on a serial line: a question, or a

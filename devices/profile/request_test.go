@@ -136,7 +136,7 @@ profile: 1
 id: asker
 name: Asker
 transport: [serial]
-port: {baud: [9600, 4800], data_bits: 7, parity: even}
+port: [{baud: 9600, data_bits: 7, parity: even}, {baud: 4800}]
 decode: [{json: {}}]
 poll:
   - {every: 5s, modbus: {function: 4, address: 0x0010, count: 80}, within: 200ms}
@@ -147,8 +147,8 @@ poll:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := p.Port(); got.Bauds[1] != 4800 || got.DataBits != 7 || got.Parity != "even" || got.StopBits != 0 {
-		t.Errorf("the port is %+v", got)
+	if got := fmt.Sprint(p.Lines()); got != "[9600 7E1 4800 8N1]" {
+		t.Errorf("the lines are %s", got)
 	}
 	all := p.Questions()
 	if len(all) != 4 {
@@ -173,8 +173,8 @@ func TestFaultsOfRequests(t *testing.T) {
 		"two words": {`commands: [{name: a, argument: {type: number}, modbus: {function: 6, type: f32}}]`, "commands[0].modbus.type: has two registers"},
 		"no value":  {`commands: [{name: a, modbus: {function: 6}}]`, "commands[0].modbus: nothing is to be written"},
 		"no place":  {`commands: [{name: a, argument: {type: number}, hex: "00"}]`, "commands[0].hex: has no place"},
-		"no baud":   {`port: {baud: 3}`, "port.baud"},
-		"no parity": {`port: {parity: some}`, "port.parity"},
+		"no baud":   {`port: [{baud: 3}]`, "port[0].baud"},
+		"no parity": {`port: [{baud: 300, parity: some}]`, "port[0].parity"},
 	} {
 		_, err := Parse("x.yaml", []byte("profile: 1\nid: x\nname: X\ntransport: [serial]\ndecode: [{json: {}}]\n"+c.text+"\n"))
 		if err == nil || !strings.Contains(err.Error(), c.says) {

@@ -69,7 +69,7 @@ profile: 1
 id: slave
 name: Slave
 transport: [serial]
-port: {baud: 19200}
+port: [{baud: 19200}]
 framing: {modbus: {}}
 poll:
   - {every: 1s, within: 300ms, modbus: {function: 4, address: 0, count: 3}}

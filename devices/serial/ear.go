@@ -54,7 +54,10 @@ func (e *ear) frame(ctx context.Context, f framing.Frame) {
 	if err == nil {
 		err = e.talk.take(ctx, e, nil, f.Bytes, "")
 	}
-	switch {
+	switch a := e.talk.port.audience; {
+	case a != nil && err != nil && !e.fresh:
+		a.refused(e.profile)
+	case a != nil:
 	case err != nil && e.fresh:
 		e.talk.port.log.Debug("serial: the first frame was not whole", "port", e.talk.config.Port, "error", err)
 	case err != nil:
@@ -90,6 +93,10 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 		return err
 	}
 	e.understood++
+	if t.port.audience != nil {
+		t.port.audience.understood(e.profile, out)
+		return nil
+	}
 	err = t.deliver(ctx, e, asked, out)
 	for _, child := range out.Children {
 		err = errors.Join(err, t.deliver(ctx, e, e.called(child.Identity, false), child))

@@ -118,7 +118,7 @@ func (m *master) Send(request []byte) ([]byte, error) {
 		return nil, err
 	}
 	size := answerSize(request)
-	end := time.NewTimer(max(0, time.Until(t.last)) + time.Duration(size)*t.line.character() + m.within)
+	end := time.NewTimer(max(0, time.Until(t.last)) + time.Duration(size)*character(t.line) + m.within)
 	defer end.Stop()
 	var got []byte
 	for {

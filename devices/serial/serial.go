@@ -28,9 +28,9 @@ const (
 
 // Config says what is on a port.
 type Config struct {
-	Port    string // path, best one under /dev/serial/by-id
-	USB     string // adapter that it must be: 0403:6001 or 0403:6001:SERIAL; "" is the one that is there first
-	Line    Line   // what it does not say is as the profiles have it
+	Port    string       // path, best one under /dev/serial/by-id
+	USB     string       // adapter that it must be: 0403:6001 or 0403:6001:SERIAL; "" is the one that is there first
+	Line    profile.Line // what it does not say is as the profiles have it
 	Signals Signals
 	Echo    bool     // what is written comes back, as by two-wire adapters and optical heads
 	Devices []Device // of which there is one at least
@@ -56,6 +56,8 @@ type Port struct {
 	known   Identity // of the adapter that was there first; only Run uses it
 	open    atomic.Bool
 
+	audience *audience // of a probe, nil else
+
 	mu             sync.Mutex
 	correspondents map[devices.ID]*profile.Correspondent
 }
@@ -63,23 +65,20 @@ type Port struct {
 // New makes the driver of one port. It does not touch the port.
 func New(config Config, log *slog.Logger) *Port {
 	config.Line = lineOf(config)
-	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, correspondents: make(map[devices.ID]*profile.Correspondent)}
+	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", correspondents: make(map[devices.ID]*profile.Correspondent)}
 	p.config.Store(&config)
 	return p
 }
 
 // lineOf fills in what the config does not say of the line.
-func lineOf(c Config) Line {
+func lineOf(c Config) profile.Line {
 	l := c.Line
 	for _, d := range c.Devices {
-		port := d.Profile.Port()
-		says := Line{DataBits: port.DataBits, Parity: port.Parity, StopBits: port.StopBits}
-		if len(port.Bauds) > 0 {
-			says.Baud = port.Bauds[0]
+		if lines := d.Profile.Lines(); len(lines) > 0 {
+			l = l.Or(lines[0])
 		}
-		l = l.or(says)
 	}
-	return l.or(usual)
+	return l.Or(usual)
 }
 
 // Adopt implements [devices.Adopter]: where the port and its line are the same.
@@ -125,6 +124,11 @@ func (p *Port) Run(ctx context.Context, sink devices.Sink) error {
 	p.log.Info("serial: open", "port", c.Port, "line", c.Line.String(), "usb", p.known.String())
 	p.tell(sink, devices.AvailabilityUnknown)
 	sink.Up(p.Name())
+	closing := context.AfterFunc(ctx, func() { _ = w.Close() })
+	defer func() {
+		closing()
+		_ = w.Close()
+	}()
 	p.open.Store(true)
 	err = p.talk(ctx, sink, w)
 	p.open.Store(false)
@@ -233,14 +237,8 @@ func (p *Port) warn(c *Config, is Identity, number deviceNumber) {
 	if !is.IsUSB() || is.Serial != "" {
 		return
 	}
-	twins := 0
-	for _, port := range p.machine.ports() {
-		j := port.Identity
-		if j.Vendor == is.Vendor && j.Product == is.Product && j.Serial == "" && j.Socket != is.Socket {
-			twins++
-		}
-	}
-	if byPath := p.machine.names("by-path", number); twins > 0 && !slices.Contains(byPath, c.Port) {
+	twin := slices.ContainsFunc(p.machine.ports(), func(f Found) bool { return f.Identity.twin(is) })
+	if byPath := p.machine.names("by-path", number); twin && !slices.Contains(byPath, c.Port) {
 		p.log.Warn("serial: several devices share a name, because they have no serial number; name the port by its path", "port", c.Port, "usb", is.String(), "path", firstOf(byPath))
 	}
 }

@@ -46,7 +46,7 @@ type talk struct {
 	config *Config
 	sink   devices.Sink
 	wire   *wire
-	line   Line // as it is set now
+	line   profile.Line // as it is set now
 	chunks <-chan []byte
 	left   []byte // what came with an echo
 	ended  error  // of reading, once chunks is closed
@@ -81,8 +81,7 @@ type order struct {
 	done    chan<- error
 }
 
-// talk listens, asks and tells until ctx ends or the port does. It closes the
-// wire.
+// talk listens, asks and tells until ctx ends or the port does.
 func (p *Port) talk(ctx context.Context, sink devices.Sink, w *wire) error {
 	ctx, stop := context.WithCancel(ctx)
 	chunks := make(chan []byte)
@@ -91,14 +90,12 @@ func (p *Port) talk(ctx context.Context, sink devices.Sink, w *wire) error {
 		defer close(chunks)
 		t.ended = read(ctx, w, chunks)
 	}()
-	closing := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer func() {
 		stop()
-		if closing() { // it would have, and does not any more
-			_ = w.Close()
-		}
+		w.interrupt()
 		for range chunks { // until the reader has ended
 		}
+		w.resume()
 	}()
 	t.arrange()
 	for {
@@ -165,6 +162,9 @@ func (t *talk) arrange() {
 	for i := range t.config.Devices {
 		d := &t.config.Devices[i]
 		for _, r := range d.Profile.Questions() {
+			if t.port.audience != nil && t.port.audience.mute {
+				break
+			}
 			t.questions = append(t.questions, &question{device: d, request: r, due: now})
 		}
 		e := ears[d.Profile.ID()]
@@ -399,7 +399,7 @@ func (t *talk) write(ctx context.Context, b []byte) error {
 		}
 		return &portError{err}
 	}
-	t.last = time.Now().Add(time.Duration(len(b)) * t.line.character()) // when it will have been sent
+	t.last = time.Now().Add(time.Duration(len(b)) * character(t.line)) // when it will have been sent
 	if t.config.Echo {
 		return t.echo(ctx, b)
 	}
@@ -434,7 +434,7 @@ func (t *talk) echo(ctx context.Context, b []byte) error {
 // silence is what tells messages apart: three and a half characters, and 1.75 ms
 // where they are fast (MODBUS over Serial Line V1.02, section 2.5.1.1).
 func (t *talk) silence() time.Duration {
-	return max(t.line.character()*7/2, 1750*time.Microsecond)
+	return max(character(t.line)*7/2, 1750*time.Microsecond)
 }
 
 // drain hears what is under way, so that it is not taken for an answer.
@@ -459,6 +459,10 @@ func (t *talk) drain(ctx context.Context) {
 // hear takes what came, where nobody waits for it in particular.
 func (t *talk) hear(ctx context.Context, chunk []byte) {
 	t.last = time.Now()
+	if a := t.port.audience; a != nil {
+		a.bytes += len(chunk)
+		a.tick()
+	}
 	listening := false
 	for _, e := range t.ears {
 		if e.framer != nil {

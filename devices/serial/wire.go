@@ -13,52 +13,20 @@ import (
 
 	goserial "go.bug.st/serial"
 	"golang.org/x/sys/unix"
+
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
-// A Line is how characters are sent. Zero members are not known.
-type Line struct {
-	Baud     int    // bits a second
-	DataBits int    // 5 to 8
-	Parity   string // none, even, odd, mark, space
-	StopBits int    // 1 or 2
-}
-
-// or fills in what l does not say.
-func (l Line) or(other Line) Line {
-	if l.Baud == 0 {
-		l.Baud = other.Baud
-	}
-	if l.DataBits == 0 {
-		l.DataBits = other.DataBits
-	}
-	if l.Parity == "" {
-		l.Parity = other.Parity
-	}
-	if l.StopBits == 0 {
-		l.StopBits = other.StopBits
-	}
-	return l
-}
-
 // usual is the line of most USB devices.
-var usual = Line{Baud: 115200, DataBits: 8, Parity: "none", StopBits: 1}
+var usual = profile.Line{Baud: 115200, DataBits: 8, Parity: "none", StopBits: 1}
 
 // parities are the words for them.
 var parities = map[string]goserial.Parity{
 	"none": goserial.NoParity, "even": goserial.EvenParity, "odd": goserial.OddParity, "mark": goserial.MarkParity, "space": goserial.SpaceParity,
 }
 
-// String writes it as people do: 9600 8N1.
-func (l Line) String() string {
-	parity := byte('?')
-	if l.Parity != "" {
-		parity = l.Parity[0] - 'a' + 'A'
-	}
-	return fmt.Sprintf("%d %d%c%d", l.Baud, l.DataBits, parity, l.StopBits)
-}
-
-// mode is the line in the words of the library.
-func (l Line) mode() *goserial.Mode {
+// modeOf is a line in the words of the library.
+func modeOf(l profile.Line) *goserial.Mode {
 	stop := goserial.OneStopBit
 	if l.StopBits == 2 {
 		stop = goserial.TwoStopBits
@@ -67,7 +35,7 @@ func (l Line) mode() *goserial.Mode {
 }
 
 // character is how long one takes.
-func (l Line) character() time.Duration {
+func character(l profile.Line) time.Duration {
 	bits := 1 + l.DataBits + l.StopBits
 	if l.Parity != "none" {
 		bits++
@@ -100,7 +68,7 @@ type wire struct {
 }
 
 // openWire opens a port. The line's members are all known.
-func openWire(path string, line Line, signals Signals) (*wire, error) {
+func openWire(path string, line profile.Line, signals Signals) (*wire, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -120,7 +88,7 @@ func openWire(path string, line Line, signals Signals) (*wire, error) {
 		_ = file.Close()
 		return nil, explain(err, info)
 	}
-	mode := line.mode()
+	mode := modeOf(line)
 	mode.InitialStatusBits = signals.bits()
 	if w.line, err = goserial.Open(path, mode); err != nil {
 		_ = file.Close()
@@ -163,6 +131,10 @@ func (w *wire) number() (deviceNumber, error) {
 // Read waits for bytes. A port that is hung up gives none, and io.EOF.
 func (w *wire) Read(b []byte) (int, error) { return w.file.Read(b) }
 
+// interrupt ends a Read that waits, and all after it, until resume.
+func (w *wire) interrupt() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) }
+func (w *wire) resume()    { _ = w.file.SetReadDeadline(time.Time{}) }
+
 // write sends all, or as much as goes in the time. What the kernel still has of
 // it after that is thrown away, so that the device does not get it later.
 func (w *wire) write(b []byte, limit time.Duration) error {
@@ -193,7 +165,7 @@ func (w *wire) drained(limit time.Duration) {
 }
 
 // set changes the line.
-func (w *wire) set(line Line) error { return w.line.SetMode(line.mode()) }
+func (w *wire) set(line profile.Line) error { return w.line.SetMode(modeOf(line)) }
 
 // Close ends what waits for the wire. It may be called more than once.
 func (w *wire) Close() error {

@@ -74,6 +74,11 @@ type Closed struct {
 // IsLines reports whether frames are lines of text, which the zero Rule is.
 func (r Rule) IsLines() bool { return r.Line != nil || r.kinds() == 0 }
 
+// Checked reports whether a checksum proves that a frame is whole.
+func (r Rule) Checked() bool {
+	return r.Sum != "" || r.Escape != nil || r.Modbus != nil || r.Telegram != nil && r.Telegram.Sum != ""
+}
+
 func (r Rule) kinds() (n int) {
 	for _, set := range []bool{r.Line != nil, r.Telegram != nil, r.Escape != nil, r.HDLC != nil, r.SLIP != nil, r.Length != nil, r.Fixed != nil, r.Closed != nil, r.Modbus != nil, r.MIDI != nil} {
 		if set {
