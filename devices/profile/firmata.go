@@ -16,7 +16,7 @@ import (
 func readFirmata(payload []byte, _ map[string]string) (doc *node, _ string, _ devices.Availability, err error) {
 	doc = &node{kind: objectNode}
 	put := func(name string, v *node) { doc.members = append(doc.members, member{name, v}) }
-	if len(payload) == 0 || payload[0] != 0xf0 && len(payload) > 1 && len(payload) != 3 && payload[0]&0xe0 != 0xc0 {
+	if len(payload) == 0 {
 		return nil, "", 0, errors.New("not a message of Firmata")
 	}
 	switch first := payload[0]; {
@@ -32,6 +32,8 @@ func readFirmata(payload []byte, _ map[string]string) (doc *node, _ string, _ de
 		put("protocol", &node{value: devices.Text(fmt.Sprintf("%d.%d", payload[1], payload[2]))})
 	case first == 0xf0 && len(payload) > 2:
 		readSysex(payload[1], payload[2:len(payload)-1], put)
+	default: // what a board is told
+		return nil, "", 0, errors.New("not a message of a board")
 	}
 	return doc, "", 0, nil
 }
