@@ -162,8 +162,8 @@ func (t *talk) arrange() {
 	for i := range t.config.Devices {
 		d := &t.config.Devices[i]
 		for _, r := range d.Profile.Questions() {
-			if t.port.audience != nil && t.port.audience.mute {
-				break
+			if a := t.port.audience; a != nil && a.mute || r.SignOn && t.config.Line.Baud != signOnBaud {
+				continue // at another rate such a meter speaks by itself
 			}
 			t.questions = append(t.questions, &question{device: d, request: r, due: now})
 		}
