@@ -281,19 +281,24 @@ func (r *reading) fill(out *Output, doc *node) {
 	if w.available != devices.AvailabilityUnknown {
 		out.Availability = w.available
 	}
-	if len(w.out) == 0 {
-		out.Readings = w.dated
-		return
-	}
-	now := devices.Reading{Device: r.at.Device, Time: r.time(doc), Fields: w.out}
-	out.Readings = []devices.Reading{now}
-	for _, dated := range w.dated {
-		if dated.Time.Equal(now.Time) {
-			out.Readings[0].Fields = append(out.Readings[0].Fields, dated.Fields...)
-		} else {
-			out.Readings = append(out.Readings, dated)
+	out.Readings = w.dated
+	if len(w.out) > 0 {
+		now := r.time(doc)
+		i := slices.IndexFunc(out.Readings, func(dated devices.Reading) bool { return dated.Time.Equal(now) })
+		if i < 0 {
+			i, out.Readings = len(out.Readings), append(out.Readings, devices.Reading{Device: r.at.Device, Time: now})
 		}
+		out.Readings[i].Fields = append(w.out, out.Readings[i].Fields...)
 	}
+	slices.SortStableFunc(out.Readings, func(a, b devices.Reading) int {
+		switch {
+		case a.Time.IsZero() == b.Time.IsZero():
+			return a.Time.Compare(b.Time)
+		case a.Time.IsZero(): // it is of now
+			return 1
+		}
+		return -1
+	})
 }
 
 // maxChildren bounds the devices in one message.
@@ -362,6 +367,8 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 		doc, err = rule.Columns.read(h.Payload, look)
 	case rule.Struct != nil:
 		doc, err = rule.Struct.read(h.Payload)
+	case rule.Registers != nil:
+		doc, err = rule.Registers.read(h.Payload, h.Topic)
 	case rule.Code != "":
 		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
 	case rule.CBOR != nil:
@@ -388,6 +395,7 @@ var decoders = map[string]func(payload []byte, captures map[string]string) (doc 
 	"iec62056_21": readIEC62056,
 	"sml":         readSML,
 	"esp3":        readESP3,
+	"firmata":     readFirmata,
 	"mysensors":   readMySensors,
 	"nmea":        readNMEA,
 }
@@ -460,14 +468,16 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
-	name, _ := rule.Name.fill(func(r ref) string {
+	withPayload := func(r ref) string {
 		if r.name == "payload" {
 			return text
 		}
 		return look(r)
-	})
+	}
+	name, _ := rule.Name.fill(withPayload)
 	if !rule.Is.isZero() {
-		text, _ = rule.Is.fill(look)
+		whole, _ := rule.Is.fill(withPayload)
+		text = strings.TrimSpace(whole)
 	}
 	v, meant := devices.Text(text), ""
 	if !rule.Raw {

@@ -72,6 +72,7 @@ type decodeRule struct {
 	Pairs        *pairsRule        `yaml:"pairs" doc:"Names and values on one line."`
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
+	Registers    *registersRule    `yaml:"registers" doc:"An answer of Modbus RTU; field is what was asked: unit=1 fc=4 addr=0x0000 count=80."`
 	Code         string            `yaml:"code" enum:"sparkplug,dsmr,iec62056_21,sml,nmea,mysensors,esp3,firmata" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
@@ -102,7 +103,7 @@ type bestRule struct {
 
 type valueRule struct {
 	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture, {payload} the message."`
-	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture."`
+	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture, {payload} the message."`
 	Raw  bool     `yaml:"raw" doc:"Take it as the text it is: neither number nor truth value."`
 }
 
@@ -208,7 +209,7 @@ type commandRule struct {
 	Payload  template          `yaml:"payload" doc:"What is sent; {value} is the argument, which is the default."`
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
-	Hex      string            `yaml:"hex" doc:"Serial: instead of payload, bytes in hex."`
+	Hex      template          `yaml:"hex" doc:"Serial: instead of payload, bytes in hex; what stands in its places is hex too: {value|hex2}."`
 	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -100,12 +101,22 @@ func readDSMR(payload []byte, _ map[string]string) (doc *node, _ string, _ devic
 		return nil, "", 0, errors.New("not a telegram: no data in it")
 	case odd > 0:
 		return nil, "", 0, fmt.Errorf("not a telegram: %d lines are no data", odd)
+	case !isP1(lines):
+		return nil, "", 0, errors.New("not a telegram of a P1 port: it tells neither time nor version nor whose it is")
 	}
 	doc = object("device", &node{value: devices.Text(name)})
 	for _, line := range lines {
 		doc.members = append(doc.members, member{line.code, line.dsmr()})
 	}
 	return doc, "", 0, nil
+}
+
+// isP1 reports whether data sets are those of a P1 port and not of another meter
+// that writes OBIS codes: one of those that all of them have is there.
+func isP1(lines []obisLine) bool {
+	return slices.ContainsFunc(lines, func(line obisLine) bool {
+		return slices.Contains([]string{"0-0:1.0.0", "1-3:0.2.8", "0-0:96.1.1", "0-0:96.13.0", "0-0:42.0.0"}, line.code)
+	})
 }
 
 func (line obisLine) dsmr() *node {
@@ -145,8 +156,11 @@ func timed(at string, v *node) *node {
 // that under 0.0.0 or what stands for it.
 func readIEC62056(payload []byte, _ map[string]string) (doc *node, _ string, _ devices.Availability, err error) {
 	_, lines, odd := readOBIS(payload)
-	if len(lines) == 0 || odd > len(lines) {
+	switch {
+	case len(lines) == 0 || odd > len(lines):
 		return nil, "", 0, errors.New("not a readout: no data in it")
+	case isP1(lines):
+		return nil, "", 0, errors.New("not a readout: a telegram of a P1 port")
 	}
 	doc = &node{kind: objectNode}
 	number, best := "", len(meterNumbers)

@@ -194,13 +194,13 @@ func (s *spec) checkDecode(add addFault) {
 	for i, d := range s.Decode {
 		key := fmt.Sprintf("decode[%d]", i)
 		n := 0
-		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
+		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Registers != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
 			if is {
 				n++
 			}
 		}
 		if n > 1 || n == 0 && d.Describe == "" {
-			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, senml, value, pairs, columns, struct, code, availability, describe, skip, refuse", "keep one")
+			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, senml, value, pairs, columns, struct, registers, code, availability, describe, skip, refuse", "keep one")
 		}
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
@@ -214,7 +214,7 @@ func (s *spec) checkDecode(add addFault) {
 		s.checkWhen(key+".when", d.When, add)
 		if d.Value != nil {
 			s.checkTemplate(key+".value.name", d.Value.Name, add, "field", "payload")
-			s.checkTemplate(key+".value.is", d.Value.Is, add)
+			s.checkTemplate(key+".value.is", d.Value.Is, add, "payload")
 		}
 		for _, at := range []*treeRule{d.JSON, d.CBOR} {
 			if at != nil {
@@ -223,6 +223,9 @@ func (s *spec) checkDecode(add addFault) {
 		}
 		if d.Columns != nil {
 			s.checkTemplate(key+".columns.at", d.Columns.At, add)
+		}
+		if d.Registers != nil && len(d.Registers.Items) == 0 {
+			add(key+".registers.items", "is empty", "", "say what stands where")
 		}
 		if d.Struct != nil && len(d.Struct.Items) == 0 {
 			add(key+".struct.items", "is empty", "", "say what stands where")

@@ -149,11 +149,12 @@ func (p *Profile) Tell(to *Correspondent, name, argument string) (Request, devic
 			return Request{}, expected, fmt.Errorf("%s: %w", name, err)
 		}
 		return Request{Modbus: m}, expected, nil
-	case c.rule.Hex != "":
-		b, err := hex.DecodeString(c.rule.Hex)
-		return Request{Payload: b}, expected, err
 	}
-	text, err := c.rule.Payload.fillStrict(func(r ref) string {
+	what := c.rule.Payload
+	if !c.rule.Hex.isZero() {
+		what = c.rule.Hex
+	}
+	text, err := what.fillStrict(func(r ref) string {
 		switch r.name {
 		case "value":
 			return sent
@@ -166,6 +167,13 @@ func (p *Profile) Tell(to *Correspondent, name, argument string) (Request, devic
 	})
 	if err != nil {
 		return Request{}, expected, fmt.Errorf("%s: %w", name, err)
+	}
+	if !c.rule.Hex.isZero() {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			return Request{}, expected, fmt.Errorf("%s: what is sent is not hex", name)
+		}
+		return Request{Payload: b}, expected, nil
 	}
 	return Request{Payload: []byte(text)}, expected, nil
 }
@@ -308,9 +316,12 @@ func (s *spec) checkRequests(add addFault) {
 	}
 	for i, c := range s.Commands {
 		key := fmt.Sprintf("commands[%d]", i)
-		bytes(key+".hex", c.Hex)
+		if len(c.Hex.names()) == 0 && !strings.Contains(c.Hex.source, "{") {
+			bytes(key+".hex", c.Hex.source)
+		}
+		s.checkTemplate(key+".hex", c.Hex, add, "key", "path", "value")
 		if onSerial {
-			one(key, !c.Payload.isZero(), c.Hex != "", c.Modbus != nil)
+			one(key, !c.Payload.isZero(), !c.Hex.isZero(), c.Modbus != nil)
 		}
 		if m := c.Modbus; m != nil {
 			if !slices.Contains([]int{5, 6, 15, 16}, m.Function) {
@@ -323,7 +334,7 @@ func (s *spec) checkRequests(add addFault) {
 				add(key+".modbus", "nothing is to be written", "value, or an argument", "add one")
 			}
 		}
-		if c.Hex != "" && c.Argument.Type != "" && c.Argument.Type != "none" {
+		if !c.Hex.isZero() && !slices.Contains(c.Hex.names(), "value") && c.Argument.Type != "" && c.Argument.Type != "none" {
 			add(key+".hex", "has no place for an argument", "payload, modbus, or no argument", "correct it")
 		}
 	}
