@@ -123,6 +123,7 @@ func newest(t testing.TB, sink *devicetest.Sink, id devices.ID, field, want stri
 
 // Two units of a slave by another's hand, and one that is dead, share a line.
 func TestModbus(t *testing.T) {
+	t.Parallel()
 	here, there := cable(t)
 	process(t, "/usr/bin/python3", "testdata/slave.py", there, "19200")
 	sink := &devicetest.Sink{}

@@ -96,6 +96,7 @@ func TestCommandOfOneOfTwo(t *testing.T) {
 // A command is refused while the port is closed, and one that a device does not
 // read has an end; readings go on.
 func TestCommandThatIsNotRead(t *testing.T) {
+	t.Parallel()
 	device, sink := plug(t), &devicetest.Sink{}
 	p := parse(t, "flood", strings.NewReplacer("id: switch", "id: flood", "{/id} {value}", strings.Repeat("x", 4000)+" {value}").Replace(switchable))
 	port := serial.New(serial.Config{Port: device.Path(), Devices: []serial.Device{{
@@ -123,6 +124,7 @@ func TestCommandThatIsNotRead(t *testing.T) {
 
 // A sensor that answers only when it is asked, and one that says nothing.
 func TestQuestions(t *testing.T) {
+	t.Parallel()
 	answering, silent := plug(t), plug(t)
 	for _, p := range []*pty.PTY{answering, silent} {
 		sink := &devicetest.Sink{}

@@ -47,6 +47,7 @@ func TestProbeDoesNotWrite(t *testing.T) {
 
 // A slave is found by asking.
 func TestProbeAsks(t *testing.T) {
+	t.Parallel()
 	here, there := cable(t)
 	process(t, "/usr/bin/python3", "testdata/slave.py", there, "19200")
 	p := parse(t, "slave", slave)

@@ -11,6 +11,9 @@ import (
 )
 
 const (
+	// signOnBaud is the rate at which a conversation begins.
+	signOnBaud = 300
+
 	// reaction is how long a meter needs before it hears again (IEC 62056-21
 	// section 6.3.14: 200 ms to 1500 ms).
 	reaction = 200 * time.Millisecond
@@ -49,14 +52,14 @@ func (t *talk) signOn(ctx context.Context, d *Device, r profile.Request) (err er
 	time.Sleep(reaction)
 	switch {
 	case mode >= '0' && mode <= '6': // mode C: it waits until it is told to go on
-		next.Baud = 300 << (mode - '0')
+		next.Baud = signOnBaud << (mode - '0')
 		if err := t.write(ctx, []byte{0x06, '0', mode, '0', '\r', '\n'}); err != nil {
 			return err
 		}
 		t.wire.drained(answerTime)
 		time.Sleep(time.Until(t.last))
 	case mode >= 'A' && mode <= 'F': // mode B: it goes on by itself
-		next.Baud = 600 << (mode - 'A')
+		next.Baud = 2 * signOnBaud << (mode - 'A')
 	}
 	if next != t.line {
 		if err := t.wire.set(next); err != nil {

@@ -64,6 +64,8 @@ type question struct {
 	request profile.Request
 	due     time.Time
 	asked   bool
+	// understood is how many messages its ear had when it was not answered.
+	understood int
 }
 
 // quiet is how a device does that is asked.
@@ -161,21 +163,32 @@ func (t *talk) arrange() {
 	now := time.Now()
 	for i := range t.config.Devices {
 		d := &t.config.Devices[i]
-		for _, r := range d.Profile.Questions() {
-			if t.port.audience != nil && t.port.audience.mute {
-				break
-			}
-			t.questions = append(t.questions, &question{device: d, request: r, due: now})
-		}
 		e := ears[d.Profile.ID()]
 		if e == nil || e.profile != d.Profile {
 			e = newEar(t, d.Profile)
 			ears[d.Profile.ID()] = e
 		}
-		if len(e.devices) == 0 {
+		first := len(e.devices) == 0
+		if first {
 			t.ears = append(t.ears, e)
 		}
 		e.devices = append(e.devices, d)
+		for _, r := range d.Profile.Questions() {
+			if first || r.Modbus != nil { // other questions go to all who are behind the port
+				t.plan(&question{device: d, request: r, due: now})
+			}
+		}
+	}
+}
+
+// plan has a question be asked, where it is to be.
+func (t *talk) plan(q *question) {
+	a := t.port.audience
+	switch {
+	case a != nil && a.mute:
+	case q.request.SignOn && t.config.Line.Baud != signOnBaud: // such a meter speaks by itself
+	default:
+		t.questions = append(t.questions, q)
 	}
 }
 
@@ -251,6 +264,10 @@ func (t *talk) judge(q *question, err error) {
 			t.sink.Reject(string(id), err)
 		}
 		return
+	}
+	if e := t.earOf(q.device); q.request.Modbus == nil && e.understood != q.understood || q.request.Every == 0 {
+		q.understood = e.understood
+		return // it speaks by itself
 	}
 	if s == nil {
 		s = &quiet{}
