@@ -173,6 +173,11 @@ func (t *talk) arrange() {
 			t.ears = append(t.ears, e)
 		}
 		e.devices = append(e.devices, d)
+		if e.numbers != nil {
+			if err := e.numbers.note(d.Identity); err != nil {
+				t.sink.Reject(t.config.Port, err)
+			}
+		}
 		for _, r := range d.Profile.Questions() {
 			if first || r.Modbus != nil { // other questions go to all who are behind the port
 				t.plan(&question{device: d, request: r, due: now})
