@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -68,10 +69,7 @@ func (p *Profile) Matches(at Place, topic string) bool {
 // no error.
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
 	h := newHeard(m)
-	captures := map[string]string{"field": m.Topic}
-	for name, text := range p.file.Params {
-		captures[name] = text
-	}
+	captures := p.given(m.Topic)
 	if at.Topic != "" {
 		c, ok := p.captures(h, at.Topic)
 		if !ok {
@@ -80,6 +78,14 @@ func (p *Profile) Decode(at Place, m Message) (Output, error) {
 		captures = c
 	}
 	return p.decode(h, captures, at, nil)
+}
+
+// given is what is known of a message whose topic is not matched: what was asked,
+// and the params.
+func (p *Profile) given(field string) map[string]string {
+	captures := map[string]string{"field": field}
+	maps.Copy(captures, p.file.Params)
+	return captures
 }
 
 // captures finds the first entry of match that fits; device "" is any.
@@ -246,7 +252,7 @@ func (r *reading) read() (Output, error) {
 		}
 	}
 	out.About = r.about(look)
-	if len(r.profile.file.Commands) > 0 && r.at.Topic == "" {
+	if r.at.Topic == "" && (len(r.profile.file.Commands) > 0 || !r.profile.file.Device.Learn.isZero()) {
 		out.look = look
 	}
 	if doc == nil {

@@ -55,6 +55,8 @@ type deviceRule struct {
 	Model    []template    `yaml:"model" alone:"true" doc:"What it is."`
 	Firmware []template    `yaml:"firmware" alone:"true" doc:"Version of its firmware."`
 	Parent   []template    `yaml:"parent" alone:"true" doc:"Identity of the device that it hangs on."`
+	Learn    template      `yaml:"learn" doc:"Serial: what a message teaches of the device, which decoders in code are given with its later messages."`
+	Last     bool          `yaml:"last" doc:"Serial: a message that does not tell whose it is, is of the device of the one before it."`
 	Children *childrenRule `yaml:"children" doc:"Parts of the message that are devices of their own."`
 }
 

@@ -150,3 +150,18 @@ poll: [{every: 1s, within: 200ms, hex: ff0186000000000079}]
 		}
 	}
 }
+
+// A node of MySensors gets what it waits for.
+func TestAnswers(t *testing.T) {
+	node := plug(t)
+	d := device("nodes", builtin(t, "mysensors"))
+	d.Identity = "1"
+	port := serial.New(serial.Config{Port: node.Path(), Devices: []serial.Device{d}}, slog.New(slog.DiscardHandler))
+	var sink devicetest.Sink
+	start(t, port, &sink)
+	receive(t, node, "0;0;3;0;2;\n") // the version, at the start
+	send(t, node, "255;255;3;0;3;\n")
+	receive(t, node, "255;255;3;0;4;2\n") // 1 is configured
+	send(t, node, "1;255;3;0;6;0\n")
+	receive(t, node, "1;255;3;0;6;M\n")
+}

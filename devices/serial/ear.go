@@ -16,6 +16,7 @@ import (
 type ear struct {
 	talk       *talk
 	profile    *profile.Profile
+	hearing    *profile.Hearing
 	devices    []*Device
 	framer     *framing.Framer // nil where a device only answers, by Modbus
 	fresh      bool            // the first frame may have begun before the port was opened
@@ -24,7 +25,7 @@ type ear struct {
 }
 
 func newEar(t *talk, p *profile.Profile) *ear {
-	e := &ear{talk: t, profile: p, fresh: true}
+	e := &ear{talk: t, profile: p, hearing: p.NewHearing(), fresh: true}
 	if rule := p.Framing(); rule.Modbus == nil {
 		e.framer = framing.New(rule)
 	}
@@ -88,11 +89,14 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 	if asked != nil {
 		place = asked.Place
 	}
-	out, err := e.profile.Decode(place, profile.Message{Topic: topic, Payload: frame, ContentFormat: -1, Received: time.Now()})
+	out, answer, err := e.hearing.Decode(place, profile.Message{Topic: topic, Payload: frame, ContentFormat: -1, Received: time.Now()})
 	if err != nil {
 		return err
 	}
 	e.understood++
+	if answer != nil && len(t.answers) < maxAnswers && (t.port.audience == nil || !t.port.audience.mute) {
+		t.answers = append(t.answers, answer)
+	}
 	if t.port.audience != nil {
 		t.port.audience.understood(e.profile, out)
 		return nil

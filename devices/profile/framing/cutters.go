@@ -23,7 +23,7 @@ func (r Rule) cutter() cutter {
 	case r.SLIP != nil:
 		return stuffedCutter{flag: 0xc0, escape: 0xdb, slip: true, check: r.check()}
 	case r.Length != nil:
-		return lengthCutter{*r.Length, unhex(r.Length.Start), r.check()}
+		return lengthCutter{*r.Length, unhex(r.Length.Start), r.max(), r.check()}
 	case r.Fixed != nil:
 		return fixedCutter{*r.Fixed, unhex(r.Fixed.Start), unhex(r.Fixed.End), r.check()}
 	case r.Closed != nil:
@@ -67,7 +67,7 @@ func (c check) holds(frame []byte) error {
 	if at < c.first {
 		return fmt.Errorf("%d bytes are too few for a frame", len(frame))
 	}
-	if !bytes.Equal(frame[at:at+c.sum.size], c.sum.of(frame[c.first:at])) {
+	if !c.sum.fits(frame[at:], frame[c.first:at]) {
 		return errSum
 	}
 	return nil
@@ -248,14 +248,17 @@ func (c telegramCutter) holds(telegram []byte, last int) error {
 		n := len(telegram)
 		begin := slices.IndexFunc(telegram, func(octet byte) bool { return c.plain(octet) == 0x02 })
 		ended := c.plain(telegram[n-2]) == 0x03
-		if begin < 0 && !ended {
+		switch {
+		case begin < 0 && !ended:
 			return nil
+		case begin < 0 || !ended || begin > n-2:
+			return errSum
 		}
 		var sum byte
 		for _, octet := range telegram[begin+1 : n-1] {
 			sum ^= octet & 0x7f
 		}
-		if !ended || sum != telegram[n-1]&0x7f {
+		if sum != telegram[n-1]&0x7f {
 			return errSum
 		}
 	}
@@ -420,6 +423,7 @@ func (c stuffedCutter) body(frame []byte) []byte {
 type lengthCutter struct {
 	rule  Length
 	start []byte
+	max   int
 	check check
 }
 
@@ -434,7 +438,7 @@ func (c lengthCutter) next(b []byte, _ int, idle bool) (drop, size int, err erro
 	if len(b) < header {
 		return c.cut(b, idle)
 	}
-	if at := c.rule.Header; at > 0 && c.check.is && !bytes.Equal(b[at:at+1], c.check.sum.of(b[len(c.start):at])) {
+	if at := c.rule.Header; at > 0 && c.check.is && !c.check.sum.fits(b[at:], b[len(c.start):at]) {
 		return 1, 0, errors.New("the checksum of the header is wrong")
 	}
 	at := c.rule.At
@@ -451,7 +455,7 @@ func (c lengthCutter) next(b []byte, _ int, idle bool) (drop, size int, err erro
 	}
 	size += c.rule.Extra
 	switch {
-	case size < header || size > mostMax:
+	case size < header || size > c.max:
 		return 1, 0, fmt.Errorf("a frame that says it has %d bytes", size)
 	case size > len(b):
 		return c.cut(b, idle)

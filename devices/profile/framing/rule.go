@@ -147,10 +147,12 @@ func (r Rule) Open(frame []byte) ([]byte, error) {
 	}
 	c := r.cutter()
 	if t, ok := c.(telegramCutter); ok {
-		frame = frame[t.question(frame):]
-	}
-	if r.Telegram != nil && r.Telegram.Parts && isPart(frame, r.Telegram.Start) {
-		return c.body(frame), nil
+		if t.rule.Parts && isPart(frame, t.rule.Start) {
+			return c.body(frame), nil
+		}
+		if frame = frame[t.question(frame):]; len(frame) == 0 {
+			return nil, errors.New("a question, and no answer")
+		}
 	}
 	drop, size, err := c.next(frame, 0, true)
 	switch {
