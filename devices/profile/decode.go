@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -68,10 +69,7 @@ func (p *Profile) Matches(at Place, topic string) bool {
 // no error.
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
 	h := newHeard(m)
-	captures := map[string]string{"field": m.Topic}
-	for name, text := range p.file.Params {
-		captures[name] = text
-	}
+	captures := p.given(m.Topic)
 	if at.Topic != "" {
 		c, ok := p.captures(h, at.Topic)
 		if !ok {
@@ -80,6 +78,14 @@ func (p *Profile) Decode(at Place, m Message) (Output, error) {
 		captures = c
 	}
 	return p.decode(h, captures, at, nil)
+}
+
+// given is what is known of a message whose topic is not matched: what was asked,
+// and the params.
+func (p *Profile) given(field string) map[string]string {
+	captures := map[string]string{"field": field}
+	maps.Copy(captures, p.file.Params)
+	return captures
 }
 
 // captures finds the first entry of match that fits; device "" is any.
@@ -246,16 +252,11 @@ func (r *reading) read() (Output, error) {
 		}
 	}
 	out.About = r.about(look)
-	if len(r.profile.file.Commands) > 0 && r.at.Topic == "" {
+	if r.at.Topic == "" && (len(r.profile.file.Commands) > 0 || !r.profile.file.Device.Learn.isZero()) {
 		out.look = look
 	}
 	if doc == nil {
 		return out, nil
-	}
-	for _, a := range r.profile.file.Answers {
-		if n, _ := a.To.find(doc); n != nil {
-			out.answers, out.look = append(out.answers, a), look
-		}
 	}
 	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
 		out.Children = r.children(c, doc, out.Identity)
@@ -381,9 +382,12 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 			doc, identity = rule.CBOR.within(doc, look)
 		}
 	case rule.JSON != nil:
-		if rule.JSON.Quotes {
+		switch {
+		case rule.JSON.Quotes:
 			doc, err = parseJSON(bytes.ReplaceAll(h.Payload, []byte("'"), []byte(`"`)), maxMembers)
-		} else {
+		case rule.JSON.Words:
+			doc, err = parseJSON(jsonWords(h.Payload), maxMembers)
+		default:
 			doc, err = h.json()
 		}
 		if err == nil {

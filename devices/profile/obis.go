@@ -23,14 +23,19 @@ type obisLine struct {
 // before it, as in DSMR 2.2. What is neither is told in odd.
 func readOBIS(payload []byte) (name string, lines []obisLine, odd int) {
 	for text := range strings.SplitSeq(string(payload), "\n") {
-		text = strings.Trim(text, "\r\x02\x03\x06 ")
+		if strings.HasPrefix(text, "\x06") {
+			continue // what the meter was told, as an optical head hears it
+		}
+		text = strings.Trim(text, "\r\x02\x03 ")
 		code, rest, ok := strings.Cut(text, "(")
 		switch {
 		case strings.HasPrefix(text, "/"):
 			if text != "/?!" && !strings.HasPrefix(text, "/?") { // what was asked, as an optical head hears it
 				name = text[1:]
 			}
-		case text == "" || strings.HasPrefix(text, "!"):
+		case strings.HasPrefix(text, "!"):
+			return name, lines, odd
+		case text == "":
 		case !ok || !strings.HasSuffix(rest, ")") || len(code) > maxMemberName || len(lines) >= maxMembers || !utf8.ValidString(text):
 			odd++
 		case code == "" && len(lines) > 0:
@@ -157,8 +162,10 @@ func timed(at string, v *node) *node {
 func readIEC62056(payload []byte, _ map[string]string) (doc *node, _ string, _ devices.Availability, err error) {
 	_, lines, odd := readOBIS(payload)
 	switch {
-	case len(lines) == 0 || odd > len(lines):
+	case len(lines) == 0:
 		return nil, "", 0, errors.New("not a readout: no data in it")
+	case odd > 0: // without a checksum that is all that shows a cut
+		return nil, "", 0, fmt.Errorf("not a readout: %d lines are no data", odd)
 	case isP1(lines):
 		return nil, "", 0, errors.New("not a readout: a telegram of a P1 port")
 	}

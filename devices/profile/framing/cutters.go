@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,6 +15,8 @@ var errSum = errors.New("the checksum is wrong")
 // cutter makes the one of the rule's kind.
 func (r Rule) cutter() cutter {
 	switch {
+	case r.JSON != nil:
+		return jsonCutter{}
 	case r.Telegram != nil:
 		return telegramCutter{*r.Telegram}
 	case r.Escape != nil:
@@ -23,7 +26,7 @@ func (r Rule) cutter() cutter {
 	case r.SLIP != nil:
 		return stuffedCutter{flag: 0xc0, escape: 0xdb, slip: true, check: r.check()}
 	case r.Length != nil:
-		return lengthCutter{*r.Length, unhex(r.Length.Start), r.check()}
+		return lengthCutter{*r.Length, unhex(r.Length.Start), r.max(), r.check()}
 	case r.Fixed != nil:
 		return fixedCutter{*r.Fixed, unhex(r.Fixed.Start), unhex(r.Fixed.End), r.check()}
 	case r.Closed != nil:
@@ -32,8 +35,6 @@ func (r Rule) cutter() cutter {
 		return modbusCutter{}
 	case r.MIDI != nil:
 		return midiCutter{}
-	case r.Line != nil:
-		return &lineCutter{start: r.Line.Start, max: r.max()}
 	}
 	return &lineCutter{max: r.max()}
 }
@@ -67,7 +68,7 @@ func (c check) holds(frame []byte) error {
 	if at < c.first {
 		return fmt.Errorf("%d bytes are too few for a frame", len(frame))
 	}
-	if !bytes.Equal(frame[at:at+c.sum.size], c.sum.of(frame[c.first:at])) {
+	if !c.sum.fits(frame[at:], frame[c.first:at]) {
 		return errSum
 	}
 	return nil
@@ -99,7 +100,6 @@ func untilStart(b, start []byte) int {
 // that the device never said. The next line begins after its end. Blank lines are
 // nothing.
 type lineCutter struct {
-	start   string
 	max     int
 	endless bool // the line is too long, and its rest is dropped
 }
@@ -126,10 +126,7 @@ func (c *lineCutter) next(b []byte, tried int, _ bool) (drop, size int, err erro
 	case !printable(line):
 		return end + 1, 0, fmt.Errorf("a line of %d bytes has noise in it, %.32q", len(line), line)
 	}
-	if i := bytes.Index(line, []byte(c.start)); i > 0 {
-		drop = i
-	}
-	return drop, end + 1 - drop, nil
+	return 0, end + 1, nil
 }
 
 func (c *lineCutter) body(frame []byte) []byte { return frame }
@@ -144,6 +141,47 @@ func printable(b []byte) bool {
 	}
 	return utf8.Valid(b)
 }
+
+// A jsonCutter cuts JSON objects, by their braces. A line that begins with a brace,
+// or with a word, while one is open is not part of it: its end was lost.
+type jsonCutter struct{}
+
+func (jsonCutter) next(b []byte, _ int, _ bool) (drop, size int, err error) {
+	if drop = bytes.IndexByte(b, '{'); drop != 0 {
+		if drop < 0 {
+			drop = len(b)
+		}
+		return drop, 0, nil
+	}
+	depth, quoted, escaped := 0, false, false
+	for i, octet := range b {
+		switch {
+		case i > 0 && (b[i-1] == '\n' || b[i-1] == '\r') && (octet == '{' || unicode.IsLetter(rune(octet)) && !bytes.ContainsRune([]byte("tfnNI"), rune(octet))):
+			return i, 0, errors.New("an object has no end")
+		case octet < ' ' && octet != '\t' && octet != '\n' && octet != '\r' || octet == 0x7f:
+			return i, 0, errors.New("an object has noise in it")
+		case escaped:
+			escaped = false
+		case quoted && octet == '\\':
+			escaped = true
+		case octet == '"':
+			quoted = !quoted
+		case quoted:
+		case octet == '{':
+			depth++
+		case octet == '}':
+			if depth--; depth == 0 {
+				if !utf8.Valid(b[:i+1]) {
+					return 1, 0, errors.New("an object has noise in it")
+				}
+				return 0, i + 1, nil
+			}
+		}
+	}
+	return 0, 0, nil
+}
+
+func (jsonCutter) body(frame []byte) []byte { return frame }
 
 // A telegramCutter cuts lines that belong together. A first line within a
 // telegram is that of the next one: the end of this one was lost.
@@ -248,14 +286,17 @@ func (c telegramCutter) holds(telegram []byte, last int) error {
 		n := len(telegram)
 		begin := slices.IndexFunc(telegram, func(octet byte) bool { return c.plain(octet) == 0x02 })
 		ended := c.plain(telegram[n-2]) == 0x03
-		if begin < 0 && !ended {
+		switch {
+		case begin < 0 && !ended:
 			return nil
+		case begin < 0 || !ended || begin > n-2:
+			return errSum
 		}
 		var sum byte
 		for _, octet := range telegram[begin+1 : n-1] {
 			sum ^= octet & 0x7f
 		}
-		if !ended || sum != telegram[n-1]&0x7f {
+		if sum != telegram[n-1]&0x7f {
 			return errSum
 		}
 	}
@@ -420,6 +461,7 @@ func (c stuffedCutter) body(frame []byte) []byte {
 type lengthCutter struct {
 	rule  Length
 	start []byte
+	max   int
 	check check
 }
 
@@ -434,7 +476,7 @@ func (c lengthCutter) next(b []byte, _ int, idle bool) (drop, size int, err erro
 	if len(b) < header {
 		return c.cut(b, idle)
 	}
-	if at := c.rule.Header; at > 0 && c.check.is && !bytes.Equal(b[at:at+1], c.check.sum.of(b[len(c.start):at])) {
+	if at := c.rule.Header; at > 0 && c.check.is && !c.check.sum.fits(b[at:], b[len(c.start):at]) {
 		return 1, 0, errors.New("the checksum of the header is wrong")
 	}
 	at := c.rule.At
@@ -451,7 +493,7 @@ func (c lengthCutter) next(b []byte, _ int, idle bool) (drop, size int, err erro
 	}
 	size += c.rule.Extra
 	switch {
-	case size < header || size > mostMax:
+	case size < header || size > c.max:
 		return 1, 0, fmt.Errorf("a frame that says it has %d bytes", size)
 	case size > len(b):
 		return c.cut(b, idle)

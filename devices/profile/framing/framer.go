@@ -76,7 +76,8 @@ func (f *Framer) scan(idle bool, take func(Frame)) {
 	for len(rest) > 0 {
 		drop, size, err := f.cutter.next(rest, f.tried, idle)
 		if drop+size == 0 && len(rest) > f.max {
-			drop, err = 1, fmt.Errorf("a frame has no end within %d bytes", f.max)
+			// No frame ends in all this: half of it is kept for one that began there.
+			drop, err = len(rest)/2, fmt.Errorf("a frame has no end within %d bytes", f.max)
 		}
 		if drop+size == 0 {
 			break

@@ -1,30 +1,41 @@
 package framing
 
-import "encoding/binary"
-
-// A sum is a checksum as it is sent.
+// A sum is a checksum: how it is made, and how it is sent.
 type sum struct {
-	size int
-	of   func([]byte) []byte
+	size     int // in bytes
+	lowFirst bool
+	of       func([]byte) uint16
 }
 
 // sumOf gives the checksums of [Rule] by name.
 func sumOf(name string) (s sum, ok bool) {
 	switch name {
 	case "sum8":
-		return sum{1, func(b []byte) []byte { return []byte{byte(total(b))} }}, true
+		return sum{1, false, total}, true
 	case "not_sum8":
-		return sum{1, func(b []byte) []byte { return []byte{^byte(total(b))} }}, true
+		return sum{1, false, func(b []byte) uint16 { return ^total(b) }}, true
 	case "zero_sum8":
-		return sum{1, func(b []byte) []byte { return []byte{-byte(total(b))} }}, true
+		return sum{1, false, func(b []byte) uint16 { return -total(b) }}, true
 	case "sum16":
-		return sum{2, func(b []byte) []byte { return binary.BigEndian.AppendUint16(nil, total(b)) }}, true
+		return sum{2, false, total}, true
 	case "crc8":
-		return sum{1, func(b []byte) []byte { return []byte{crc8(b)} }}, true
+		return sum{1, false, func(b []byte) uint16 { return uint16(crc8(b)) }}, true
 	case "crc16_modbus":
-		return sum{2, func(b []byte) []byte { return binary.LittleEndian.AppendUint16(nil, CRC16Modbus(b)) }}, true
+		return sum{2, true, CRC16Modbus}, true
 	}
 	return sum{}, false
+}
+
+// fits reports whether what was sent is the checksum of b.
+func (s sum) fits(sent, b []byte) bool {
+	want := s.of(b)
+	switch {
+	case s.size == 1:
+		return sent[0] == byte(want)
+	case s.lowFirst:
+		return sent[0] == byte(want) && sent[1] == byte(want>>8)
+	}
+	return sent[0] == byte(want>>8) && sent[1] == byte(want)
 }
 
 func total(b []byte) (sum uint16) {
