@@ -85,7 +85,7 @@ func noise(rng *rand.Rand, p *profile.Profile) []byte {
 // Every sample of a device that speaks comes through a port as it is, cut at any
 // place and with noise between.
 func TestSamplesThroughAPort(t *testing.T) {
-	library, err := profile.Builtin()
+	library, err := library()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,49 +153,57 @@ func TestSamplesThroughAPort(t *testing.T) {
 
 // Every sample of a device on a Modbus is what the gateway has asked it.
 func TestSamplesOfModbus(t *testing.T) {
+	type asked struct {
+		profile.Sample
+		unit byte
+	}
+	var answers []asked
+	folder := t.TempDir()
 	for firmware, all := range samples(t) {
 		for _, s := range all {
 			var unit, function, address, count int
 			if n, _ := fmt.Sscanf(strings.ToLower(s.Topic), "unit=%v fc=%d addr=%v count=%d", &unit, &function, &address, &count); n != 4 {
 				continue
 			}
-			t.Run(s.ID, func(t *testing.T) {
-				t.Parallel()
-				folder := t.TempDir()
-				asked := fmt.Sprintf("profile: 1\nid: asked\nextends: %s\npoll: [{every: 1s, modbus: {function: %d, address: %d, count: %d}}]\n", firmware, function, address, count)
-				if err := os.WriteFile(filepath.Join(folder, "asked.yaml"), []byte(asked), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				library, err := profile.Load(folder)
-				if err != nil {
-					t.Fatal(err)
-				}
-				m, err := s.Message(time.Now())
-				if err != nil {
-					t.Fatal(err)
-				}
-				out, err := library.Get(firmware).Decode(profile.Place{Location: time.UTC}, m)
-				if (err != nil) != (s.Expect.Error != "") {
-					t.Fatalf("%v, want %q", err, s.Expect.Error)
-				}
-				if err == nil && len(out.Readings) == 0 {
-					return // not a number, of which nothing comes
-				}
-				d := device("meter", library.Get("asked"))
-				d.Unit = byte(unit)
-				meter, sink := plug(t), &devicetest.Sink{}
-				start(t, serial.New(serial.Config{Port: meter.Path(), Devices: []serial.Device{d}}, slog.New(slog.DiscardHandler)), sink)
-				take(t, meter, func(got string) bool { return len(got) == 8 })
-				for _, piece := range []string{"\x00\xff", string(m.Payload[:2]), string(m.Payload[2:])} {
-					send(t, meter, piece)
-				}
-				if err != nil {
-					sink.WaitRejections(t, 1)
-				} else if got := told(sink.WaitMessages(t, 1)[0].Readings); got != told(out.Readings) {
-					t.Errorf("want %s, got %s", told(out.Readings), got)
-				}
-			})
+			text := fmt.Sprintf("profile: 1\nid: %s\nextends: %s\npoll: [{every: 1s, modbus: {function: %d, address: %d, count: %d}}]\n", s.ID, firmware, function, address, count)
+			if err := os.WriteFile(filepath.Join(folder, s.ID+".yaml"), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			answers = append(answers, asked{s, byte(unit)})
 		}
+	}
+	library, err := profile.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range answers {
+		t.Run(s.ID, func(t *testing.T) {
+			t.Parallel()
+			m, err := s.Message(time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := library.Get(s.Firmware).Decode(profile.Place{Location: time.UTC}, m)
+			if (err != nil) != (s.Expect.Error != "") {
+				t.Fatalf("%v, want %q", err, s.Expect.Error)
+			}
+			if err == nil && len(out.Readings) == 0 {
+				return // not a number, of which nothing comes
+			}
+			d := device("meter", library.Get(s.ID))
+			d.Unit = s.unit
+			meter, sink := plug(t), &devicetest.Sink{}
+			start(t, serial.New(serial.Config{Port: meter.Path(), Devices: []serial.Device{d}}, slog.New(slog.DiscardHandler)), sink)
+			take(t, meter, func(got string) bool { return len(got) == 8 })
+			for _, piece := range []string{"\x00\xff", string(m.Payload[:2]), string(m.Payload[2:])} {
+				send(t, meter, piece)
+			}
+			if err != nil {
+				sink.WaitRejections(t, 1)
+			} else if got := told(sink.WaitMessages(t, 1)[0].Readings); got != told(out.Readings) {
+				t.Errorf("want %s, got %s", told(out.Readings), got)
+			}
+		})
 	}
 }
 
