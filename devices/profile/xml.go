@@ -16,7 +16,7 @@ import (
 func parseXML(payload []byte, most int) (*node, error) {
 	r := xmlReader{d: xml.NewDecoder(bytes.NewReader(payload)), left: most, most: most}
 	for {
-		token, err := r.d.Token()
+		token, err := r.token()
 		switch start, ok := token.(xml.StartElement); {
 		case errors.Is(err, io.EOF):
 			return nil, errors.New("not XML: no element")
@@ -37,6 +37,16 @@ type xmlReader struct {
 	left, most int
 }
 
+// token gives the next one. The decoder's own errors quote what they found,
+// whatever bytes that are.
+func (r *xmlReader) token() (xml.Token, error) {
+	token, err := r.d.Token()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("wrong at byte %d", r.d.InputOffset())
+	}
+	return token, err
+}
+
 // element reads what stands between the start of an element and its end.
 func (r *xmlReader) element(start xml.StartElement, depth int) (*node, error) {
 	if depth > maxDepth {
@@ -52,7 +62,7 @@ func (r *xmlReader) element(start xml.StartElement, depth int) (*node, error) {
 	n := &node{kind: objectNode}
 	at := make(map[string]int)
 	for {
-		token, err := r.d.Token()
+		token, err := r.token()
 		if err != nil {
 			return nil, err
 		}
