@@ -182,14 +182,16 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 		}
 		f.Name = fieldName(name)
 	}
-	unit := cmp.Or(rule.unit(at.members, w.objects), deviceUnit(n.unit))
-	if quoted, ok := number(f.Value); ok && unit != "" && rule.Type == "" { // as many firmwares write what they measure
-		f.Value = quoted
+	if v, ok := number(f.Value); ok {
+		unit := cmp.Or(rule.unit(at.members, w.objects), deviceUnit(n.unit))
+		if unit != "" && rule.Type == "" { // many firmwares quote what they measure
+			f.Value = v
+		}
+		if f.Value.Kind() == devices.NumberValue {
+			f.Unit = unit
+		}
 	}
 	f.Kind = rule.kind(f.Value)
-	if f.Value.Kind() == devices.NumberValue {
-		f.Unit = unit
-	}
 	return f, true
 }
 
