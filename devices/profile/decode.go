@@ -349,6 +349,10 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 		doc, err = rule.Struct.read(h.Payload)
 	case rule.Code != "":
 		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
+	case rule.XML != nil:
+		if doc, err = parseXML(h.Payload, maxMembers); err == nil && doc.kind != objectNode {
+			doc = object("value", doc)
+		}
 	case rule.CBOR != nil:
 		if doc, err = parseCBOR(h.Payload, maxMembers); err == nil {
 			doc, identity = rule.CBOR.within(doc, look)

@@ -65,6 +65,7 @@ type decodeRule struct {
 	Frame        *frameRule        `yaml:"frame" doc:"What stands around the message, and whether it came whole."`
 	JSON         *treeRule         `yaml:"json" doc:"A JSON object, or a single JSON value."`
 	CBOR         *treeRule         `yaml:"cbor" doc:"A CBOR item."`
+	XML          *struct{}         `yaml:"xml" doc:"An XML document: what is in its root, without attributes."`
 	SenML        *struct{}         `yaml:"senml" doc:"A SenML pack, JSON or CBOR."`
 	Value        *valueRule        `yaml:"value" doc:"One bare number, word or text."`
 	Pairs        *pairsRule        `yaml:"pairs" doc:"Names and values on one line."`
@@ -161,7 +162,7 @@ type fieldRule struct {
 	Type    string               `yaml:"type" enum:"number,integer,bool,text" doc:"number, integer: a text that holds a number becomes one, another is dropped; bool: a truth value, in any of the usual words; text: all becomes a text, the items of a list one with commas."`
 	Unit    string               `yaml:"unit" doc:"The unit."`
 	UnitOf  string               `yaml:"unit_of" doc:"Name of a member beside or above that tells the unit."`
-	Units   map[string]string    `yaml:"units" doc:"For unit_of: the firmware's spellings and ours; otherwise: last member of the path, with * and ?, and its unit."`
+	Units   map[string]string    `yaml:"units" doc:"Last member of the path, with * and ?, and its unit; with unit_of, the firmware's spellings and ours too, * being any other."`
 	Parse   string               `yaml:"parse" enum:"duration,hex" doc:"duration: 9T09:29:01 becomes seconds; hex: the digits are hexadecimal."`
 	Words   map[string]yaml.Node `yaml:"words" quote:"true" doc:"The device's words and what they are here: a truth value, a number, a text. Quote them."`
 	Invalid []string             `yaml:"invalid" alone:"true" doc:"Values that mean that there is none."`
