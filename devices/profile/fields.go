@@ -6,15 +6,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// fields makes fields of a document's members, and tells what they say of the
+// walk makes fields of a document's members, and tells what they say of the
 // device being there, and which of them commands are for.
-func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []target) {
+func (r *reading) walk(doc *node) walker {
 	for _, rule := range r.profile.file.Fields {
 		if rule.Join != nil && rule.When.hold(r.heard, r.captures) {
 			if n := rule.Join.of(doc); n != nil {
@@ -25,7 +26,7 @@ func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []ta
 	}
 	w := walker{reading: r, names: newNames()}
 	w.walk(doc, place{})
-	return w.out, w.available, w.targets
+	return w
 }
 
 // A walker goes through a document once.
@@ -33,6 +34,7 @@ type walker struct {
 	*reading
 	names     names
 	out       []devices.Field
+	dated     []devices.Reading // of fields that have a time of their own
 	available devices.Availability
 	targets   []target
 	objects   []*node // from the document to where the walker is
@@ -123,7 +125,26 @@ func (w *walker) value(n *node, at place, selected *node) {
 		return
 	}
 	f.Name = w.names.unique(f.Name)
-	w.out = append(w.out, f)
+	when := w.timeOf(at, selected)
+	if when.IsZero() {
+		w.out = append(w.out, f)
+		return
+	}
+	i := slices.IndexFunc(w.dated, func(r devices.Reading) bool { return r.Time.Equal(when) })
+	if i < 0 {
+		i, w.dated = len(w.dated), append(w.dated, devices.Reading{Device: w.at.Device, Time: when})
+	}
+	w.dated[i].Fields = append(w.dated[i].Fields, f)
+}
+
+// timeOf gives the time that the object of a value tells of it, zero where it
+// tells none that can be believed.
+func (w *walker) timeOf(at place, selected *node) time.Time {
+	rule := w.ruleFor(at.members)
+	if rule == nil || rule.Time == nil || selected == nil {
+		return time.Time{}
+	}
+	return w.timeBy(*rule.Time, selected)
 }
 
 // ruleFor gives the rule that selects a path: that of the announcement, with
