@@ -67,7 +67,7 @@ func TestLwM2M(t *testing.T) {
 		"old JSON of a series":    {"1024/0", 11543, `{"bn":"/1024/0/","e":[{"n":"1","v":22.9,"t":-30},{"n":"1","v":22.4,"t":-5},{"n":"0","sv":"a","t":-5}],"bt":25462634}`, "[1024_0_1=22.9] [1024_0_1=22.4, 1024_0_0=a]"},
 		"old JSON without e":      {"3/0", 11543, `{"a":1}`, "! not the JSON of LwM2M: it has no list e"},
 		"names that are no paths": {"3/0", 110, `[{"n":"temperature","v":1}]`, `! not SenML of LwM2M: "temperature" is no path of a value`},
-		"a text that is none":      {"3303/0", 11542, bytes("e4164441ab3333e3164546fc00"), "! 3303/0/5701: not a text of at most 1024 bytes"},
+		"a text that is none":     {"3303/0", 11542, bytes("e4164441ab3333e3164546fc00"), "! 3303/0/5701: not a text of at most 1024 bytes"},
 		"a unit beside":           {"3323/0", 11542, bytes("e4164442c80000") + bytes("e31645") + "hPa", "[3323_0_5700=100 hPa, 3323_0_5701=hPa]"},
 		"no path":                 {"hello", 11542, "\x01", "! no path of an object"},
 		"another format":          {"3/0", 41, "<a/>", "! content format 41 is none of LwM2M"},
