@@ -223,6 +223,9 @@ func (r *reading) read() (Output, error) {
 		}
 		return out, err
 	}
+	if decode := partDecoders[rule.Code]; decode != nil {
+		return r.inParts(decode)
+	}
 	if rule.Frame != nil {
 		body, err := rule.Frame.open(h.Payload)
 		if err != nil {

@@ -70,7 +70,7 @@ type decodeRule struct {
 	Pairs        *pairsRule        `yaml:"pairs" doc:"Names and values on one line."`
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
-	Code         string            `yaml:"code" enum:"sparkplug" doc:"A decoder in code."`
+	Code         string            `yaml:"code" enum:"coiot,linkformat,lwm2m,sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
