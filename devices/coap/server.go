@@ -26,11 +26,20 @@ type Decoder interface {
 	Decode(at profile.Place, m profile.Message) (profile.Output, error)
 }
 
-// A Device is one device that may post.
+// A Device is one device that may post, or one that is asked.
 type Device struct {
 	devices.Device
 	Profile Decoder
 	Place   profile.Place
+
+	// URL is where it is asked (RFC 7252 section 6.1), "" for one that posts.
+	// Without a path, it is asked what it has.
+	URL string
+	// Observe has it report by itself, where it can.
+	Observe bool
+	// Every is how often it is asked, or asked to go on reporting; 0 is each
+	// minute, or when its last report is no longer fresh.
+	Every time.Duration
 }
 
 // Config says where and how to listen.
@@ -66,7 +75,9 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 	s := &Server{config: config, log: log, piggyback: piggyback}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
-		all[d.ID] = d
+		if d.URL == "" {
+			all[d.ID] = d
+		}
 	}
 	s.devices.Store(&all)
 	s.profiles.Store(config.Profiles)
