@@ -42,7 +42,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
 			device.Profile = p.ID()
-			one := coap.Device{Device: device, Profile: p, Place: place, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
+			one := coap.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:

@@ -31,6 +31,8 @@ type Device struct {
 	devices.Device
 	Profile Decoder
 	Place   profile.Place
+	// Identity is the firmware's own name of it, by which it may register.
+	Identity string
 
 	// URL is where it is asked (RFC 7252 section 6.1), "" for one that posts.
 	// Without a path, it is asked what it has.
@@ -63,16 +65,20 @@ type Server struct {
 	config   Config
 	devices  atomic.Pointer[map[devices.ID]Device]
 	profiles atomic.Pointer[profile.Library]
+	ear      atomic.Pointer[ear] // nil without profiles
+	changed  chan struct{}       // has one where there are other devices
+	service  atomic.Pointer[service]
 	log      *slog.Logger
 	addr     atomic.Pointer[net.UDPAddr]
 	ran      atomic.Bool
 
 	piggyback time.Duration
+	grace     time.Duration // in which the update of a registration may be late
 }
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
-	s := &Server{config: config, log: log, piggyback: piggyback}
+	s := &Server{config: config, changed: make(chan struct{}, 1), log: log, piggyback: piggyback, grace: maxTransmitSpan}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
 		if d.URL == "" {
@@ -81,6 +87,9 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 	}
 	s.devices.Store(&all)
 	s.profiles.Store(config.Profiles)
+	if config.Profiles != nil {
+		s.ear.Store(newEar(config.Profiles))
+	}
 	return s
 }
 
@@ -91,7 +100,14 @@ func (s *Server) Adopt(next devices.Driver) bool {
 		return false
 	}
 	s.devices.Store(n.devices.Load())
-	s.profiles.Store(n.profiles.Load())
+	if profiles := n.profiles.Load(); profiles != s.profiles.Load() {
+		s.profiles.Store(profiles)
+		s.ear.Store(n.ear.Load())
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 	return true
 }
 
@@ -121,7 +137,10 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ss := newSession(ctx, sink, conn, s.log)
-	ss.serve, ss.piggyback = service{ss, s}.serve, s.piggyback
+	v := newService(ss, s)
+	ss.serve, ss.piggyback = v.request, s.piggyback
+	s.service.Store(v)
+	defer s.service.Store(nil)
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
 	defer cancel()
@@ -135,6 +154,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	s.addr.Store(addr)
 	defer s.addr.Store(nil)
 	ss.startWorkers()
+	ss.wg.Go(v.keep)
 	s.log.Info("CoAP: listening", "address", addr, "devices", len(*s.devices.Load()))
 	sink.Up(s.Name())
 
@@ -143,3 +163,40 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	return nil
 }
+
+func newService(s *session, server *Server) *service {
+	return &service{session: s, server: server, directory: directory{
+		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1),
+	}}
+}
+
+// Controls implements [devices.Actuator]: of devices that registered.
+func (s *Server) Controls(id devices.ID) []devices.Control {
+	d, ok := (*s.devices.Load())[id]
+	v, ear := s.service.Load(), s.ear.Load()
+	if !ok || v == nil || ear == nil {
+		return nil
+	}
+	if _, p := v.directory.of(id); p == nil {
+		return nil
+	}
+	return ear.controls(d)
+}
+
+// Execute implements [devices.Actuator], as [Client.Execute].
+func (s *Server) Execute(ctx context.Context, cmd devices.Command, expect func(devices.Confirmation)) error {
+	v := s.service.Load()
+	if v == nil {
+		return errors.New("the CoAP server does not run")
+	}
+	a, p := v.directory.of(cmd.Device)
+	if p == nil {
+		return errors.New("the device has not registered, so nobody knows where it is")
+	}
+	return a.tell(ctx, p, nil, cmd, expect)
+}
+
+var (
+	_ devices.Adopter  = (*Server)(nil)
+	_ devices.Actuator = (*Server)(nil)
+)
