@@ -120,9 +120,7 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 		return nil, &errNotYours
 	case old != nil && links == nil && old.links == nil && old.peer == at: // it only says that it is still there
 		s.release(at)
-		old.lifetime, old.until = lifetime, time.Now().Add(lifetime+maxTransmitSpan)
-		s.greet(old)
-		d.changed()
+		s.renew(old, lifetime)
 		return old, nil
 	case old == nil:
 		from := 0
@@ -141,16 +139,22 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 	_, _ = rand.Read(id)
 	r := &registration{
 		id: strings.ToLower(base32.StdEncoding.EncodeToString(id)), name: name, sector: sector,
-		peer: at, links: links, lifetime: lifetime, until: time.Now().Add(lifetime + s.server.grace),
+		peer: at, links: links,
 	}
 	if old != nil { // section 5: the resource stays the same
 		r.id = old.id
 		s.leave(old)
 	}
 	d.byID[r.id], d.byName[name+"\x00"+sector] = r, r
-	s.greet(r)
-	d.changed()
+	s.renew(r, lifetime)
 	return r, nil
+}
+
+// renew begins a lifetime. It is called with the directory locked.
+func (s *service) renew(r *registration, lifetime time.Duration) {
+	r.lifetime, r.until = lifetime, time.Now().Add(lifetime+s.server.grace)
+	s.greet(r)
+	s.directory.changed()
 }
 
 // base gives the peer that is to be asked: the one that registers, or another
@@ -263,8 +267,7 @@ func (s *service) registered(ex *exchange, id string, query map[string]string) r
 		r.peer = at
 		d.byID[r.id], d.byName[r.name+"\x00"+r.sector] = r, r
 	}
-	s.greet(r)
-	d.changed()
+	s.renew(r, lifetime)
 	return response{code: codes.Changed}
 }
 
