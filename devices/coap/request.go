@@ -35,10 +35,16 @@ const (
 // devices: anybody can ask.
 const links = `</d>;title="POST or PUT readings to /d/<device>";ct="0 50 110 112"`
 
+// A service answers requests for a [Server].
+type service struct {
+	*session
+	server *Server
+}
+
 // serve does what a request asks. Where readings were taken it returns their
 // receipt, and the response is valid only when that is done without an error.
 // A response without a code is none: see [session.unsure].
-func (s *session) serve(ex *exchange) (response, devices.Receipt) {
+func (s service) serve(ex *exchange) (response, devices.Receipt) {
 	m := ex.request
 	path := pathOf(m)
 	switch {
@@ -52,7 +58,7 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	case len(path) < 2 || path[0] != "d":
 		return notFound("nothing is here, post to /d/<device>"), nil
 	}
-	device, ok := (*s.devices.Load())[devices.ID(path[1])]
+	device, ok := (*s.server.devices.Load())[devices.ID(path[1])]
 	if !ok {
 		if !s.meet(ex, path) {
 			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
@@ -89,9 +95,9 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 // meet shows a device that is not configured, if its message can be read. The
 // answer is the same whether or not that is so. A body in blocks would have to
 // be kept for it.
-func (s *session) meet(ex *exchange, path []string) bool {
+func (s service) meet(ex *exchange, path []string) bool {
 	m := ex.request
-	profiles := s.profiles.Load()
+	profiles := s.server.profiles.Load()
 	if profiles == nil || m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) {
 		return false
 	}
@@ -119,7 +125,7 @@ func formatOf(m message.Message) int {
 }
 
 // post hands the payload to the device's profile and the readings to the sink.
-func (s *session) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
+func (s service) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
 	format := formatOf(ex.request)
 	switch format {
 	case NoFormat, TextPlain, JSON, SenMLJSON, SenMLCBOR:
@@ -214,9 +220,7 @@ type response struct {
 }
 
 func (r *response) addUint(id message.OptionID, v uint32) {
-	value := make([]byte, 4)
-	n, _ := message.EncodeUint32(value, v)
-	r.options = r.options.Add(message.Option{ID: id, Value: value[:n]})
+	r.options = r.options.Add(uintOption(id, v))
 }
 
 func badRequest(format string, a ...any) *response {
@@ -253,12 +257,21 @@ func encode(m message.Message) []byte {
 		text := strings.ToValidUTF8(string(m.Payload[:maxDiagnostic]), "")
 		m.Payload = []byte(text)
 	}
-	size, err := coder.DefaultCoder.Size(m)
-	if err == nil {
-		b := make([]byte, size)
-		if _, err = coder.DefaultCoder.Encode(m, b); err == nil {
-			return b
-		}
+	b, err := encoded(m)
+	if err != nil {
+		panic(fmt.Sprintf("coap: cannot encode an answer: %v", err)) // all its parts are ours
 	}
-	panic(fmt.Sprintf("coap: cannot encode an answer: %v", err)) // all its parts are ours
+	return b
+}
+
+func encoded(m message.Message) ([]byte, error) {
+	size, err := coder.DefaultCoder.Size(m)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode a message: %w", err)
+	}
+	b := make([]byte, size)
+	if _, err = coder.DefaultCoder.Encode(m, b); err != nil {
+		return nil, fmt.Errorf("cannot encode a message: %w", err)
+	}
+	return b, nil
 }

@@ -109,7 +109,8 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 		_ = socket.SetReadBuffer(receiveBuffer) // as much of it as the system allows
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ss := newSession(ctx, s, sink, conn)
+	ss := newSession(ctx, sink, conn, s.log)
+	ss.serve, ss.piggyback = service{ss, s}.serve, s.piggyback
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
 	defer cancel()
@@ -126,17 +127,8 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	s.log.Info("CoAP: listening", "address", addr, "devices", len(*s.devices.Load()))
 	sink.Up(s.Name())
 
-	buf := make([]byte, maxDatagram)
-	for {
-		var from *net.UDPAddr
-		var cm *coapnet.ControlMessage
-		n, err := conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from), coapnet.WithGetControlMessage(&cm))
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return fmt.Errorf("cannot receive on %s/udp: %w", s.config.Listen, err)
-		}
-		ss.datagram(from, cm, buf[:n])
+	if err := ss.listen(); err != nil {
+		return fmt.Errorf("cannot receive on %s/udp: %w", s.config.Listen, err)
 	}
+	return nil
 }
