@@ -30,6 +30,7 @@ import (
 func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
+	asksCoAP := false
 	for _, d := range c.Devices {
 		device, p := d.Device(), profiles.Get(d.Profile)
 		place := profile.Place{Device: d.ID, Location: device.Location}
@@ -40,7 +41,10 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			place.Topic = d.MQTT.Topic
 			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
-			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
+			device.Profile = p.ID()
+			one := coap.Device{Device: device, Profile: p, Place: place, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
+			asksCoAP = asksCoAP || one.URL != ""
+			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
 			list = append(list, serial.New(serial.Config{Port: d.Serial.Port, Baud: d.Serial.Baud, Device: device, Profile: p, Place: place}, log))
 		}
@@ -73,6 +77,9 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 	}
 	if c.CoAP != nil && c.CoAP.Listen != "" {
 		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}, onCoAP, log))
+	}
+	if asksCoAP {
+		list = append(list, coap.NewClient(profiles, onCoAP, log))
 	}
 	return list, err
 }

@@ -401,7 +401,7 @@ func (k *checker) place(at source, d Device, places map[string]source) string {
 	}
 	if d.CoAP != nil {
 		given = append(given, "coap")
-		k.coapPlace(at.in("coap"), *d.CoAP)
+		k.coapPlace(at, *d.CoAP, places)
 	}
 	if len(given) == 1 {
 		return given[0]
@@ -449,10 +449,14 @@ func (k *checker) mqttPlace(at source, d Device, places map[string]source) {
 	}
 }
 
-func (k *checker) coapPlace(at source, d DeviceCoAP) {
+func (k *checker) coapPlace(device source, d DeviceCoAP, places map[string]source) {
+	at := device.in("coap")
 	if d.URL == "" {
 		if d.Observe {
 			k.add(at, "observe", trouble{"needs a url", "observe together with url", "add url, or remove observe if the device posts by itself"})
+		}
+		if d.Every != 0 {
+			k.add(at, "every", trouble{"needs a url", "every together with url", "add url, or remove every if the device posts by itself"})
 		}
 		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil {
 			k.add(at, "", trouble{"the device posts to the gateway, and nothing listens", "coap with a url, or together with the section coap of the gateway", "add the section coap with listen"})
@@ -461,6 +465,9 @@ func (k *checker) coapPlace(at source, d DeviceCoAP) {
 	}
 	_, t := parseURL(d.URL, "coap", "coaps")
 	k.test(at, "url", t)
+	if t == nil {
+		k.once(device, "coap.url", "coap "+d.URL, places)
+	}
 }
 
 func (k *checker) profile(at source, id, transport string) {
@@ -663,7 +670,7 @@ func parseURL(s string, schemes ...string) (*url.URL, *trouble) {
 		t.mend = orNearest(u.Scheme, schemes, t.mend)
 	case !hostname(u.Hostname()):
 		t.problem = "has no host"
-	case u.RawQuery != "" || u.Fragment != "":
+	case u.RawQuery != "" && schemes[0] != "coap" || u.Fragment != "":
 		t.problem, t.mend = "has a ? or a #", "remove what follows it"
 	case u.Port() != "" && (portErr != nil || port == 0):
 		t.problem = "has a port that is not a number from 1 to 65535"

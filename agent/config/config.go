@@ -5,6 +5,7 @@ package config
 
 import (
 	"os"
+	"strings"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -203,8 +204,9 @@ func (s *DeviceSerial) SetDefaults() { s.Baud = 115200 }
 
 // DeviceCoAP is a device's place on CoAP.
 type DeviceCoAP struct {
-	URL     string `yaml:"url" doc:"coap://host:port/path to read from. Absent: the device posts to the gateway."`
-	Observe bool   `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it."`
+	URL     string        `yaml:"url" doc:"coap://host:port/path to read from; without a path, the device is asked what it has. Absent: the device posts to the gateway, or registers there."`
+	Observe bool          `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it, where it can."`
+	Every   time.Duration `yaml:"every" min:"1s" max:"24h" doc:"How often it is asked, or asked to go on reporting. Default: each minute; with observe, when its last report is no longer fresh."`
 }
 
 // Outbox is the store for readings.
@@ -265,8 +267,8 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		ids[d.ID] = true
 	}
 	for i, d := range c.Devices {
-		if d.CoAP != nil && d.CoAP.URL != "" {
-			add(c.sources[i], "coap.url", "the device is not asked; let it post to the gateway")
+		if d.CoAP != nil && strings.HasPrefix(d.CoAP.URL, "coaps:") {
+			add(c.sources[i], "coap.url", "the device is not asked; only coap is spoken")
 		}
 		if d.Parent != "" && !ids[d.Parent] {
 			// No fault: to remove a bridge must not harm what was behind it.

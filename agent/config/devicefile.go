@@ -109,6 +109,9 @@ func (d Device) placeNode() (key string, value *yaml.Node) {
 		if d.CoAP.Observe {
 			add("observe", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
 		}
+		if d.CoAP.Every != 0 {
+			add("every", text(d.CoAP.Every.String()))
+		}
 	}
 	return "coap", value
 }

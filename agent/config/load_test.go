@@ -152,7 +152,7 @@ func TestNotYet(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "secret", "s3cret", 0o600)
 	write(t, dir, "psk", "a:1\nb:2\n", 0o600)
-	write(t, dir, "data/devices.d/soil.yaml", "id: soil\nprofile: senml\ncoap: {url: \"coap://[fd00::1]/sensors\", observe: true}\nparent: gone\n", 0o644)
+	write(t, dir, "data/devices.d/soil.yaml", "id: soil\nprofile: senml\ncoap: {url: \"coaps://[fd00::1]/sensors\", observe: true}\nparent: gone\n", 0o644)
 	in := strings.Replace(good, "pubsub.example.org\n", "pubsub.example.org\n  rooms: [{jid: house@conference.example.org}]\n", 1)
 	in = strings.Replace(in, "coap: {", `coap: {dtls: {listen: ":5684", psk_file: psk}, `, 1)
 	in += "discovery: {accept: auto}\nmetrics: {listen: \"127.0.0.1:9464\"}\nrules: []\nweb: {}\n"
@@ -167,7 +167,7 @@ func TestNotYet(t *testing.T) {
 	}
 	const want = `c.yaml:5:3: xmpp.rooms: has no effect in this version; no room is joined
 c.yaml:11:8: coap.dtls: has no effect in this version; nothing listens there; use listen on a network that you trust
-data/devices.d/soil.yaml:3:13: coap.url: has no effect in this version; the device is not asked; let it post to the gateway
+data/devices.d/soil.yaml:3:13: coap.url: has no effect in this version; the device is not asked; only coap is spoken
 data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
 c.yaml:15:1: metrics: has no effect in this version; nothing listens there
 c.yaml:16:1: rules: has no effect in this version; no rule is followed

@@ -72,6 +72,7 @@ type peer struct {
 	mid   uint16                  // of our last message
 	sent  map[int32]*transmission // our confirmable messages under way, by message ID
 	asked int                     // conversations
+	spoke time.Time               // when it last answered in one
 
 	body body // touched only by the worker that has the peer
 }

@@ -19,9 +19,12 @@ const (
 	NoFormat  = -1 // the message does not say
 	TextPlain = 0
 	linkList  = 40
+	Octets    = 42
 	JSON      = 50
+	CBOR      = 60
 	SenMLJSON = 110
 	SenMLCBOR = 112
+	LwM2MTLV  = 11542
 )
 
 const (

@@ -28,7 +28,7 @@ type Decoder interface {
 	Decode(at profile.Place, m profile.Message) (profile.Output, error)
 }
 
-// A Device is one device that may post.
+// A Device is one device that may post, or one that is asked.
 type Device struct {
 	devices.Device
 	Profile Decoder
@@ -36,6 +36,15 @@ type Device struct {
 	// Identity is the firmware's own name of it, by which it may prove itself and
 	// register; "" where that is not known.
 	Identity string
+
+	// URL is where it is asked (RFC 7252 section 6.1), "" for one that posts.
+	// Without a path, it is asked what it has.
+	URL string
+	// Observe has it report by itself, where it can.
+	Observe bool
+	// Every is how often it is asked, or asked to go on reporting; 0 is each
+	// minute, or when its last report is no longer fresh.
+	Every time.Duration
 }
 
 // Config says where and how to listen.
@@ -77,7 +86,9 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 	s := &Server{config: config, log: log, piggyback: piggyback, rekeyed: make(chan struct{}, 1)}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
-		all[d.ID] = d
+		if d.URL == "" {
+			all[d.ID] = d
+		}
 	}
 	s.devices.Store(&all)
 	s.profiles.Store(config.Profiles)

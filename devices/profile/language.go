@@ -216,6 +216,8 @@ type commandRule struct {
 	Payload  template          `yaml:"payload" doc:"What is sent; {value} is the argument, which is the default."`
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
+	Method   string            `yaml:"method" enum:"put,post,get,delete" doc:"CoAP: put, if not said. topic then is a path below the device's url, or with / before it a whole one, and may have a query after ?; without it, the url is told."`
+	Format   int               `yaml:"format" min:"0" max:"65535" doc:"CoAP: content format of the payload; 0 is text."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
