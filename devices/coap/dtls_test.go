@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
+	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -25,8 +27,10 @@ import (
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 
+	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/coap"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 var kitchenKey = []byte("0123456789abcdef")
@@ -527,6 +531,44 @@ func TestCertificates(t *testing.T) {
 	}
 	if _, err := dialSecure(t, s, "127.0.0.1:0", dtls.WithRootCAs(pool), dtls.WithServerName("gateway")); err == nil {
 		t.Error("a device without a certificate is taken")
+	}
+}
+
+// A device that is asked by coaps answers, with TLS libraries of others.
+func TestAskWithKey(t *testing.T) {
+	for _, binary := range []string{"coap-server-openssl", "coap-server-gnutls"} {
+		t.Run(binary, func(t *testing.T) {
+			free := bind(t, "127.0.0.1:0")
+			plain := free.LocalAddr().(*net.UDPAddr).Port
+			_ = free.Close()
+			server := exec.Command(binary, "-A", "127.0.0.1", "-p", fmt.Sprint(plain), "-k", "a key")
+			if err := server.Start(); err != nil {
+				t.Fatalf("libcoap's %s is needed, `make deps` installs it: %v", binary, err)
+			}
+			t.Cleanup(func() {
+				_ = server.Process.Kill()
+				_ = server.Wait()
+			})
+			device := coap.Device{
+				Device:  devices.Device{ID: "clock", Profile: "value", Location: time.UTC},
+				Profile: builtin(t, "value"), Place: profile.Place{Device: "clock", Location: time.UTC},
+				URL: fmt.Sprintf("coaps://127.0.0.1:%d/time?ticks", plain+1), Observe: true, Key: []byte("a key"), KeyName: "gateway",
+			}
+			set, err := profile.Builtin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sink := &devicetest.Sink{Auto: true}
+			c := coap.NewClient(set, []coap.Device{device}, slog.New(slog.DiscardHandler))
+			ctx, cancel := context.WithCancel(context.Background())
+			over := make(chan error, 1)
+			go func() { over <- c.Run(ctx, sink) }()
+			sink.WaitMessages(t, 2)
+			cancel()
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -40,6 +40,10 @@ type Device struct {
 	// URL is where it is asked (RFC 7252 section 6.1), "" for one that posts.
 	// Without a path, it is asked what it has.
 	URL string
+	// Key is the one shared with a device that has a coaps URL, where the gateway
+	// calls itself KeyName.
+	Key     []byte
+	KeyName string
 	// Observe has it report by itself, where it can.
 	Observe bool
 	// Every is how often it is asked, or asked to go on reporting; 0 is each
