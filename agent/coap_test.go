@@ -9,8 +9,8 @@ import (
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
-// TestCoAPBothWays has, with a config of ten lines, libcoap's client post a pack
-// and libcoap's server be observed. The server dies, and one that begins anew in
+// TestCoAPBothWays has, with a config of ten lines, libcoap's client post a pack,
+// another post with a key, and libcoap's server be observed. The server dies, and one that begins anew in
 // its place is seen again.
 func TestCoAPBothWays(t *testing.T) {
 	dir := t.TempDir()
@@ -27,7 +27,7 @@ func TestCoAPBothWays(t *testing.T) {
 		}
 	})
 	write(t, filepath.Join(dir, "secret"), "a secret of the test")
-	listen, clock := freeUDP(t), freeUDP(t)
+	listen, secure, clock := freeUDP(t), freeUDP(t), freeUDP(t)
 	path := filepath.Join(dir, "porchlight.yaml")
 	write(t, path, fmt.Sprintf(`
 gateway: {id: porch, data_dir: data}
@@ -35,20 +35,26 @@ xmpp:
   component: {domain: porch.localhost, server: %q, secret_file: secret}
   pubsub: %s
 operators: [{jid: anna@localhost, role: owner}]
-coap: {listen: %q}
+coap: {listen: %q, dtls: {listen: %q, psk_file: keys}}
 devices:
+  - {id: attic, profile: senml, coap: {}}
   - {id: cellar, profile: senml, coap: {}}
   - {id: clock, profile: value, coap: {url: "coap://%s/time?ticks", observe: true, every: 1s}}
-`, server.ComponentAddr(), server.PubSub(), listen, clock))
+`, server.ComponentAddr(), server.PubSub(), listen, secure, clock))
+	write(t, filepath.Join(dir, "keys"), fmt.Sprintf("attic:%x\n", "a key of the test"))
 	died := libcoapServer(t, clock)
 	startGateway(t, path, 3) // CoAP twice, itself
-	reader := startReader(t, server, "anna's password", "", "cellar/log", "clock/log")
+	reader := startReader(t, server, "anna's password", "", "cellar/log", "attic/log", "clock/log")
 
 	pack := filepath.Join(dir, "pack.json")
 	write(t, pack, `[{"n":"temperature","u":"Cel","v":7.25},{"n":"humidity","u":"%RH","v":81}]`)
 	command(t, "coap-client-notls", "-m", "post", "-t", "110", "-f", pack, "coap://"+listen+"/d/cellar")
 	reader.await(t, "the pack", func(l line) bool {
 		return l.Node == "porch/cellar/log" && l.has("temperature", "number", 7.25, "Cel") && l.has("humidity", "number", 81.0, "%RH")
+	})
+	command(t, "coap-client-openssl", "-m", "post", "-t", "110", "-f", pack, "-u", "attic", "-k", "a key of the test", "coaps://"+secure+"/d/attic")
+	reader.await(t, "the pack with a key", func(l line) bool {
+		return l.Node == "porch/attic/log" && l.has("temperature", "number", 7.25, "Cel")
 	})
 	later := func(than float64) func(line) bool {
 		return func(l line) bool { return l.Node == "porch/clock/log" && ticks(l) > than }

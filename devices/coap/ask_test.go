@@ -301,10 +301,10 @@ func TestAttachedPeers(t *testing.T) {
 	later := func(s *session, p **peer) func([]byte) {
 		return func(b []byte) { queue <- func() { s.hear(*p, b) } }
 	}
-	if there, err = client.attach("server", pipe{later(server, &here)}); err != nil {
+	if there, err = client.attach("server", pipe{later(server, &here)}, ""); err != nil {
 		t.Fatal(err)
 	}
-	if here, err = server.attach("client", pipe{later(client, &there)}); err != nil {
+	if here, err = server.attach("client", pipe{later(client, &there)}, ""); err != nil {
 		t.Fatal(err)
 	}
 	post := get(path("d/kitchen"))

@@ -212,20 +212,25 @@ func (a *asked) once(ctx context.Context, n int) (answered bool, err error) {
 // each attempt takes the next.
 func (a *asked) reach(ctx context.Context, n int) (*peer, func(), error) {
 	s := a.asker.session
-	if a.url.Scheme != "coap" {
+	usual := map[string]string{"coap": "5683", "coaps": "5684"}[a.url.Scheme] // RFC 7252 sections 6.1 and 6.2
+	if usual == "" {
 		return nil, nil, fmt.Errorf("cannot ask by %s", a.url.Scheme)
 	}
-	port, err := strconv.ParseUint(cmp.Or(a.url.Port(), "5683"), 10, 16)
+	port, err := strconv.ParseUint(cmp.Or(a.url.Port(), usual), 10, 16)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot use the port of %s", a.url.Redacted())
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
+	looking, cancel := context.WithTimeout(ctx, lookUpTime)
 	defer cancel()
-	all, err := net.DefaultResolver.LookupNetIP(ctx, "ip", a.url.Hostname())
+	all, err := net.DefaultResolver.LookupNetIP(looking, "ip", a.url.Hostname())
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot find the address of the device: %w", err)
 	}
-	p, err := s.reach(netip.AddrPortFrom(all[n%len(all)], uint16(port)))
+	to := netip.AddrPortFrom(all[n%len(all)], uint16(port))
+	if a.url.Scheme == "coaps" {
+		return s.reachSecure(ctx, to, a.asker.device.KeyName, a.asker.device.Key)
+	}
+	p, err := s.reach(to)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -110,6 +110,11 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 	if refused != nil {
 		return nil, refused
 	}
+	_, device := s.named(name)
+	if no, may := s.may(p, name, device); !may {
+		s.release(at)
+		return nil, &no
+	}
 	d := &s.directory
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -274,27 +279,36 @@ func (s *service) registered(ex *exchange, id string, query map[string]string) r
 // greet finds out whose registration it is. It is called with the directory
 // locked.
 func (s *service) greet(r *registration) {
-	for id, device := range *s.server.devices.Load() {
-		if string(id) != r.name && (device.Identity == "" || device.Identity != r.name) {
-			continue
-		}
-		if r.device != id {
-			s.quiet(r)
-			r.device = id
-		}
-		s.sink.Availability(id, devices.Online, false)
-		ear := s.server.ear.Load()
-		if r.stop != nil || ear == nil {
-			return
-		}
+	id, device := s.named(r.name)
+	if r.device != id {
+		s.quiet(r)
+		r.device = id
+	}
+	if id == "" {
+		s.show(r)
+		return
+	}
+	s.sink.Availability(id, devices.Online, false)
+	if r.stop == nil && s.server.ear.Load() != nil {
 		device.Observe = true // what can be; the rest is asked for
 		r.asker = asker{session: s.session, device: device, ear: s.server.ear.Load, told: &bell{}}
 		s.attend(r)
-		return
 	}
-	r.device = ""
-	s.quiet(r)
-	s.show(r)
+}
+
+// named gives the device of ours that an endpoint calls itself by; "" if there is
+// none.
+func (s *service) named(endpoint string) (devices.ID, Device) {
+	all := *s.server.devices.Load()
+	if device, ok := all[devices.ID(endpoint)]; ok {
+		return device.ID, device
+	}
+	for id, device := range all {
+		if device.Identity != "" && device.Identity == endpoint {
+			return id, device
+		}
+	}
+	return "", Device{}
 }
 
 // attend has an endpoint of ours be asked, as long as it is registered.

@@ -53,6 +53,7 @@ func (l socketLink) send(b []byte) error {
 type peer struct {
 	// These never change.
 	name string
+	who  string // the device that it has proved to be; "" where it proves nothing
 	link link
 	turn chan struct{} // has one while a message of ours is on the way (NSTART, section 4.7)
 
@@ -85,7 +86,7 @@ type peer struct {
 }
 
 // amplification is how many times as much may be sent to an address that is not
-// proven as came from it (RFC 9175 section 2.4).
+// proven as came from it (RFC 9175 section 2.4; RFC 9000 section 8.1 has the same).
 const amplification = 3
 
 // room is how many bytes may be sent to the peer now.
@@ -154,9 +155,9 @@ func newPeer(name string, l link) *peer {
 }
 
 // attach makes a peer that has a link of its own, as a DTLS association; name
-// is for people. Its datagrams come by [session.hear]. It stays until it is
+// is for people, who is the device that it has proved to be. Its datagrams come by [session.hear]. It stays until it is
 // given to [session.detach].
-func (s *session) attach(name string, l link) (*peer, error) {
+func (s *session) attach(name string, l link, who string) (*peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.peers)+s.attached >= maxPeers && !s.makeRoom(time.Now()) {
@@ -164,7 +165,7 @@ func (s *session) attach(name string, l link) (*peer, error) {
 	}
 	s.attached++
 	p := newPeer(name, l)
-	p.seen, p.held = time.Now(), 1
+	p.who, p.seen, p.held = who, time.Now(), 1
 	p.proven.Store(true)
 	return p, nil
 }

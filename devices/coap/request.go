@@ -57,6 +57,10 @@ func (s *service) request(ex *exchange) (response, devices.Receipt) {
 		return notFound("nothing is here, post to /d/<device>"), nil
 	}
 	device, ok := (*s.server.devices.Load())[devices.ID(path[1])]
+	if r, may := s.may(ex.peer, path[1], device); !may {
+		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: %s", path[1], r.payload))
+		return r, nil
+	}
 	if !ok {
 		if !s.meet(ex, path) {
 			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
@@ -98,6 +102,24 @@ func inBlocks(r response, m message.Message) response {
 		r.addUint(message.Block1, option)
 	}
 	return r
+}
+
+// may says whether a peer may post as a device, which need not be configured: one
+// that has proved who it is as that and nobody else, and another where the device
+// has no key by which it could prove it.
+func (s *service) may(p *peer, name string, device Device) (response, bool) {
+	keys := *s.server.keys.Load()
+	_, secret := keys[name]
+	if !secret && device.Identity != "" {
+		_, secret = keys[device.Identity]
+	}
+	switch {
+	case p.who == "" && secret:
+		return response{code: codes.Unauthorized, payload: []byte("this device has a key, and has to post by coaps")}, false
+	case p.who != "" && p.who != name && (device.Identity == "" || p.who != device.Identity):
+		return response{code: codes.Forbidden, payload: []byte("a device may post as itself only")}, false
+	}
+	return response{}, true
 }
 
 // meet shows a device that is not configured, if its message can be read. The
