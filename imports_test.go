@@ -56,7 +56,7 @@ var libraries = map[string][]string{
 	"github.com/eclipse/paho.mqtt.golang": {"devices/mqtt"},
 	"github.com/mochi-mqtt/server":        {"devices/mqtt"},
 	"github.com/plgd-dev/go-coap":         {"devices/coap"},
-	"github.com/pion/dtls":                {"devices/coap"},
+	"github.com/pion":                     {"devices/coap"},
 	"go.bug.st/serial":                    {"devices/serial"},
 	"github.com/creack/pty":               {"devices/serial"},
 	"github.com/grid-x/modbus":            {"devices/serial"},

@@ -239,6 +239,9 @@ func (r *reading) read() (Output, error) {
 		}
 		return out, err
 	}
+	if decode := partDecoders[rule.Code]; decode != nil {
+		return r.inParts(decode)
+	}
 	doc, key, available, err := r.document()
 	if err != nil {
 		return Output{}, err

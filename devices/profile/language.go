@@ -76,7 +76,7 @@ type decodeRule struct {
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
 	Registers    *registersRule    `yaml:"registers" doc:"An answer of Modbus RTU; field is what was asked: unit=1 fc=4 addr=0x0000 count=80."`
-	Code         string            `yaml:"code" enum:"sparkplug,dsmr,iec62056_21,sml,nmea,mysensors,esp3,firmata" doc:"A decoder in code."`
+	Code         string            `yaml:"code" enum:"coiot,dsmr,esp3,firmata,iec62056_21,linkformat,lwm2m,mysensors,nmea,sml,sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
@@ -214,6 +214,8 @@ type commandRule struct {
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
 	Hex      template          `yaml:"hex" doc:"Serial: instead of payload, bytes in hex; what stands in its places is hex too: {value|hex2}."`
 	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
+	Method   string            `yaml:"method" enum:"put,post,get,delete" doc:"CoAP: put, if not said. topic then is a path below the device's url, or with / before it a whole one, and may have a query after ?; without it, the url is told."`
+	Format   int               `yaml:"format" min:"0" max:"65535" doc:"CoAP: content format of the payload; 0 is text."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
