@@ -389,9 +389,12 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 			doc, identity = rule.CBOR.within(doc, look)
 		}
 	case rule.JSON != nil:
-		if rule.JSON.Quotes {
+		switch {
+		case rule.JSON.Quotes:
 			doc, err = parseJSON(bytes.ReplaceAll(h.Payload, []byte("'"), []byte(`"`)), maxMembers)
-		} else {
+		case rule.JSON.Words:
+			doc, err = parseJSON(jsonWords(h.Payload), maxMembers)
+		default:
 			doc, err = h.json()
 		}
 		if err == nil {

@@ -92,6 +92,7 @@ type treeRule struct {
 
 	Named  *namedRule `yaml:"named" doc:"A list of objects that have their names in them: each becomes a member of that name."`
 	Quotes bool       `yaml:"quotes" doc:"Texts stand in single quotes, which is no JSON."`
+	Words  bool       `yaml:"words" doc:"nan, inf, None, True and False stand for values, as printed by programs that know no JSON."`
 }
 
 type namedRule struct {
