@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"devices/devicetest": {"devices"},
 	"devices/profile":    {"devices", "strictyaml", "firmware-profiles"},
 	"devices/mqtt":       {"crashpoint", "devices", "devices/profile"},
-	"devices/coap":       {"crashpoint", "devices", "devices/profile"},
+	"devices/coap":       {"crashpoint", "devices", "devices/profile", "devices/profile/lwm2m"},
 	"devices/serial":     {"devices", "devices/profile", "devices/profile/framing"},
 	"bridge":             {"crashpoint", "devices", "bridge/stream"},
 	"bridge/stream":      {"crashpoint"},
