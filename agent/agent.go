@@ -66,7 +66,12 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }, OnTime: a.timing.told})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{
+		Auth: &a.access, Executor: a, Log: log,
+		OnSession: func(up bool) { a.forward.online(up) },
+		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
+		OnTime:    a.timing.told,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ type Control struct {
 	Name     string // that of the field which shows what came of it, where there is one
 	Title    string // for people, "" if there is none
 	Argument Argument
+	// Hazardous is set where what was done cannot be taken back, or may hurt: a
+	// person is asked whether he means it.
+	Hazardous bool
 }
 
 // An Argument is what a command takes.

@@ -121,6 +121,7 @@ type Request struct {
 	Devices []devices.ID // which are meant; none: who was written to
 	Rest    []string     // of Act: for Resolve; of others: what follows, as it was written
 	Number  int          // of Choose, Approve, Deny
+	Sure    bool         // of Act: he said again that he means it
 }
 
 // An Error is a request that is not understood, in words for who made it.
