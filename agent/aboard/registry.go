@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -442,7 +443,7 @@ func (r *Registry) admit(c Candidate, id devices.ID, t Terms) (config.Device, er
 	if err := r.decide(Decision{ID: id, Candidate: c}); err != nil {
 		return d, err
 	}
-	if err := replace(file, text); err != nil {
+	if err := durable.Replace(file, text); err != nil {
 		return d, err
 	}
 	r.mu.Lock()
@@ -548,7 +549,7 @@ func (r *Registry) rename(id devices.ID, name string) error {
 	if err != nil {
 		return err
 	}
-	return replace(file, text)
+	return durable.Replace(file, text)
 }
 
 // device gives a configured device.
@@ -589,5 +590,5 @@ func (r *Registry) remove(id devices.ID) error {
 	if err := os.Remove(file); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	return durable.SyncDir(filepath.Dir(file))
 }
