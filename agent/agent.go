@@ -365,6 +365,15 @@ func (a *authorizer) MaySeeEvents(who bridge.JID) bool {
 	return a.get().Plays(who.Bare().String(), access.Installer, time.Now())
 }
 
+// May implements [bridge.Authorizer].
+func (a *authorizer) May(who bridge.JID, right bridge.Right, device devices.ID) bool {
+	role := access.Viewer + access.Role(right)
+	if device == "" {
+		return a.get().Plays(who.Bare().String(), role, time.Now())
+	}
+	return a.get().Allows(who.Bare().String(), role, device, time.Now())
+}
+
 // errNoBoot says that the time of readings cannot be kept.
 var errNoBoot = errors.New("cannot tell this boot from another: /proc/sys/kernel/random/boot_id is missing")
 

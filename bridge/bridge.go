@@ -37,6 +37,8 @@ type Authorizer interface {
 	Operators() []JID // everybody who is granted anything now
 	MaySee(who JID, device devices.ID) bool
 	MaySeeEvents(who JID) bool
+	// May asks for a right on a device; on any at all, where device is "".
+	May(who JID, right Right, device devices.ID) bool
 }
 
 // A Device is what the bridge tells of a device.
@@ -50,6 +52,9 @@ type Device struct {
 type Options struct {
 	Auth Authorizer
 	Log  *slog.Logger
+	// Executor and Office do what people want. Without them nothing is done.
+	Executor Executor
+	Office   Office
 	// OnSession is called from Run's goroutine when publishing becomes
 	// possible and when it no longer is. It must not block. It may be nil.
 	OnSession func(up bool)

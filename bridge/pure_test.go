@@ -65,6 +65,14 @@ func (r rights) MaySee(who jid.JID, device devices.ID) bool {
 
 func (r rights) MaySeeEvents(who jid.JID) bool { return r.MaySee(who, "*") }
 
+// May has who sees all be the owner, and who sees some an operator of those.
+func (r rights) May(who jid.JID, right Right, device devices.ID) bool {
+	if r.MaySeeEvents(who) {
+		return true
+	}
+	return right <= MayCommand && (device == "" && len(r[who.String()]) > 0 || r.MaySee(who, device))
+}
+
 func testBridge(t testing.TB, payload string) *Bridge {
 	t.Helper()
 	b, err := New(Config{

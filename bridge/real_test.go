@@ -266,6 +266,9 @@ func (c *changing) get() rights {
 func (c *changing) Operators() []jid.JID                       { return c.get().Operators() }
 func (c *changing) MaySee(who jid.JID, device devices.ID) bool { return c.get().MaySee(who, device) }
 func (c *changing) MaySeeEvents(who jid.JID) bool              { return c.get().MaySeeEvents(who) }
+func (c *changing) May(who jid.JID, right Right, device devices.ID) bool {
+	return c.get().May(who, right, device)
+}
 
 // A running bridge.
 type running struct {
