@@ -31,7 +31,7 @@ const (
 
 // A Pending is a device that waits to be admitted or refused.
 type Pending struct {
-	Number int        // of this run of the gateway, from 1; for people to type
+	Number int        // of this run of the gateway, for people to type; odd, so that it is never taken for a person's
 	ID     devices.ID // that it will have
 	Candidate
 	First, Heard time.Time // its first and newest message
@@ -89,7 +89,7 @@ type Registry struct {
 	decisions *decisions
 	pending   map[devices.ID]*Pending
 	by        map[string]*Pending
-	last      int // number given
+	last      int // number given; -1 at first
 }
 
 // Open makes the registry of a data directory, with nothing pending. The error
@@ -98,7 +98,7 @@ func Open(dir string) (*Registry, error) {
 	d, err := openDecisions(filepath.Join(dir, decisionsFile))
 	return &Registry{
 		dir: dir, now: time.Now, due: make(chan struct{}, 1), decisions: d,
-		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending),
+		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending), last: -1,
 	}, err
 }
 
@@ -178,7 +178,7 @@ func (r *Registry) Seen(c Candidate) (p Pending, fresh bool) {
 		if len(r.pending) >= maxPending {
 			r.forget(r.silent())
 		}
-		r.last++
+		r.last += 2
 		e = &Pending{Number: r.last, ID: r.name(c, decided), Candidate: c, First: now, SameAs: r.sameAs(c)}
 		e.Sample = nil
 		r.pending[e.ID] = e
