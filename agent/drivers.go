@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -99,19 +98,6 @@ func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
 	}
 	s.made[t] = made
 	return made, nil
-}
-
-func grants(c *config.Config) access.Grants {
-	var all access.Grants
-	for _, o := range c.Operators {
-		role, _ := access.ParseRole(o.Role) // the config was checked
-		g := access.Grant{JID: o.JID, Role: role, Devices: o.Devices, Until: o.Expires()}
-		if !o.Hours.IsZero() {
-			g.Hours = o.Hours.Contains
-		}
-		all = append(all, g)
-	}
-	return all
 }
 
 // bridgeConfig translates the XMPP part of the config.

@@ -23,9 +23,10 @@ import (
 type asker struct {
 	full, bare jid.JID
 	to         devices.ID
-	late       string  // why nothing that changes anything is done; "" where it may be
-	sure       bool    // he confirmed that he means it
-	room       jid.JID // with his nick, where he asked in a room
+	room       jid.JID   // with his nick, where he asked in a room
+	given      time.Time // when, where it was kept since; zero is now
+	late       string    // why nothing that changes anything is done; "" where it may be
+	token      string    // of his message
 }
 
 func (a asker) inRoom() bool { return a.room.Resourcepart() != "" }
@@ -107,7 +108,7 @@ func (b *Bridge) understand(a asker, t *talk, line string) (words.Request, error
 // he came to want it. t may be nil.
 func (b *Bridge) do(ctx context.Context, a asker, t *talk, r words.Request) answer {
 	text := func(s string) answer { return answer{text: s} }
-	if changes(r.Verb) && a.late != "" {
+	if changes(r.Verb) && r.Verb != words.Act && a.late != "" {
 		return text(refusedText(a.late))
 	}
 	about := r.Devices

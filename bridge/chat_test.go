@@ -46,14 +46,19 @@ func (d *desk) Controls(id devices.ID) []devices.Control {
 	case "hall":
 		return []devices.Control{power}
 	case "gate":
-		return []devices.Control{{Name: "open", Hazardous: true}}
+		return []devices.Control{{Name: "open", Risk: devices.Hazardous}}
 	}
 	return nil
 }
 
 func (d *desk) Execute(ctx context.Context, author string, c devices.Command) <-chan Outcome {
-	d.note("%s: %s %s %s", author, c.Device, c.Name, c.Argument)
 	out := make(chan Outcome, 2)
+	if age := time.Since(c.Given); !c.Given.IsZero() && age.Abs() > time.Minute {
+		out <- Outcome{Kind: Refused, Err: errors.New("it is old")}
+		close(out)
+		return out
+	}
+	d.note("%s: %s %s %s", author, c.Device, c.Name, c.Argument)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -375,10 +380,12 @@ func TestUnheard(t *testing.T) {
 		{annasPhone, "kitchen", "", "<set xmlns='urn:xmpp:iot:control'><boolean name='power' value='true'/></set>", ""},
 		{annasPhone, "kitchen", "", "<body>" + long + "</body>", ""},
 		{annasPhone, "kitchen", "", "<body>" + long[:5000] + "</body>", "that is more than 1000 bytes; write one short line"},
-		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='" + at(-2*time.Hour) + "'/>", "refused: it was written 2 h ago, and is not done any more"},
-		{annasPhone, "kitchen", "", "<body>on</body><x xmlns='jabber:x:delay' stamp='" + time.Now().Add(-2*time.Hour).UTC().Format("20060102T15:04:05") + "'/>", "refused: it was written 2 h ago, and is not done any more"},
-		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='" + at(time.Hour) + "'/>", "refused: " + words.NoClock},
-		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='never'/>", "refused: " + words.NoClock},
+		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='" + at(-2*time.Hour) + "'/>", "refused: it is old"},
+		{annasPhone, "kitchen", "", "<body>on</body><x xmlns='jabber:x:delay' stamp='" + time.Now().Add(-2*time.Hour).UTC().Format("20060102T15:04:05") + "'/>", "refused: it is old"},
+		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='" + at(time.Hour) + "'/>", "refused: it is old"},
+		{annasPhone, "kitchen", "", "<body>on</body><delay xmlns='urn:xmpp:delay' stamp='never'/>", "refused: it is old"},
+		{annasPhone, "kitchen", "", "<body>ack</body><delay xmlns='urn:xmpp:delay' stamp='" + at(-2*time.Hour) + "'/>", "refused: it was written 2 h ago, and is not done any more"},
+		{annasPhone, "kitchen", "", "<body>ack</body><delay xmlns='urn:xmpp:delay' stamp='" + at(2*time.Hour) + "'/>", "refused: " + words.NoClock},
 		{annasPhone, "kitchen", "", "<body>text</body><encrypted xmlns='eu.siacs.conversations.axolotl'/>", words.Encrypted},
 		{annasPhone, "nothing", "", "<body>on</body>", ""},
 		{bobsPhone, "hall", "", "<body>on</body>", ""},
@@ -411,7 +418,7 @@ func TestUnheard(t *testing.T) {
 			}
 			return nil
 		})
-		if len(got) != after || c.want != "" && got[0] != c.from+" "+c.want {
+		if len(got) != after || c.want != "" && !slices.Contains(got, c.from+" "+c.want) {
 			t.Errorf("%s to %s: %.200s: answered %.500q, want %q", c.from, c.to, c.inner, got, c.want)
 		}
 		p.running.Bridge.limits.mu.Lock()

@@ -127,7 +127,8 @@ func (b *Bridge) hearStranger(st stream.Stanza, to target) {
 		if err != nil || r.Verb != words.Claim {
 			return
 		}
-		a := asker{full: st.From, bare: st.From.Bare(), to: devices.Gateway, late: b.late(m)}
+		a := asker{full: st.From, bare: st.From.Bare(), to: devices.Gateway}
+		a.given, a.late = b.late(m)
 		if text := b.claim(a, r); text != "" {
 			b.say(ctx, st.From, devices.Gateway, text)
 		}
@@ -140,7 +141,8 @@ func (b *Bridge) converse(ctx context.Context, t *talk, st stream.Stanza, to dev
 	if st.Unmarshal(&m) != nil || m.wrapped() || m.Answer != nil {
 		return
 	}
-	a := asker{full: st.From, bare: st.From.Bare(), to: to, late: b.late(m)}
+	a := asker{full: st.From, bare: st.From.Bare(), to: to, token: st.ID}
+	a.given, a.late = b.late(m)
 	if m.Reactions != nil {
 		b.reacted(ctx, a, *m.Reactions)
 		return
@@ -211,33 +213,33 @@ func (b *Bridge) tell(ctx context.Context, a asker, t *talk, r words.Request) (d
 	return answer.orders.given
 }
 
-// late says why what was on its way for too long is not done; "" where it was
-// not. Who sent it, or any server on the way, may have said how long it was.
-func (b *Bridge) late(m messageElement) string {
+// late tells when a message was given, where it was kept since, and why what
+// it changes is not done any more; "" where it is. Who sent it, or any server on
+// the way, may have said how long it was.
+func (b *Bridge) late(m messageElement) (given time.Time, why string) {
 	now, known := b.now()
-	oldest, delayed := now, false
 	for _, d := range append(m.Delays, m.OldDelays...) {
-		delayed = true
 		at, err := time.Parse(time.RFC3339, d.Stamp)
 		if err != nil {
 			at, err = time.Parse("20060102T15:04:05", d.Stamp) // XEP-0091
 		}
-		if err != nil || at.After(now.Add(lateAfter)) {
-			return words.NoClock
+		if err != nil {
+			at = time.Unix(0, 0) // that it was kept is known, and no more
 		}
-		if at.Before(oldest) {
-			oldest = at
+		if given.IsZero() || at.Before(given) {
+			given = at
 		}
 	}
+	age := now.Sub(given)
 	switch {
-	case !delayed:
-		return ""
-	case !known:
-		return words.NoClock
-	case now.Sub(oldest) > lateAfter:
-		return fmt.Sprintf(words.TooLate, words.Span(now.Sub(oldest)))
+	case given.IsZero():
+		return given, ""
+	case !known || age < -lateAfter || given.Unix() == 0:
+		return given, words.NoClock
+	case age > lateAfter:
+		return given, fmt.Sprintf(words.TooLate, words.Span(age))
 	}
-	return ""
+	return given, ""
 }
 
 // chatElement is a message to be sent. Its addresses are put in with it.

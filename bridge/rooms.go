@@ -194,7 +194,7 @@ func (b *Bridge) hearRoom(st stream.Stanza) {
 		if !ours || t.take(st.From.String()+" "+st.ID, line, time.Now()) && st.ID != "" {
 			return
 		}
-		a := asker{full: real, bare: real.Bare(), to: devices.Gateway, room: st.From}
+		a := asker{full: real, bare: real.Bare(), to: devices.Gateway, room: st.From, token: st.ID}
 		q, err := b.understand(a, t, line)
 		switch {
 		case err == nil && !q.Verb.OfDevice() && q.Verb != words.Help && q.Verb != words.Devices:
