@@ -55,31 +55,51 @@ func (b *Bridge) hear(s *stream.Session, st stream.Stanza) bool {
 		b.hearMessage(st, to)
 		return true
 	}
-	if !b.knows(who, to) {
+	if st.Name == "presence" {
+		b.hearPresence(st, to)
+		return true
+	}
+	if !b.knows(who, to) || st.Name != "iq" || !b.limits.allow(who.String(), time.Now()) {
 		return false
 	}
-	switch {
-	case st.Name == "iq" && (st.Type == "get" || st.Type == "set"):
-		if !b.limits.allow(who.String(), time.Now()) {
-			return false
-		}
-		select {
-		case b.requests <- request{s, st, to}:
-			return true
-		default:
-			return false
-		}
-	case st.Name == "presence" && !to.domain && (!b.component || b.auth.MaySee(who, to.device)):
-		switch st.Type {
-		case "subscribe", "unsubscribe", "probe":
-			b.mu.Lock()
-			b.contacts.ask(to.device, who, st.Type)
-			b.mu.Unlock()
-			wake(b.wakePresence)
-			return true
-		}
+	select {
+	case b.requests <- request{s, st, to}:
+		return true
+	default:
+		return false
 	}
-	return false
+}
+
+// hearPresence takes what somebody wants of a contact (RFC 6121 section 3). A
+// stranger's wish waits, unanswered, for an owner. To his probe the answer is
+// that he is not subscribed, to whatever name (section 4.3.2): his contact list
+// heals, and he learns nothing.
+func (b *Bridge) hearPresence(st stream.Stanza, to target) {
+	who := st.From.Bare()
+	if to.domain || st.Type != "subscribe" && st.Type != "unsubscribe" && st.Type != "probe" {
+		return
+	}
+	_, there := b.device(to.device)
+	if b.component && there && b.auth.MaySee(who, to.device) || !b.component && b.mayBrowse(who) {
+		b.mu.Lock()
+		b.contacts.ask(to.device, who, st.Type)
+		b.mu.Unlock()
+		wake(b.wakePresence)
+		return
+	}
+	if who.Localpart() == "" || !b.limits.allow(strangers, time.Now()) {
+		return
+	}
+	switch {
+	case st.Type == "subscribe" && there && b.office != nil:
+		b.people.next(strangers, func(context.Context, *talk) { b.office.Knock(who, to.device) })
+	case st.Type == "probe" && b.component:
+		b.people.next(strangers, func(ctx context.Context, _ *talk) {
+			if l := b.link.Load(); l != nil {
+				l.session.Send(ctx, presenceElement{From: st.To.Bare().String(), To: who.String(), Type: "unsubscribed"})
+			}
+		})
+	}
 }
 
 // aim says what a stanza was sent to. All that an account gets is for the

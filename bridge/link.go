@@ -310,7 +310,7 @@ func (b *Bridge) dueNotices(now time.Time) (notices []notice, again time.Time) {
 func (l *link) tell(ctx context.Context, n notice) error {
 	e := n.stanza
 	e.To = n.to.String()
-	subscription := e.Type == "subscribed" || e.Type == "unsubscribed"
+	subscription := e.Type == "subscribe" || e.Type == "subscribed" || e.Type == "unsubscribed"
 	switch {
 	case l.bridge.component:
 		from, err := deviceJID(l.bridge.domain, n.device)
