@@ -74,7 +74,9 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	}
 	a.bridge, err = bridge.New(xmpp, bridge.Options{
 		Auth: &a.auth, Log: log, Executor: a, Office: office{a},
-		OnSession: func(up bool) { a.forward.online(up) }, OnTime: a.timing.told,
+		OnSession: func(up bool) { a.forward.online(up) },
+		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
+		OnTime:    a.timing.told,
 	})
 	if err != nil {
 		return nil, err

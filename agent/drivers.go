@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,6 +103,11 @@ func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
 // bridgeConfig translates the XMPP part of the config.
 func bridgeConfig(c *config.Config, verify func() time.Time) (bridge.Config, error) {
 	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
+	for _, r := range c.XMPP.Rooms {
+		if j, err := bridge.ParseJID(r.JID); err == nil { // the config was checked
+			b.Rooms = append(b.Rooms, bridge.Room{JID: j, Nick: r.Nick, Alarms: slices.Contains(r.Send, "alarms")})
+		}
+	}
 	switch {
 	case c.XMPP.Component != nil:
 		own := c.XMPP.Component

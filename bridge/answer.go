@@ -39,7 +39,23 @@ type request struct {
 func (b *Bridge) hear(s *stream.Session, st stream.Stanza) bool {
 	who := st.From.Bare()
 	to, ok := b.aim(st.To)
-	if !ok || !b.maySee(who, to) {
+	if !ok || who.Equal(b.account) && !b.component || b.component && who.Domainpart() == b.host {
+		return false // nothing of ours asks us anything
+	}
+	switch r := b.roomOf(st.From); {
+	case r != nil && st.Name == "presence":
+		r.hear(st)
+		return true
+	case r != nil && st.Name == "message":
+		if st.Type == "groupchat" {
+			b.hearRoom(st)
+		}
+		return true
+	case st.Name == "message":
+		b.hearMessage(st, to)
+		return true
+	}
+	if !b.knows(who, to) {
 		return false
 	}
 	switch {
@@ -53,7 +69,7 @@ func (b *Bridge) hear(s *stream.Session, st stream.Stanza) bool {
 		default:
 			return false
 		}
-	case st.Name == "presence" && !to.domain:
+	case st.Name == "presence" && !to.domain && (!b.component || b.auth.MaySee(who, to.device)):
 		switch st.Type {
 		case "subscribe", "unsubscribe", "probe":
 			b.mu.Lock()
@@ -75,10 +91,10 @@ func (b *Bridge) aim(to jid.JID) (target, bool) {
 	return targetOf(b.domain, to)
 }
 
-// maySee reports whether who, a bare JID, may know that the target exists, and
-// it does.
-func (b *Bridge) maySee(who jid.JID, to target) bool {
-	if to.domain {
+// knows reports whether who, a bare JID, may know that the target exists, and
+// it does. Whoever is granted anything may talk to the gateway.
+func (b *Bridge) knows(who jid.JID, to target) bool {
+	if to.domain || to.device == devices.Gateway {
 		return b.mayBrowse(who)
 	}
 	_, there := b.device(to.device)

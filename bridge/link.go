@@ -119,6 +119,9 @@ func (l *link) run(ctx context.Context) error {
 	wg.Go(func() { l.tellPresences(inner) })
 	wg.Go(func() { l.shareNodes(inner) })
 	wg.Go(func() { l.askTime(inner) })
+	for _, r := range b.rooms {
+		wg.Go(func() { l.keepRoom(inner, r) })
+	}
 
 	b.link.Store(l)
 	b.onSession(true)
@@ -330,6 +333,11 @@ func (l *link) tell(ctx context.Context, n notice) error {
 func (l *link) farewell() {
 	ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
 	defer cancel()
+	for _, r := range l.bridge.rooms {
+		if joined, _, _ := r.state(); joined {
+			_ = l.enter(ctx, r, "unavailable") // what follows fails, too
+		}
+	}
 	l.bridge.mu.Lock()
 	notices := l.bridge.contacts.farewell()
 	l.bridge.mu.Unlock()
@@ -363,7 +371,7 @@ func (l *link) tidyRoster(ctx context.Context) error {
 	for _, item := range roster.Query.Items {
 		who, err := jid.Parse(item.JID)
 		if err != nil || item.Subscription != "from" && item.Subscription != "both" ||
-			l.bridge.auth.MaySee(who.Bare(), devices.Gateway) {
+			l.bridge.mayBrowse(who.Bare()) {
 			continue
 		}
 		if err := l.tell(ctx, notice{devices.Gateway, who.Bare(), presenceElement{Type: "unsubscribed"}}); err != nil {

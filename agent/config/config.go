@@ -245,9 +245,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		not = append(not, at.fault(key, trouble{"has no effect in this version", "", mend}))
 	}
 	main := source{c.doc, ""}
-	if c.XMPP.Rooms != nil {
-		add(main, "xmpp.rooms", "no room is joined")
-	}
 	if c.CoAP != nil && c.CoAP.DTLS != nil {
 		add(main, "coap.dtls", "nothing listens there; use listen on a network that you trust")
 	}

@@ -165,8 +165,7 @@ func TestNotYet(t *testing.T) {
 	for _, f := range c.NotYet() {
 		got.WriteString(strings.ReplaceAll(f.String(), dir+"/", "") + "\n")
 	}
-	const want = `c.yaml:5:3: xmpp.rooms: has no effect in this version; no room is joined
-c.yaml:11:8: coap.dtls: has no effect in this version; nothing listens there; use listen on a network that you trust
+	const want = `c.yaml:11:8: coap.dtls: has no effect in this version; nothing listens there; use listen on a network that you trust
 data/devices.d/soil.yaml:3:13: coap.url: has no effect in this version; the device is not asked; let it post to the gateway
 data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
 c.yaml:15:1: metrics: has no effect in this version; nothing listens there
