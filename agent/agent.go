@@ -127,18 +127,14 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	}
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
 	a.openAccess(c)
-	people, reached := any(a.bridge).(messenger)
-	if !reached {
-		people = nobody{}
-	}
 	a.alarms = &alarms{
 		path: filepath.Join(c.Gateway.DataDir, alarmsFile), house: a.house, grants: a.access.Grants, now: a.timing.moment,
-		event: a.tell, show: a.present, people: people, online: a.forward.isOnline, log: log,
+		event: a.tell, show: a.present, people: a.bridge, online: a.forward.isOnline, log: log,
 	}
 	if err := a.alarms.open(); err != nil {
 		log.Error("alarms that were raised before may be raised again", "error", err)
 	}
-	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: people, online: a.forward.isOnline, log: log}
+	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
 	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log}
 	a.furnish(c)
 	return a, nil

@@ -59,12 +59,6 @@ type messenger interface {
 	Tell(ctx context.Context, to []bridge.JID, device devices.ID, text string) error
 }
 
-// nobody is a messenger that reaches nobody.
-type nobody struct{}
-
-func (nobody) Alert(context.Context, []bridge.JID, devices.ID, string, string) error { return nil }
-func (nobody) Tell(context.Context, []bridge.JID, devices.ID, string) error          { return nil }
-
 // alarms are what people have to look after. They follow from what is known of
 // the devices, and outlast a restart.
 type alarms struct {
