@@ -34,19 +34,21 @@ const (
 
 // An Agent is one gateway. Make it with New and run it once.
 type Agent struct {
-	log      *slog.Logger
-	outbox   *outbox.Outbox
-	bridge   *bridge.Bridge
-	house    *house
-	forward  *forwarder
-	intake   *intake
-	orders   *orders
-	profiles *profile.Library
-	access   *access.Registry
-	auth     authorizer
-	timing   timing
-	started  time.Time
-	aboard   *aboard.Registry
+	log       *slog.Logger
+	outbox    *outbox.Outbox
+	bridge    *bridge.Bridge
+	house     *house
+	forward   *forwarder
+	intake    *intake
+	orders    *orders
+	profiles  *profile.Library
+	access    *access.Registry
+	auth      authorizer
+	timing    timing
+	started   time.Time
+	aboard    *aboard.Registry
+	alarms    *alarms
+	newcomers *newcomers
 	// strangers are counted so that none fills the log.
 	strangers rejects
 
@@ -124,8 +126,16 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("a command may be done twice if it is given twice, and hazardous ones are refused while they cannot be remembered", "error", err)
 	}
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}
 	a.openAccess(c)
+	a.alarms = &alarms{
+		path: filepath.Join(c.Gateway.DataDir, alarmsFile), house: a.house, grants: a.access.Grants, now: a.timing.moment,
+		event: a.tell, show: a.present, people: a.bridge, online: a.forward.isOnline, log: log,
+	}
+	if err := a.alarms.open(); err != nil {
+		log.Error("alarms that were raised before may be raised again", "error", err)
+	}
+	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log}
 	a.furnish(c)
 	return a, nil
 }
@@ -149,6 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
+	forwarding.Go(func() { a.alarms.run(forwardCtx) })
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.ctx = ctx
@@ -188,6 +199,7 @@ func (a *Agent) tick(ctx context.Context) {
 		case now := <-ticker.C:
 			a.house.tick(now)
 			a.passing()
+			a.newcomers.tell(ctx, now)
 			if a.timing.clock.Dirty() {
 				a.outbox.Save()
 			}
@@ -283,6 +295,7 @@ func (a *Agent) hire() {
 func (a *Agent) changed(device devices.ID) {
 	a.forward.touch(device)
 	a.present(device)
+	a.alarms.touch(device)
 }
 
 func (a *Agent) present(device devices.ID) {
@@ -294,7 +307,7 @@ func (a *Agent) present(device devices.ID) {
 	for i, v := range picture.values {
 		fields[i] = v.Field
 	}
-	p := bridge.Presence{State: picture.state, Fields: fields, Since: picture.since}
+	p := bridge.Presence{State: a.alarms.shown(device, picture.state), Fields: fields, Since: picture.since}
 	if device == devices.Gateway {
 		p = troubled(p, a.outbox, time.Since(a.started))
 	}

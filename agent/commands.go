@@ -438,6 +438,7 @@ type CommandLine struct {
 	Min   *float64 `json:"min,omitempty"`
 	Max   *float64 `json:"max,omitempty"`
 	Unit  string   `json:"unit,omitempty"`
+	Risk  string   `json:"risk,omitempty"` // read, hazardous; absent: reversible
 }
 
 // argumentNames are for those who look into a gateway.
@@ -455,7 +456,11 @@ func (a *Agent) tryCommand(c devices.Command, w *bufio.Writer) error {
 		var lines []CommandLine
 		for _, control := range a.Controls(c.Device) {
 			arg := control.Argument
-			lines = append(lines, CommandLine{Name: control.Name, Title: control.Title, Type: argumentNames[arg.Type], Words: arg.Words, Min: arg.Min, Max: arg.Max, Unit: string(arg.Unit)})
+			l := CommandLine{Name: control.Name, Title: control.Title, Type: argumentNames[arg.Type], Words: arg.Words, Min: arg.Min, Max: arg.Max, Unit: string(arg.Unit)}
+			if control.Risk != devices.Reversible {
+				l.Risk = control.Risk.String()
+			}
+			lines = append(lines, l)
 		}
 		return encodeAll(out, lines)
 	}

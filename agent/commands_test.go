@@ -232,7 +232,8 @@ devices:
 		return n == 1+answered
 	})
 
-	// Each is an event, also of who was refused.
+	// Each is an event, also of who was refused; and so is the alarm.
+	commands++
 	s.until(fmt.Sprintf("%d events", commands), func() bool {
 		var status strings.Builder
 		if err := agent.Look(s.config(), "status", &status); err != nil {

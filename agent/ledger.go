@@ -164,9 +164,6 @@ func (l *ledger) begin(author string, c devices.Command, hazardous bool) (before
 	e := &entry{At: now, came: now, Device: c.Device, Author: author, What: strings.ToValidUTF8(text[:min(len(text), maxLedgerText)], ""), long: len(c.Token) >= longToken}
 	e.Key = e.key(c, l.lines)
 	if old := l.by[e.Key]; old != nil && old.Outcome != bridge.Refused.String() && (e.long || now.Sub(cmp.Or(old.came, old.At)) < shortFor) {
-		if old.Outcome == "" {
-			return *old, nil, errors.New("the same was given before, and is being done")
-		}
 		return *old, nil, nil
 	}
 	l.add(e)
@@ -246,7 +243,7 @@ func (e entry) replay(to chan<- bridge.Outcome) {
 	defer close(to)
 	again := errors.New("it was given before, and is not done again")
 	switch e.Outcome {
-	case outcomeUnknown:
+	case outcomeUnknown, "":
 		to <- bridge.Outcome{Kind: bridge.Refused, Err: fmt.Errorf("%w; nobody knows how far it got", again)}
 	case bridge.Confirmed.String():
 		to <- bridge.Outcome{Kind: bridge.Sent, Err: again}

@@ -69,16 +69,34 @@ func (o office) Latest(device devices.ID) []bridge.LatestField {
 }
 
 // Alarms implements [bridge.Office].
-func (o office) Alarms(bridge.JID) []bridge.Alarm { return nil }
+func (o office) Alarms(who bridge.JID) []bridge.Alarm {
+	return o.alarms.all(func(id devices.ID) bool { return o.auth.MaySee(who, id) })
+}
 
-// errNotYet is what the gateway cannot do.
-var errNotYet = errors.New("that cannot be done yet")
-
-// Acknowledge implements [bridge.Office].
-func (o office) Acknowledge(bridge.JID, devices.ID) (int, error) { return 0, errNotYet }
+// Acknowledge implements [bridge.Office]. The gateway's alarms are those of all
+// devices: it tells of many at once.
+func (o office) Acknowledge(who bridge.JID, device devices.ID) (int, error) {
+	if err := o.must(who, bridge.MayCommand, device); err != nil {
+		return 0, err
+	}
+	return o.alarms.acknowledge(who, func(id devices.ID) bool {
+		return id == device || device == devices.Gateway && o.auth.May(who, bridge.MayCommand, id)
+	}), nil
+}
 
 // Mute implements [bridge.Office].
-func (o office) Mute(bridge.JID, devices.ID, time.Duration) error { return errNotYet }
+func (o office) Mute(who bridge.JID, device devices.ID, d time.Duration) error {
+	if err := o.must(who, bridge.MayCommand, device); err != nil {
+		return err
+	}
+	var err error
+	if d < 0 || d > maxMute {
+		err = errors.New("a device can be muted for 30 days at most")
+	} else {
+		o.alarms.mute(device, d)
+	}
+	return o.done(who, device, strings.TrimSpace(fmt.Sprintf("mute %s", d)), "done", err)
+}
 
 // Proof implements [bridge.Office]. Of the gateway, it is about all devices.
 func (o office) Proof(who bridge.JID, device devices.ID, period string) (string, error) {
@@ -298,6 +316,7 @@ func (o office) Knock(who bridge.JID, device devices.ID) {
 	}
 	if fresh {
 		o.log.Info("somebody wants to see devices", "jid", p.JID, "number", p.Number)
+		o.newcomers.personWaits(p)
 	}
 }
 

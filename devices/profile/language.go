@@ -216,6 +216,7 @@ type commandRule struct {
 	Payload  template          `yaml:"payload" doc:"What is sent; {value} is the argument, which is the default."`
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
+	Risk     string            `yaml:"risk" enum:"read,reversible,hazardous" doc:"What can come of it: nothing (read), what another command takes back (reversible, the default), or harm (hazardous): then people are asked whether they are sure."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
