@@ -186,7 +186,7 @@ func startParlour(t *testing.T, rooms ...Room) *parlour {
 	p.running = runScripted(t, server, func(b *Bridge) {
 		p.auth = &changing{r: rights{"anna@example.org": {"*"}, "bob@example.net": {"kitchen"}}}
 		b.auth = p.auth
-		b.executor, b.office = p.desk, p.desk
+		b.executor, b.office = p.desk, p.desk // and not the one that runs with it
 		for _, r := range rooms {
 			b.rooms = append(b.rooms, newRoom(r))
 		}

@@ -99,6 +99,8 @@ const (
 	InRoom       = "%s: joined as %s"
 	NotInRoom    = "%s: not joined: %s"
 	NotInRooms   = "write that to me alone"
+	HidingRoom   = "; it does not tell who its people are, so that nobody is obeyed there"
+	NoSuchRoom   = "there is no such room; make it, and say who may enter"
 	Left         = "the gateway is not in it any more"
 	Banned       = "the gateway was banned"
 	Kicked       = "the gateway was kicked"
