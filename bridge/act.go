@@ -22,7 +22,8 @@ const (
 // orders are commands under way: one of each of some devices.
 type orders struct {
 	all   []order
-	named bool // answers tell of which device
+	named bool            // answers tell of which device
+	ctx   context.Context // what is not sent when it ends is not done
 	end   context.CancelFunc
 	began time.Time
 	given bool // to any device; else all were refused here
@@ -32,7 +33,9 @@ type order struct {
 	device  devices.ID
 	name    string
 	outcome <-chan Outcome // nil, where it was refused here
-	text    string         // the newest: what was answered, without the device
+	newest  Outcome
+	awaited bool   // its confirmation was waited for, and did not come
+	text    string // the newest: what was answered, without the device
 }
 
 // act has devices told something.
@@ -63,11 +66,11 @@ func (b *Bridge) act(ctx context.Context, a asker, t *talk, about []devices.ID, 
 		// the audit.
 		commands[i] = devices.Command{Device: id, Name: control.Name, Argument: argument, Given: a.given, Token: a.token, Sure: r.Sure}
 	}
-	ctx, o.end = context.WithTimeout(context.WithoutCancel(ctx), actFor)
+	o.ctx, o.end = context.WithTimeout(context.WithoutCancel(ctx), actFor)
 	for i := range o.all {
 		if o.all[i].text == "" {
 			o.given = true
-			o.all[i].outcome = b.executor.Execute(ctx, a.full.String(), commands[i])
+			o.all[i].outcome = b.executor.Execute(o.ctx, a.full.String(), commands[i])
 		}
 	}
 	return answer{orders: o}
@@ -81,13 +84,34 @@ func (b *Bridge) whichDevice(a asker) string {
 	return fmt.Sprintf(words.WhichDevice, example)
 }
 
-// first waits until each command is refused or sent.
+// first waits until each command is refused or sent. One whose turn does not
+// come is not done any more.
 func (o *orders) first(ctx context.Context) string {
 	for i := range o.all {
-		o.all[i].step(ctx)
+		one := &o.all[i]
+		if one.outcome == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-o.ctx.Done():
+		case out := <-one.outcome:
+			one.take(out)
+			continue
+		}
+		o.end()
+		select {
+		case out := <-one.outcome:
+			one.take(out)
+		default:
+			one.take(Outcome{Kind: Refused, Err: errTurn})
+			one.outcome = nil
+		}
 	}
 	return o.text(func(order) bool { return true })
 }
+
+var errTurn = words.Error(words.NoTurn)
 
 // last waits until no more will become known, and tells what did; "" where
 // there is no more to say.
@@ -117,14 +141,17 @@ func (one *order) step(ctx context.Context) bool {
 	}
 	select {
 	case <-ctx.Done():
+		one.awaited = true
 		return false
 	case out, ok := <-one.outcome:
 		if ok {
-			one.text = outcomeText(out)
+			one.take(out)
 		}
 		return ok
 	}
 }
+
+func (one *order) take(out Outcome) { one.newest, one.text = out, outcomeText(out) }
 
 func outcomeText(o Outcome) string {
 	switch {

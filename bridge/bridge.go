@@ -90,7 +90,9 @@ type Bridge struct {
 	requests chan request
 	limits   limits
 	people   people
+	sessions sessions
 	rooms    []*room
+	pictures map[pictured]picture
 
 	wakePresence chan struct{}
 	wakeShare    chan struct{}
@@ -132,6 +134,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 	for _, r := range cfg.Rooms {
 		b.rooms = append(b.rooms, newRoom(r))
 	}
+	b.sessions.open = make(map[string]session)
 	b.strikes.counts = make(map[sent]int)
 	b.limits.buckets = make(map[string]*bucket)
 	if b.onSession == nil {
@@ -142,6 +145,9 @@ func New(cfg Config, o Options) (*Bridge, error) {
 	}
 	var err error
 	if b.packs, err = newPackCodec(); err != nil {
+		return nil, err
+	}
+	if b.pictures, err = draw(); err != nil {
 		return nil, err
 	}
 	switch {
@@ -229,6 +235,10 @@ func (b *Bridge) Regrant() {
 	b.mu.Lock()
 	b.contacts.review()
 	b.mu.Unlock()
+	b.sessions.drop(func(owner string) bool {
+		who, err := jid.Parse(owner)
+		return err != nil || !b.mayBrowse(who.Bare())
+	})
 	b.unshare()
 	wake(b.wakeShare)
 	wake(b.wakePresence)

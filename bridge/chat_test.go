@@ -22,7 +22,8 @@ import (
 type desk struct {
 	mu     sync.Mutex
 	did    []string
-	silent bool // devices confirm nothing, and are at it for ever
+	silent bool // no device's turn comes
+	vague  bool // devices do not say that they have done it
 }
 
 func (d *desk) note(format string, args ...any) {
@@ -67,6 +68,9 @@ func (d *desk) Execute(ctx context.Context, author string, c devices.Command) <-
 			out <- Outcome{Kind: Refused, Err: errors.New("it is too late for it")}
 			close(out)
 		})
+		return out
+	case d.vague:
+		out <- Outcome{Kind: Sent}
 		return out
 	case c.Device == "hall":
 		out <- Outcome{Kind: Refused, Err: errors.New("the device is lost")}
@@ -153,6 +157,7 @@ type parlour struct {
 	*running
 	*desk
 	peer *xmpptest.Peer
+	auth *changing
 
 	mu   sync.Mutex
 	said []xmpptest.Asked // messages and presences of the gateway
@@ -179,7 +184,8 @@ func startParlour(t *testing.T, rooms ...Room) *parlour {
 		obliging(peer, name, s)
 	})
 	p.running = runScripted(t, server, func(b *Bridge) {
-		b.auth = &changing{r: rights{"anna@example.org": {"*"}, "bob@example.net": {"kitchen"}}}
+		p.auth = &changing{r: rights{"anna@example.org": {"*"}, "bob@example.net": {"kitchen"}}}
+		b.auth = p.auth
 		b.executor, b.office = p.desk, p.desk
 		for _, r := range rooms {
 			b.rooms = append(b.rooms, newRoom(r))
@@ -430,6 +436,49 @@ func TestUnheard(t *testing.T) {
 			t.Errorf("it was done: %s", did)
 		}
 	}
+}
+
+// TestStrangersKnock has strangers want to subscribe, and ask how devices are.
+func TestStrangersKnock(t *testing.T) {
+	p := startParlour(t)
+	subscribe := func(who, to, kind string) {
+		p.peer.Write("<presence from='%s' to='%s@pi.example.org' type='%s'/>", who, to, kind)
+	}
+	for _, who := range []string{"eve@example.org", "bob@example.net"} {
+		for _, to := range []string{"meter", "nothing"} {
+			subscribe(who, to, "subscribe")
+			subscribe(who, to, "unsubscribe")
+			subscribe(who, to, "unavailable")
+			subscribe(who, to, "")
+		}
+	}
+	for _, to := range []string{"meter", "nothing"} {
+		subscribe("eve@example.org", to, "probe")
+	}
+	eventually(t, "the probes are answered", func() error {
+		got := p.heard(func(s xmpptest.Asked) bool { return s.To == "eve@example.org" })
+		if len(got) < 2 {
+			return fmt.Errorf("%+v", got)
+		}
+		if len(got) != 2 || got[0].From != "meter@pi.example.org" || got[1].From != "nothing@pi.example.org" || got[0].Type != "unsubscribed" || got[1].Type != "unsubscribed" || got[0].Inner != got[1].Inner {
+			t.Errorf("answered %+v", got)
+		}
+		return nil
+	})
+	if got, want := p.all(), []string{"eve@example.org: knocks at meter", "bob@example.net: knocks at meter"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	subscribe("bob@example.net", "kitchen", "subscribe")
+	eventually(t, "bob is let in", func() error {
+		var got []string
+		for _, s := range p.heard(func(s xmpptest.Asked) bool { return s.To == "bob@example.net" && s.From == "kitchen@pi.example.org" }) {
+			got = append(got, s.Type)
+		}
+		if !slices.Equal(got, []string{"subscribed", "subscribe"}) {
+			return fmt.Errorf("%q", got)
+		}
+		return nil
+	})
 }
 
 // TestOnce has a message come twice, and be corrected.

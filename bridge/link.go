@@ -161,7 +161,7 @@ func (l *link) shareNodes(ctx context.Context) {
 		var first error
 		failed := 0
 		if !b.component {
-			if err := l.tidyRoster(ctx); err != nil {
+			if err := errors.Join(l.tidyRoster(ctx), l.introduce(ctx)); err != nil {
 				first, failed = err, 1
 			}
 		}
@@ -310,7 +310,7 @@ func (b *Bridge) dueNotices(now time.Time) (notices []notice, again time.Time) {
 func (l *link) tell(ctx context.Context, n notice) error {
 	e := n.stanza
 	e.To = n.to.String()
-	subscription := e.Type == "subscribed" || e.Type == "unsubscribed"
+	subscription := e.Type == "subscribe" || e.Type == "subscribed" || e.Type == "unsubscribed"
 	switch {
 	case l.bridge.component:
 		from, err := deviceJID(l.bridge.domain, n.device)
@@ -320,6 +320,9 @@ func (l *link) tell(ctx context.Context, n notice) error {
 		// Subscriptions are between bare JIDs (RFC 6121 section 3.1).
 		if e.From = from.String(); subscription {
 			e.From = from.Bare().String()
+		}
+		if e.Caps != nil { // it is there
+			e.Photo = &photoHash{Photo: l.bridge.pictures[kindOf(n.device, l.bridge.state(n.device).Fields)].hash}
 		}
 	case e.Type == "unavailable" && e.Status != noteStopped:
 		// The account is there as long as the gateway is: without a presence

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	nsReceipts = "urn:xmpp:receipts"
+	nsReceipts  = "urn:xmpp:receipts"
+	nsReactions = "urn:xmpp:reactions:0"
 
 	// maxMessage bounds a message that is looked at, and maxStranger one of
 	// who is granted nothing.

@@ -549,7 +549,7 @@ func TestContacts(t *testing.T) {
 	c.set("kitchen", fresh("4"))
 	expect("who unsubscribed hears no more", "kitchen>anna 4", "kitchen>bob unsubscribed")
 	c.ask("kitchen", bob, "subscribe")
-	expect("until he subscribes", "kitchen>bob subscribed", "kitchen>bob 4")
+	expect("until he subscribes", "kitchen>bob subscribed", "kitchen>bob subscribe", "kitchen>bob 4")
 	c.forget()
 	expect("a session has all told again", "kitchen>anna 4", "kitchen>bob 4", "meter>anna 1")
 	delete(auth, "bob@example.net")
@@ -557,6 +557,14 @@ func TestContacts(t *testing.T) {
 	c.review()
 	expect("a right that is gone", "kitchen>bob unavailable", "kitchen>bob unsubscribed")
 	expect("is told once")
+	auth["bob@example.net"] = []devices.ID{"meter"}
+	operators = append(operators, bob)
+	c.review()
+	expect("who was let in since is told that he is", "meter>bob subscribed", "meter>bob 1")
+	delete(auth, "bob@example.net")
+	operators = operators[:1]
+	c.review()
+	expect("and out", "meter>bob unavailable", "meter>bob unsubscribed")
 	c.ask("nothing", anna, "probe")
 	expect("a device that is not")
 	c.keep([]devices.ID{"kitchen"})
@@ -724,7 +732,7 @@ func TestHearKeepsStrangersOut(t *testing.T) {
 		}
 	}
 	st := stream.Stanza{Name: "presence", Type: "subscribe", From: jid.MustParse("eve@example.org"), To: jid.MustParse("kitchen@pi.example.org")}
-	if b.hear(nil, st) || len(b.contacts.devices["kitchen"].operators) != 0 {
+	if b.hear(nil, st); len(b.contacts.devices["kitchen"].operators) != 0 {
 		t.Error("a stranger's subscription leaves a trace")
 	}
 }
