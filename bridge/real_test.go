@@ -269,6 +269,9 @@ func (c *changing) MaySeeEvents(who jid.JID) bool              { return c.get().
 func (c *changing) May(who jid.JID, right Right, device devices.ID) bool {
 	return c.get().May(who, right, device)
 }
+func (c *changing) AtOtherTimes(who jid.JID, device devices.ID) bool {
+	return c.get().AtOtherTimes(who, device)
+}
 
 // A running bridge.
 type running struct {

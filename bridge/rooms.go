@@ -45,7 +45,7 @@ type room struct {
 	mu        sync.Mutex
 	nick      string // ours, there
 	joined    bool
-	hides     bool // it does not tell us who its people are
+	hides     bool               // it does not tell us who its people are
 	why       string             // it is not joined
 	occupants map[string]jid.JID // the real JID, full or bare, by nick
 }

@@ -46,6 +46,7 @@ const (
 	NoField       = "it has no %s; it has: %s"
 
 	// Rights.
+	NotNow     = "you may do that at other times only"
 	NoRole     = "%s is no role; there are %s"
 	NoDate     = "%s is not a date; write it as 2027-01-01"
 	HoursComma = "write the days of hours without a space, as in Sat,Sun 10:00-18:00"
