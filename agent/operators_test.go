@@ -201,6 +201,7 @@ devices:
 	anna.writes("gateway", "approve 2 operator")
 	anna.hears("bob@localhost is now operator of plug")
 	bob.sees("plug", "available")
+	bob.sees("plug", "subscribed")
 	bob.asks("porch/plug/now", "")
 	bob.writes("plug", "off")
 	bob.hears("confirmed after")
@@ -219,7 +220,8 @@ devices:
 	bob.asks("porch/plug/now", "forbidden")
 	anna.writes("gateway", "grant bob@localhost viewer plug")
 	anna.hears("bob@localhost is now")
-	bob.sees("plug", "available")
+	bob.does(map[string]string{"do": "subscribe", "to": "plug@porch.localhost"})
+	bob.sees("plug", "subscribed")
 	bob.writes("plug", "off")
 	bob.hears("refused")
 
@@ -248,9 +250,11 @@ devices:
 
 	// A restart changes nothing.
 	stop()
-	startGateway(t, s.path, 3)
 	anna.forget()
-	anna.sees("plug", "available")
+	startGateway(t, s.path, 3)
+	if p := anna.sees("plug", "available"); p.Show != "dnd" {
+		t.Errorf("after a restart, the alarm is gone: %+v", p)
+	}
 	anna.writes("gateway", "grant")
 	if all := anna.hears("anna@localhost"); strings.Contains(all.Body, "bob") {
 		t.Errorf("after a restart: %s", all.Body)
