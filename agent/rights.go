@@ -64,6 +64,11 @@ func (a *authorizer) May(who bridge.JID, right bridge.Right, device devices.ID) 
 	return all.Allows(bare, role, device, a.now())
 }
 
+// AtOtherTimes implements [bridge.Authorizer].
+func (a *authorizer) AtOtherTimes(who bridge.JID, device devices.ID) bool {
+	return a.registry.Grants().Sometimes(who.Bare().String(), device, a.now())
+}
+
 // may reports whether the author of a command, a full JID, has a right on a
 // device. "" is one who may use the data directory, and may do all.
 func (a *Agent) may(author string, right bridge.Right, device devices.ID) bool {

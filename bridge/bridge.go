@@ -40,6 +40,9 @@ type Authorizer interface {
 	MaySeeEvents(who JID) bool
 	// May asks for a right on a device; on any at all, where device is "".
 	May(who JID, right Right, device devices.ID) bool
+	// AtOtherTimes reports whether somebody who may not see a device now will,
+	// because of his hours: he is told so, and is no stranger. "" is any device.
+	AtOtherTimes(who JID, device devices.ID) bool
 }
 
 // A Device is what the bridge tells of a device.

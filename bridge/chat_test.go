@@ -186,7 +186,7 @@ func startParlour(t *testing.T, rooms ...Room) *parlour {
 	p.running = runScripted(t, server, func(b *Bridge) {
 		p.auth = &changing{r: rights{"anna@example.org": {"*"}, "bob@example.net": {"kitchen"}}}
 		b.auth = p.auth
-		b.executor, b.office = p.desk, p.desk
+		b.executor, b.office = p.desk, p.desk // and not the one that runs with it
 		for _, r := range rooms {
 			b.rooms = append(b.rooms, newRoom(r))
 		}
@@ -479,6 +479,27 @@ func TestStrangersKnock(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestOtherTimes has somebody write whose hours are over.
+func TestOtherTimes(t *testing.T) {
+	p := startParlour(t)
+	p.auth.set(rights{"anna@example.org": {"*"}, "later bob@example.net": {"*"}})
+	p.writes(bobsPhone, "kitchen", "on")
+	p.writes(bobsPhone, "gateway", "devices")
+	p.writes(bobsPhone, "nothing", "on")
+	p.writes("eve@example.org/x", "kitchen", "on")
+	if got, want := p.bodies("bob", 2), "refused: "+words.NotNow; got[0] != want || got[1] != want {
+		t.Errorf("he is told %q", got)
+	}
+	p.writes(annasPhone, "kitchen", "status")
+	p.bodies("anna", 1)
+	if got, want := p.all(), []string{bobsPhone + ": kitchen on "}; !slices.Equal(got, want) {
+		t.Errorf("the executor, which refuses, got %q", got)
+	}
+	if n := len(p.bodies("bob", 2)); n != 2 {
+		t.Errorf("he got %d answers", n)
+	}
 }
 
 // TestOnce has a message come twice, and be corrected.

@@ -54,7 +54,7 @@ func submitText(fields ...string) string {
 
 var (
 	sessionPattern = regexp.MustCompile(`sessionid="([^"]*)"`)
-	notePattern    = regexp.MustCompile(`<note type="([a-z]*)">([^<]*)</note>`)
+	notePattern    = regexp.MustCompile(`<note (?:xmlns="[^"]*" )?type="([a-z]*)">([^<]*)</note>`)
 	nodePattern    = regexp.MustCompile(` node="([^"]*)"`)
 )
 

@@ -99,14 +99,19 @@ func (b *Bridge) hearMessage(st stream.Stanza, to target) {
 		return
 	}
 	who := st.From.Bare()
-	if !b.knows(who, to) {
+	answer := b.converse
+	switch {
+	case b.knows(who, to):
+	case b.laterKnows(who, to):
+		answer = b.turnAway
+	default:
 		b.hearStranger(st, to)
 		return
 	}
 	if !b.limits.allow(who.String(), time.Now()) {
 		return
 	}
-	b.people.next(who.String(), func(ctx context.Context, t *talk) { b.converse(ctx, t, st, to.device) })
+	b.people.next(who.String(), func(ctx context.Context, t *talk) { answer(ctx, t, st, to.device) })
 }
 
 // hearStranger takes what a stranger may write: that the gateway is his. He is
@@ -134,6 +139,30 @@ func (b *Bridge) hearStranger(st stream.Stanza, to target) {
 			b.say(ctx, st.From, devices.Gateway, text)
 		}
 	})
+}
+
+// laterKnows reports whether somebody may talk to a device at other times.
+func (b *Bridge) laterKnows(who jid.JID, to target) bool {
+	if to.device == devices.Gateway {
+		return b.auth.AtOtherTimes(who, "")
+	}
+	_, there := b.device(to.device)
+	return there && b.auth.AtOtherTimes(who, to.device)
+}
+
+// turnAway answers somebody who may talk to the device at other times. That he
+// wanted something of it is in the audit, because the executor refuses it.
+func (b *Bridge) turnAway(ctx context.Context, t *talk, st stream.Stanza, to devices.ID) {
+	var m messageElement
+	if st.Unmarshal(&m) != nil || m.wrapped() || m.Answer != nil || len(m.Bodies) == 0 || t.take(st.From.Resourcepart()+" "+st.ID, m.Bodies[0], time.Now()) && st.ID != "" {
+		return
+	}
+	if line, err := m.line(); err == nil && to != devices.Gateway && b.executor != nil {
+		if r, err := words.Parse(line, words.Scope{Device: to}); err == nil && r.Verb == words.Act {
+			b.executor.Execute(ctx, st.From.String(), devices.Command{Device: to, Name: strings.Join(r.Rest, " "), Token: st.ID})
+		}
+	}
+	b.say(ctx, st.From, to, refusedText(words.NotNow))
 }
 
 // converse answers one message of somebody who may see the device.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,9 @@ type rights map[string][]devices.ID
 func (r rights) Operators() []jid.JID {
 	var all []jid.JID
 	for who := range r {
-		all = append(all, jid.MustParse(who))
+		if j, err := jid.Parse(who); err == nil {
+			all = append(all, j)
+		}
 	}
 	return all
 }
@@ -71,6 +74,11 @@ func (r rights) May(who jid.JID, right Right, device devices.ID) bool {
 		return true
 	}
 	return right <= MayCommand && (device == "" && len(r[who.String()]) > 0 || r.MaySee(who, device))
+}
+
+// AtOtherTimes has whoever may see "later" come back.
+func (r rights) AtOtherTimes(who jid.JID, _ devices.ID) bool {
+	return slices.Contains(r["later "+who.String()], "*")
 }
 
 func testBridge(t testing.TB, payload string) *Bridge {

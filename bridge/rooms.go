@@ -45,6 +45,7 @@ type room struct {
 	mu        sync.Mutex
 	nick      string // ours, there
 	joined    bool
+	hides     bool               // it does not tell us who its people are
 	why       string             // it is not joined
 	occupants map[string]jid.JID // the real JID, full or bare, by nick
 }
@@ -69,6 +70,12 @@ func (r *room) state() (joined bool, nick, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.joined, r.nick, r.why
+}
+
+func (r *room) hidden() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hides
 }
 
 // rename takes another nick, where ours is somebody else's.
@@ -101,7 +108,8 @@ func (b *Bridge) roomOf(from jid.JID) *room {
 type roomPresence struct {
 	User *struct {
 		Item struct {
-			JID string `xml:"jid,attr"`
+			JID  string `xml:"jid,attr"`
+			Role string `xml:"role,attr"`
 		} `xml:"item"`
 		Status []struct {
 			Code string `xml:"code,attr"`
@@ -152,9 +160,14 @@ func (r *room) hear(st stream.Stanza) {
 		r.mu.Lock()
 		delete(r.occupants, nick)
 		r.mu.Unlock()
+	case st.Type == "" && self && p.has("201"):
+		// It was made because we came. A room of strangers is no place for
+		// alarms: whoever wants one makes it, and says who may come in.
+		r.set(false, words.NoSuchRoom)
 	case st.Type == "" && self:
 		r.mu.Lock()
 		r.nick = nick
+		r.hides = !p.has("100") && p.User != nil && p.User.Item.Role != "moderator"
 		r.mu.Unlock()
 		r.set(true, "")
 	case st.Type == "" && p.User != nil:
@@ -235,7 +248,11 @@ func (b *Bridge) roomList() string {
 	var lines []string
 	for _, r := range b.rooms {
 		if joined, nick, why := r.state(); joined {
-			lines = append(lines, fmt.Sprintf(words.InRoom, r.JID, nick))
+			line := fmt.Sprintf(words.InRoom, r.JID, nick)
+			if r.hidden() {
+				line += words.HidingRoom
+			}
+			lines = append(lines, line)
 		} else {
 			lines = append(lines, fmt.Sprintf(words.NotInRoom, r.JID, why))
 		}
@@ -316,7 +333,11 @@ func (l *link) join(ctx context.Context, r *room) error {
 	case <-deadline.C:
 		r.set(false, words.NoRoomAnswer)
 	}
-	if joined, _, _ := r.state(); !joined {
+	joined, _, why := r.state()
+	if why == words.NoSuchRoom {
+		l.enter(ctx, r, "unavailable")
+	}
+	if !joined {
 		return errNotJoined
 	}
 	return nil

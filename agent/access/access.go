@@ -152,6 +152,14 @@ func (gs Grants) Plays(who string, role Role, now Moment) bool {
 	return slices.ContainsFunc(gs, func(g Grant) bool { return g.JID == who && g.Role >= role && g.holds(now) })
 }
 
+// Sometimes reports whether somebody has a role on a device, or on any where
+// that is "", at the present or a later time.
+func (gs Grants) Sometimes(who string, device devices.ID, now Moment) bool {
+	return slices.ContainsFunc(gs, func(g Grant) bool {
+		return g.JID == who && !g.over(now) && (device == "" || g.covers(device))
+	})
+}
+
 // mayGive reports whether somebody is an owner of all that a grant is about.
 func (gs Grants) mayGive(by string, g Grant, now Moment) bool {
 	return slices.ContainsFunc(gs, func(own Grant) bool {

@@ -46,6 +46,7 @@ const (
 	NoField       = "it has no %s; it has: %s"
 
 	// Rights.
+	NotNow     = "you may do that at other times only"
 	NoRole     = "%s is no role; there are %s"
 	NoDate     = "%s is not a date; write it as 2027-01-01"
 	HoursComma = "write the days of hours without a space, as in Sat,Sun 10:00-18:00"
@@ -99,6 +100,8 @@ const (
 	InRoom       = "%s: joined as %s"
 	NotInRoom    = "%s: not joined: %s"
 	NotInRooms   = "write that to me alone"
+	HidingRoom   = "; it does not tell who its people are, so that nobody is obeyed there"
+	NoSuchRoom   = "there is no such room; make it, and say who may enter"
 	Left         = "the gateway is not in it any more"
 	Banned       = "the gateway was banned"
 	Kicked       = "the gateway was kicked"

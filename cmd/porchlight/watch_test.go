@@ -145,6 +145,7 @@ func (e everybody) Operators() []jid.JID                     { return []jid.JID{
 func (everybody) MaySee(jid.JID, devices.ID) bool            { return true }
 func (everybody) MaySeeEvents(jid.JID) bool                  { return true }
 func (everybody) May(jid.JID, bridge.Right, devices.ID) bool { return true }
+func (everybody) AtOtherTimes(jid.JID, devices.ID) bool      { return false }
 
 // lines counts what is written, line by line.
 type lines struct {
