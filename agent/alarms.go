@@ -234,7 +234,7 @@ func (a *alarms) lookAt(id devices.ID, now time.Time) (news bool) {
 			al.gone = now
 		case now.Sub(al.gone) >= clearAfter:
 			news = true
-			a.raise(id, al, "over", fmt.Sprintf("since %s", al.Since.Format(time.DateTime)))
+			a.raise(id, al, "over", "", fmt.Sprintf("since %s", al.Since.Format(time.DateTime)))
 			if al.Told > 0 {
 				a.news = append(a.news, due{device: id, text: "over: " + al.Text, to: a.duty(id)})
 			}
@@ -248,7 +248,7 @@ func (a *alarms) lookAt(id devices.ID, now time.Time) (news bool) {
 			}
 			al := &alarm{What: cause, Text: found[cause], Since: a.now().Time.UTC().Truncate(time.Microsecond)}
 			w.Alarms = append(w.Alarms, al)
-			a.raise(id, al, "raised", "")
+			a.raise(id, al, "raised", "", "")
 			news = true
 		}
 	}
@@ -261,18 +261,15 @@ func (a *alarms) lookAt(id devices.ID, now time.Time) (news bool) {
 }
 
 // raise puts what became of an alarm into the events node.
-func (a *alarms) raise(id devices.ID, al *alarm, became, summary string) {
+func (a *alarms) raise(id devices.ID, al *alarm, became, author, summary string) {
 	e := bridge.Event{
 		ID: fmt.Sprintf("alarm-%s-%s-%d", id, al.What, al.Since.UnixMicro()), Time: al.Since,
-		Category: "alarm", Device: id, Title: fmt.Sprintf("%s: %s", id, al.Text), Summary: summary,
+		Category: "alarm", Device: id, Author: author, Title: fmt.Sprintf("%s: %s", id, al.Text), Summary: summary,
 	}
 	if became != "raised" {
 		e.ID += "-" + became
 		e.Time = a.now().Time
 		e.Title += ": " + became
-	}
-	if became == "acknowledged" {
-		e.Author = al.By
 	}
 	a.event(e)
 }
@@ -477,8 +474,8 @@ func (a *alarms) acknowledge(who bridge.JID, of func(devices.ID) bool) (n int) {
 			if al.By != "" {
 				continue
 			}
-			al.By = who.String()
-			a.raise(id, al, "acknowledged", "")
+			al.By = who.Bare().String()
+			a.raise(id, al, "acknowledged", who.String(), "")
 			n++
 			others := slices.DeleteFunc(a.duty(id), func(j bridge.JID) bool { return j.Equal(who.Bare()) })
 			if al.Told > 0 && len(others) > 0 {

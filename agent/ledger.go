@@ -32,7 +32,7 @@ const (
 	// A token shorter than longToken may be a counter that begins anew with each
 	// session, so that it tells commands apart for shortFor only.
 	longToken = 16
-	shortFor  = 5 * time.Minute
+	shortFor  = time.Minute
 
 	maxLedgerText  = 200 // bytes of a command
 	maxLedgerBytes = 8 << 20

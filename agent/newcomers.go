@@ -17,7 +17,7 @@ import (
 const (
 	// gatherFor is how long newcomers are gathered for one message, and
 	// newcomersEvery how often there is one.
-	gatherFor      = 10 * time.Second
+	gatherFor      = 3 * time.Second
 	newcomersEvery = time.Minute
 	// namedNewcomers are in a message; of more, only the number is told.
 	namedNewcomers = 5

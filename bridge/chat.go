@@ -178,7 +178,7 @@ func (b *Bridge) officeDevice(a asker, id devices.ID, r words.Request) (string, 
 		if err != nil {
 			return "", err
 		}
-		if err := b.office.Mute(a.bare, id, d); err != nil {
+		if err := b.office.Mute(a.full, id, d); err != nil {
 			return "", err
 		}
 		if d == 0 {
@@ -203,7 +203,7 @@ func (b *Bridge) acknowledge(a asker, id devices.ID) (string, error) {
 	var names []string
 	var refusal error
 	for _, id := range about {
-		n, err := b.office.Acknowledge(a.bare, id)
+		n, err := b.office.Acknowledge(a.full, id)
 		if err != nil {
 			refusal = err
 		} else if n > 0 {
@@ -229,11 +229,11 @@ func (b *Bridge) officeDo(a asker, r words.Request) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return b.office.Approve(a.bare, r.Number, terms)
+		return b.office.Approve(a.full, r.Number, terms)
 	case words.Deny:
-		return b.office.Deny(a.bare, r.Number)
+		return b.office.Deny(a.full, r.Number)
 	case words.Grant:
-		return b.grant(a.bare, r.Rest)
+		return b.grant(a.full, r.Rest)
 	case words.Revoke:
 		if len(r.Rest) != 1 {
 			return "", words.Error(words.WhoLeaves)
@@ -242,7 +242,7 @@ func (b *Bridge) officeDo(a asker, r words.Request) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := b.office.Revoke(a.bare, from); err != nil {
+		if err := b.office.Revoke(a.full, from); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf(words.Revoked, from), nil
@@ -253,7 +253,7 @@ func (b *Bridge) officeDo(a asker, r words.Request) (string, error) {
 	case words.Doctor:
 		return b.office.Doctor(a.bare)
 	case words.Backup:
-		return b.office.Backup(a.bare)
+		return b.office.Backup(a.full)
 	}
 	return "", words.Error(words.NothingSaid)
 }
@@ -269,7 +269,7 @@ func (b *Bridge) claim(a asker, r words.Request) string {
 		}
 		return ""
 	}
-	err := b.office.Claim(a.bare, strings.Join(r.Rest, ""))
+	err := b.office.Claim(a.full, strings.Join(r.Rest, ""))
 	switch {
 	case err == nil:
 		return words.Claimed

@@ -102,12 +102,12 @@ func (d *desk) Alarms(JID) []Alarm {
 }
 
 func (d *desk) Acknowledge(who JID, id devices.ID) (int, error) {
-	d.note("%s: ack %s", who, id)
+	d.note("%s: ack %s", who.Bare(), id)
 	return 1, nil
 }
 
 func (d *desk) Mute(who JID, id devices.ID, t time.Duration) error {
-	d.note("%s: mute %s %s", who, id, t)
+	d.note("%s: mute %s %s", who.Bare(), id, t)
 	return nil
 }
 
@@ -120,32 +120,32 @@ func (d *desk) Applicants(JID) ([]Applicant, error) {
 }
 
 func (d *desk) Approve(who JID, n int, t Terms) (string, error) {
-	d.note("%s: approve %d %+v", who, n, t)
+	d.note("%s: approve %d %+v", who.Bare(), n, t)
 	return "done", nil
 }
 func (d *desk) Deny(JID, int) (string, error) { return "denied", nil }
 func (d *desk) Grant(who, to JID, t Terms) error {
-	d.note("%s: grant %s %+v", who, to, t)
-	if who.String() != "anna@example.org" {
+	d.note("%s: grant %s %+v", who.Bare(), to, t)
+	if who.Bare().String() != "anna@example.org" {
 		return fmt.Errorf("secret detail: %w", ErrNotAllowed)
 	}
 	return nil
 }
 func (d *desk) Revoke(who, from JID) error {
-	d.note("%s: revoke %s", who, from)
+	d.note("%s: revoke %s", who.Bare(), from)
 	return nil
 }
 func (d *desk) Grants(JID) ([]GrantLine, error) {
 	return []GrantLine{{JID: jid.MustParse("anna@example.org"), Terms: Terms{Role: "owner"}, Config: true}, {JID: jid.MustParse("bob@example.net"), Terms: Terms{Role: "operator", Devices: []string{"kitchen"}, Hours: "Mon-Fri 08:00-18:00", Until: "2027-01-01"}}}, nil
 }
 func (d *desk) Claim(who JID, code string) error {
-	d.note("%s: claim %s", who, code)
+	d.note("%s: claim %s", who.Bare(), code)
 	if code != "right" {
 		return ErrNotAllowed
 	}
 	return nil
 }
-func (d *desk) Knock(who JID, id devices.ID) { d.note("%s: knocks at %s", who, id) }
+func (d *desk) Knock(who JID, id devices.ID) { d.note("%s: knocks at %s", who.Bare(), id) }
 func (d *desk) Store(JID) (string, error)    { return "nothing waits", nil }
 func (d *desk) Doctor(JID) (string, error)   { return "all is well", nil }
 func (d *desk) Backup(who JID) (string, error) {

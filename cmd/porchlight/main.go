@@ -55,6 +55,7 @@ func commands() []command {
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
 		{"devices", "list the devices; pending, admit, refuse, rename and remove them", runDevices},
+		{"access", "list who may do what, and who waits to be let in", runAccess},
 		{"command", "tell a device something, while the gateway runs", runCommand},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
