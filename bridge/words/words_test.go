@@ -3,6 +3,7 @@ package words
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -220,6 +221,55 @@ func TestPeriods(t *testing.T) {
 		if got := Took(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
+	}
+}
+
+// TestReadme has every line that the README says one can write understood.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero, hundred := 0.0, 100.0
+	controls := []devices.Control{
+		{Name: "level", Argument: devices.Argument{Type: devices.IntegerArgument, Min: &zero, Max: &hundred, Unit: "%"}},
+		{Name: "power", Argument: devices.Argument{Type: devices.SwitchArgument, Words: []string{"off", "on", "toggle"}}},
+		{Name: "shutter", Argument: devices.Argument{Type: devices.WordArgument, Words: []string{"open", "close"}}},
+	}
+	_, section, _ := strings.Cut(string(readme), "## Every client is the remote control")
+	section, _, _ = strings.Cut(section, "\n## ")
+	tried := 0
+	in := house()
+	for line := range strings.Lines(section) {
+		switch cells := strings.Split(line, "|"); {
+		case strings.Contains(line, "| write to a device |"):
+			in = Scope{Device: "kitchen", Devices: house().Devices[1:2]}
+		case strings.Contains(line, "| write to the gateway |"):
+			in = house()
+		case len(cells) == 4:
+			for i, example := range strings.Split(cells[1], "`") {
+				if i%2 == 0 {
+					continue
+				}
+				tried++
+				r, err := Parse(example, in)
+				if err == nil && r.Verb == Act {
+					_, _, err = Resolve(controls, r.Rest)
+				}
+				switch r.Verb {
+				case Approve, Grant:
+					_, err = ParseTerms(r.Rest[min(len(r.Rest), map[Verb]int{Approve: 0, Grant: 1}[r.Verb]):])
+				case Mute:
+					_, err = ParsePeriod(r.Rest, DefaultMute)
+				}
+				if err != nil {
+					t.Errorf("%s: %v", example, err)
+				}
+			}
+		}
+	}
+	if tried < 30 {
+		t.Errorf("%d examples", tried)
 	}
 }
 
