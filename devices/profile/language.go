@@ -217,6 +217,7 @@ type commandRule struct {
 	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
 	Method   string            `yaml:"method" enum:"put,post,get,delete" doc:"CoAP: put, if not said. topic then is a path below the device's url, or with / before it a whole one, and may have a query after ?; without it, the url is told."`
 	Format   int               `yaml:"format" min:"0" max:"65535" doc:"CoAP: content format of the payload; 0 is text."`
+	Risk     string            `yaml:"risk" enum:"read,reversible,hazardous" doc:"What can come of it: nothing (read), what another command takes back (reversible, the default), or harm (hazardous): then people are asked whether they are sure."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
