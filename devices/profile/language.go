@@ -157,7 +157,7 @@ type fieldRule struct {
 	Name    []template           `yaml:"name" alone:"true" doc:"Name of the field, the first that can be filled; {key} is the last member, ./x a member of what is selected. Without it, the name is the path."`
 	Value   []string             `yaml:"value" alone:"true" doc:"Where an object is selected: the member that is the value, the first that is there."`
 	Join    *joinRule            `yaml:"join" doc:"Instead of select: several members that are one number."`
-	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic" doc:"What the field means; without it, a number is a measurement and all else a state."`
+	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic,fault" doc:"What the field means; without it, a number is a measurement and all else a state. A fault raises an alarm while it is true, a number other than 0, or a text that is no word for well."`
 	Type    string               `yaml:"type" enum:"number,integer,bool,text" doc:"number, integer: a text that holds a number becomes one, another is dropped; bool: a truth value, in any of the usual words; text: all becomes a text, the items of a list one with commas."`
 	Unit    string               `yaml:"unit" doc:"The unit."`
 	UnitOf  string               `yaml:"unit_of" doc:"Name of a member beside or above that tells the unit."`
