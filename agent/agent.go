@@ -283,7 +283,7 @@ func (a *Agent) furnish(c *config.Config) {
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
 func (a *Agent) hire() {
-	wanted, err := drivers(a.config, a.profiles, a.resumed, a.tls.of, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, &a.tls, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
