@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/aboard"
@@ -46,6 +47,9 @@ type Agent struct {
 	timing   timing
 	started  time.Time
 	aboard   *aboard.Registry
+	health   health
+	ticking  devices.Pulse
+	alone    atomic.Bool // there are no drivers but self
 
 	mu      sync.Mutex
 	config  *config.Config
@@ -59,7 +63,7 @@ type Agent struct {
 // follow, which closes it.
 func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
@@ -112,7 +116,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	a.house.anew = func(r restart) { a.outbox.AddNote(note(restartEvent(r))) }
 	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log, up: a.came}
 	a.furnish(c)
 	return a, nil
 }
@@ -142,6 +146,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.hire()
 	a.mu.Unlock()
 	a.orders.start(ctx)
+	defer time.AfterFunc(readyAfter, a.health.up).Stop()
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
@@ -166,11 +171,14 @@ func (a *Agent) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	saved, looked := time.Now(), time.Now()
+	defer a.ticking.Rest()
 	for {
+		a.ticking.Rest()
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			a.ticking.Busy()
 			a.house.tick(now)
 			if a.access.get().Change(looked, now) {
 				a.bridge.Regrant()
@@ -259,6 +267,7 @@ func (a *Agent) hire() {
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
+	a.alone.Store(len(wanted) == 0)
 	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
 	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
 }

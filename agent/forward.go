@@ -51,6 +51,7 @@ type forwarder struct {
 	limits limits
 	log    *slog.Logger
 
+	pulse   devices.Pulse // of run
 	session chan bool     // whether there is a session now; newest wins
 	wake    chan struct{} // something may be sendable
 	done    sync.WaitGroup
@@ -123,16 +124,19 @@ func (f *forwarder) signal() {
 // run forwards until ctx ends, and returns when nothing of it is under way.
 func (f *forwarder) run(ctx context.Context) {
 	defer f.done.Wait()
+	defer f.pulse.Rest()
 	up := false
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		wait := time.Hour
+		f.pulse.Busy()
 		changed := f.clock.Changed() // before it is asked
 		if up {
 			wait = f.fill(ctx)
 		}
 		timer.Reset(wait)
+		f.pulse.Rest()
 		select {
 		case <-ctx.Done():
 			return

@@ -19,6 +19,9 @@ import (
 // selfEvery is how often the gateway reports on itself.
 const selfEvery = time.Minute
 
+// selfName is the name of the driver that is the gateway itself.
+const selfName = "gateway"
+
 // self is the gateway as a device: the first reading needs no sensor.
 type self struct {
 	root    string // of /proc and /sys; "/" but in tests
@@ -28,7 +31,7 @@ type self struct {
 }
 
 // Name implements [devices.Driver].
-func (s *self) Name() string { return "gateway" }
+func (s *self) Name() string { return selfName }
 
 // Run implements [devices.Driver].
 func (s *self) Run(ctx context.Context, sink devices.Sink) error {

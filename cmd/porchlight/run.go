@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/porchlight-iot/porchlight/agent"
@@ -40,6 +41,9 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	defer signal.Stop(hangup)
 	done := make(chan struct{})
 	reloading := make(chan struct{})
+	var serving sync.WaitGroup
+	serveCtx, stopServing := context.WithCancel(ctx)
+	serving.Go(func() { serve(serveCtx, gateway, log) })
 	go func() {
 		defer close(reloading)
 		for {
@@ -60,6 +64,8 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	err = gateway.Run(ctx)
 	close(done)
 	<-reloading
+	stopServing()
+	serving.Wait()
 	if err == nil {
 		log.Info("gateway stopped")
 	}
