@@ -67,6 +67,7 @@ var libraries = map[string][]string{
 	"go.yaml.in/yaml":                     {"strictyaml", "devices/profile", "agent/config"},
 	"go.uber.org/goleak":                  {"devices/devicetest"},
 	"github.com/coreos/go-systemd":        {"cmd"},
+	"github.com/prometheus":               {"agent"},
 	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile", "torture"},
 }
 

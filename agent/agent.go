@@ -49,6 +49,7 @@ type Agent struct {
 	aboard   *aboard.Registry
 	health   health
 	ticking  devices.Pulse
+	meters   *meters
 	alone    atomic.Bool // there are no drivers but self
 
 	mu      sync.Mutex
@@ -63,14 +64,14 @@ type Agent struct {
 // follow, which closes it.
 func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}, meters: newMeters()}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }, OnTime: a.timing.told})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: a.session, OnTime: a.timing.told})
 	if err != nil {
 		return nil, err
 	}
@@ -80,20 +81,23 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	_, err = os.Stat(filepath.Join(c.Gateway.DataDir, outboxFile))
 	a.resumed = err == nil
 	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
-		MaxBytes:     int64(c.Outbox.MaxBytes),
-		CommitAfter:  c.Outbox.CommitAfter,
-		Ack:          ack(c),
-		DiskFirst:    c.XMPP.LogPayload == bridge.PayloadFields,
-		Machine:      machine(),
-		BootID:       bootID(),
-		Encode:       a.bridge.EncodeLog,
-		Boot:         a.timing.boot,
-		State:        a.timing.state,
-		Date:         a.timing.date,
-		Apply:        a.timing.apply,
-		Now:          a.timing.now,
-		Written:      writtenBytes,
-		LossNote:     lossNote,
+		MaxBytes:    int64(c.Outbox.MaxBytes),
+		CommitAfter: c.Outbox.CommitAfter,
+		Ack:         ack(c),
+		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
+		Machine:     machine(),
+		BootID:      bootID(),
+		Encode:      a.bridge.EncodeLog,
+		Boot:        a.timing.boot,
+		State:       a.timing.state,
+		Date:        a.timing.date,
+		Apply:       a.timing.apply,
+		Now:         a.timing.now,
+		Written:     writtenBytes,
+		LossNote: func(l outbox.Loss) []byte {
+			a.meters.loss(l)
+			return lossNote(l)
+		},
 		RecoveryNote: recoveryNote,
 		Log:          log,
 	})
@@ -114,8 +118,12 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	}
 	a.house = newHouse(a.changed)
 	a.house.anew = func(r restart) { a.outbox.AddNote(note(restartEvent(r))) }
-	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
+	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) {
+		a.meters.command(e)
+		a.outbox.AddNote(note(e))
+	})
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
+	a.forward.delivered = a.meters.delivered
 	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log, up: a.came}
 	a.furnish(c)
 	return a, nil
@@ -140,6 +148,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
+	if m := a.config.Metrics; m != nil {
+		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
+	}
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.ctx = ctx
@@ -164,6 +175,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
 	return a.outbox.Close()
+}
+
+// session is told when publishing becomes possible or impossible.
+func (a *Agent) session(up bool) {
+	if up {
+		a.meters.sessions.Inc()
+	}
+	a.forward.online(up)
 }
 
 // tick judges silence and keeps state until ctx ends.
@@ -269,7 +288,7 @@ func (a *Agent) hire() {
 	}
 	a.alone.Store(len(wanted) == 0)
 	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
-	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
+	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.meters.sink(d, a.intake), a.log) })
 }
 
 // changed is called when a device's picture changed.

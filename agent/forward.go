@@ -51,10 +51,11 @@ type forwarder struct {
 	limits limits
 	log    *slog.Logger
 
-	pulse   devices.Pulse // of run
-	session chan bool     // whether there is a session now; newest wins
-	wake    chan struct{} // something may be sendable
-	done    sync.WaitGroup
+	pulse     devices.Pulse         // of run
+	delivered func(devices.ID, int) // is told of each pack that the server accepted; may be nil
+	session   chan bool             // whether there is a session now; newest wins
+	wake      chan struct{}         // something may be sendable
+	done      sync.WaitGroup
 
 	mu      sync.Mutex
 	up      bool
@@ -286,6 +287,9 @@ func (f *forwarder) finishPack(p *outbox.Pack, err error) {
 		crashpoint.At(crashpoint.PackSettling)
 		f.pause(node, nil)
 		f.outbox.Settle(p)
+		if f.delivered != nil {
+			f.delivered(p.Device, p.Count())
+		}
 		crashpoint.At(crashpoint.PackSettled)
 	case bridge.Split, bridge.SetAside:
 		if f.outbox.Split(p) {

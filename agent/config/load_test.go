@@ -169,7 +169,6 @@ func TestNotYet(t *testing.T) {
 c.yaml:11:8: coap.dtls: has no effect in this version; nothing listens there; use listen on a network that you trust
 data/devices.d/soil.yaml:3:13: coap.url: has no effect in this version; the device is not asked; let it post to the gateway
 data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
-c.yaml:15:1: metrics: has no effect in this version; nothing listens there
 c.yaml:16:1: rules: has no effect in this version; no rule is followed
 c.yaml:17:1: web: has no effect in this version; nothing listens there
 `

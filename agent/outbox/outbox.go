@@ -176,6 +176,13 @@ type Stats struct {
 	Fault     string `json:"fault,omitempty"`
 }
 
+// What is written as the reason of a loss, where it is not the server's word for
+// a refusal.
+const (
+	ReasonFull    = evicted
+	ReasonDamaged = "the row is damaged"
+)
+
 // A Loss is readings that will not reach the server.
 type Loss struct {
 	Device      devices.ID
