@@ -178,7 +178,11 @@ func tryAccount(ctx context.Context, a *config.Account, report func(finding)) (r
 // tryXMPP logs in as the gateway would, STARTTLS included.
 func tryXMPP(ctx context.Context, c *config.Config, report func(finding)) {
 	err := agent.TryXMPP(ctx, c, func(t bridge.Trial) {
-		if t.Err != nil {
+		switch {
+		case t.Err != nil && t.Harmless:
+			report(look(t.Step, t.Err.Error(), t.Next))
+			return
+		case t.Err != nil:
 			report(broken(t.Step, t.Err.Error(), t.Next))
 			return
 		}
