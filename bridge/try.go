@@ -112,6 +112,12 @@ func (l *link) tryKept(ctx context.Context, n *node) Trial {
 	form := *have.Configure.Form
 	access, _ := form.value(optAccess)
 	kept, _ := form.value(optMaxItems)
+	few := false
+	if kept == "max" {
+		kept, few = l.tryMost(ctx, n)
+	} else if number, err := strconv.Atoi(kept); err == nil {
+		few = number <= fewItems
+	}
 	t.Seen = fmt.Sprintf("access %s, keeps %s items", cmp.Or(access, "not told"), cmp.Or(kept, "an unknown number of"))
 	if len(l.form.access) > 0 {
 		t.Seen += "; the service offers " + strings.Join(l.form.access, ", ")
@@ -120,11 +126,22 @@ func (l *link) tryKept(ctx context.Context, n *node) Trial {
 		t.Err, t.Next = errors.New(t.Seen+": others could read it"), "use a service that has the access model whitelist; Prosody's and ejabberd's have"
 		return t
 	}
-	if number, err := strconv.Atoi(kept); err == nil && number <= fewItems {
+	if few {
 		t.Err, t.Harmless = errors.New(t.Seen+", which is little: who is away for long misses the rest"), true
 		t.Next = "have the server keep more: pubsub_max_items of Prosody, max_items_node of ejabberd; configs/ shows where"
 	}
 	return t
+}
+
+// tryMost asks for fewer and fewer items where a service does not tell how many
+// "max" is, as Prosody does not.
+func (l *link) tryMost(ctx context.Context, n *node) (kept string, few bool) {
+	for _, most := range []int{10_000, 1000, fewItems + 1} {
+		if l.configure(ctx, n, submit(nsNodeConfig, field(optMaxItems, strconv.Itoa(most)))) == nil {
+			return fmt.Sprintf("%d or more", most), false
+		}
+	}
+	return fmt.Sprintf("at most %d", fewItems), true
 }
 
 // tryLargest publishes as much as the gateway ever puts into one item.

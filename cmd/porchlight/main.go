@@ -51,6 +51,7 @@ func commands() []command {
 	return []command{
 		{"run", "run the gateway", runGateway},
 		{"check", "check the config", runCheck},
+		{"doctor", "say what is good and what is not, and the next command to type", runDoctor},
 		{"demo", "show the whole path on this machine, without a network", runDemo},
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
