@@ -148,7 +148,7 @@ func TestWatchdogIsNotFed(t *testing.T) {
 	<-ended
 }
 
-// TestUnit has systemd judge the unit that the package brings.
+// TestUnit has systemd judge the units that the package brings.
 func TestUnit(t *testing.T) {
 	const unit = "../../configs/porchlight.service"
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
@@ -158,6 +158,13 @@ func TestUnit(t *testing.T) {
 	if out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", unit).CombinedOutput(); err != nil {
 		t.Errorf("it is exposed more than 2.0:\n%s", out)
 	}
+	for _, unit := range []string{unit, "../../configs/porchlight-firstboot.service"} {
+		verifyUnit(t, unit)
+	}
+}
+
+func verifyUnit(t *testing.T, unit string) {
+	t.Helper()
 	text, err := os.ReadFile(unit)
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +175,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "porchlight.service")
+	file := filepath.Join(dir, filepath.Base(unit))
 	if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte("/usr/bin/porchlight"), []byte(program)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +183,7 @@ func TestUnit(t *testing.T) {
 	// systemd before 254 does not know these two, and says that it leaves them out.
 	known := regexp.MustCompile(`Unknown key (name )?'(RestartSteps|RestartMaxDelaySec)' in section '?\[?Service\]?'?, ignoring\.`)
 	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "porchlight.service") && !known.MatchString(line) {
+		if strings.Contains(line, "porchlight") && !known.MatchString(line) {
 			t.Errorf("systemd-analyze verify: %s", line)
 		}
 	}
