@@ -3,6 +3,7 @@ module github.com/porchlight-iot/porchlight
 go 1.26
 
 require (
+	filippo.io/age v1.2.1
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/creack/pty v1.1.24
 	github.com/eclipse/paho.mqtt.golang v1.5.1

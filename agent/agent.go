@@ -35,22 +35,23 @@ const (
 
 // An Agent is one gateway. Make it with New and run it once.
 type Agent struct {
-	log      *slog.Logger
-	outbox   *outbox.Outbox
-	bridge   *bridge.Bridge
-	house    *house
-	forward  *forwarder
-	intake   *intake
-	orders   *orders
-	profiles *profile.Library
-	access   authorizer
-	timing   timing
-	started  time.Time
-	aboard   *aboard.Registry
-	health   health
-	ticking  devices.Pulse
-	meters   *meters
-	alone    atomic.Bool // there are no drivers but self
+	log        *slog.Logger
+	outbox     *outbox.Outbox
+	bridge     *bridge.Bridge
+	house      *house
+	forward    *forwarder
+	intake     *intake
+	orders     *orders
+	profiles   *profile.Library
+	access     authorizer
+	timing     timing
+	started    time.Time
+	aboard     *aboard.Registry
+	health     health
+	succession *succession
+	ticking    devices.Pulse
+	meters     *meters
+	alone      atomic.Bool // there are no drivers but self
 
 	mu      sync.Mutex
 	config  *config.Config
@@ -67,11 +68,16 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}, meters: newMeters()}
 	a.tls.verify = a.timing.verify
 	a.access.set(grants(c))
+	identity, err := config.ReadIdentity(c.Gateway.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a.succession = &succession{generation: identity.Generation, sessions: make(chan bool, 1)}
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: a.session, OnTime: a.timing.told})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: a.succession.session, OnTime: a.timing.told})
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +136,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 }
 
 // Run runs the gateway until ctx ends. It returns an error where the outbox
-// could not be closed in order.
+// could not be closed in order, and [ErrSucceeded] where another took its place.
 func (a *Agent) Run(ctx context.Context) error {
 	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
 	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
@@ -145,6 +151,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
+	forwarding.Go(func() { a.succeed(forwardCtx, end) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
@@ -174,15 +181,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopBridge()
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
-	return a.outbox.Close()
-}
-
-// session is told when publishing becomes possible or impossible.
-func (a *Agent) session(up bool) {
-	if up {
-		a.meters.sessions.Inc()
-	}
-	a.forward.online(up)
+	return errors.Join(a.succession.err(), a.outbox.Close())
 }
 
 // tick judges silence and keeps state until ctx ends.
@@ -287,7 +286,7 @@ func (a *Agent) hire() {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
 	a.alone.Store(len(wanted) == 0)
-	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
+	wanted = append(wanted, &self{root: "/", generation: a.succession.generation, started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
 	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.meters.sink(d, a.intake), a.log) })
 }
 

@@ -60,6 +60,12 @@ func (deaf) Unknown(devices.Stranger) bool                       { return false 
 func (deaf) Reject(string, error)                                {}
 func (d deaf) Up(string)                                         { d.up() }
 
+// Running reports whether a gateway is at work with this config.
+func Running(c *config.Config) bool {
+	used, err := outbox.InUse(filepath.Join(c.Gateway.DataDir, outboxFile))
+	return err == nil && used
+}
+
 // TryXMPP tries what the gateway does first on its XMPP server; see
 // [bridge.Try]. While the gateway is running as a component, it gives
 // ErrRunning instead: a server has one session of a component, or shares out

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -134,4 +135,44 @@ func (c *Config) Secrets() []string {
 	}
 	walk(reflect.ValueOf(c))
 	return all
+}
+
+// Files gives the paths of all files that the config names: secrets,
+// authorities, certificates.
+func (c *Config) Files() []string {
+	var all []string
+	dir := filepath.Dir(c.doc.File())
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			if !v.IsNil() {
+				walk(v.Elem())
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		case reflect.Struct:
+			for i := range v.NumField() {
+				f := v.Type().Field(i)
+				key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+				switch {
+				case key == "":
+				case strings.HasSuffix(key, "_file") && f.Type.Kind() == reflect.String:
+					if path := v.Field(i).String(); path != "" {
+						if !filepath.IsAbs(path) {
+							path = filepath.Join(dir, path)
+						}
+						all = append(all, path)
+					}
+				default:
+					walk(v.Field(i))
+				}
+			}
+		}
+	}
+	walk(reflect.ValueOf(c))
+	slices.Sort(all)
+	return slices.Compact(all)
 }

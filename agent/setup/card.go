@@ -255,7 +255,7 @@ func enroll(ctx context.Context, in bridge.Invitation, server string, before pen
 		if err != nil {
 			return p, err
 		}
-		if err := replace(kept, b, 0o600, -1, -1); err != nil {
+		if err := Replace(kept, b, 0o600, -1, -1); err != nil {
 			return p, err
 		}
 		j, err := bridge.ParseJID(p.JID)

@@ -204,29 +204,28 @@ func (a Answers) Try(ctx context.Context, path string, report func(bridge.Trial)
 	return a, err
 }
 
-// ServiceUser is who runs the gateway where the package is installed.
-const ServiceUser = "porchlight"
+const serviceUser = "porchlight"
 
 // Install puts a checked config and its secrets into their places: first the
 // secrets, which only the gateway's user may read, then the config, all at once.
 // A config that was there is kept as .before.
 func Install(path string, d config.Taken) error {
-	uid, gid := -1, -1 // who does it
-	if os.Geteuid() == 0 {
-		if u, err := user.Lookup(ServiceUser); err == nil {
-			uid, _ = strconv.Atoi(u.Uid)
-			gid, _ = strconv.Atoi(u.Gid)
-		}
-	}
+	uid, gid := Service()
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("cannot make the config's directory: %w", err)
 	}
 	for name, secret := range d.Secrets {
-		if err := replace(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid); err != nil {
+		if err := Replace(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid); err != nil {
 			return err
 		}
 	}
+	return InstallConfig(path, d.Text)
+}
+
+// InstallConfig puts a checked config into its place, all at once. One that was
+// there is kept as .before.
+func InstallConfig(path string, text []byte) error {
 	before := path + ".before"
 	if err := os.Remove(before); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot keep the config that was there: %w", err)
@@ -234,15 +233,35 @@ func Install(path string, d config.Taken) error {
 	if err := os.Link(path, before); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot keep the config that was there: %w", err)
 	}
-	owner := -1
+	uid, gid := Service()
 	if gid >= 0 {
-		owner = 0 // the gateway reads it and never writes it
+		uid = 0 // the gateway reads it and never writes it
 	}
-	return replace(path, d.Text, 0o640, owner, gid)
+	return Replace(path, text, 0o640, uid, gid)
 }
 
-// replace writes a file all at once; -1 as uid or gid leaves that as it comes.
-func replace(path string, data []byte, mode os.FileMode, uid, gid int) (err error) {
+// Service gives who runs the gateway where the package is installed, for root;
+// -1 is who does it.
+func Service() (uid, gid int) {
+	if os.Geteuid() != 0 {
+		return -1, -1
+	}
+	u, err := user.Lookup(serviceUser)
+	if err != nil {
+		return -1, -1
+	}
+	uid, err = strconv.Atoi(u.Uid)
+	if err != nil {
+		return -1, -1
+	}
+	if gid, err = strconv.Atoi(u.Gid); err != nil {
+		return -1, -1
+	}
+	return uid, gid
+}
+
+// Replace writes a file all at once; -1 as uid or gid leaves that as it comes.
+func Replace(path string, data []byte, mode os.FileMode, uid, gid int) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".new-")
 	if err != nil {

@@ -61,6 +61,8 @@ func commands() []command {
 		{"command", "tell a device something, while the gateway runs", runCommand},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
+		{"backup", "write an encrypted file that brings this gateway back", runBackup},
+		{"restore", "bring a gateway back from a backup", runRestore},
 		{"version", "print version, commit and Go version", runVersion},
 	}
 }

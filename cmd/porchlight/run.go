@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -66,8 +67,12 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	<-reloading
 	stopServing()
 	serving.Wait()
-	if err == nil {
+	switch {
+	case err == nil:
 		log.Info("gateway stopped")
+	case errors.Is(err, agent.ErrSucceeded):
+		log.Error("gateway stopped", "reason", err)
+		return configError{} // to be started again is of no use
 	}
 	return err
 }

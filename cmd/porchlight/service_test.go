@@ -47,6 +47,7 @@ type managerSocket struct{ conn *net.UnixConn }
 func listenNotify(t *testing.T, dir string) managerSocket {
 	t.Helper()
 	path := filepath.Join(dir, "notify")
+	_ = os.Remove(path) // of a run before
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +159,7 @@ func TestUnit(t *testing.T) {
 	if out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", unit).CombinedOutput(); err != nil {
 		t.Errorf("it is exposed more than 2.0:\n%s", out)
 	}
-	for _, unit := range []string{unit, "../../configs/porchlight-firstboot.service"} {
+	for _, unit := range []string{unit, "../../configs/porchlight-firstboot.service", "../../configs/porchlight-backup.service", "../../configs/porchlight-backup.timer"} {
 		verifyUnit(t, unit)
 	}
 }
