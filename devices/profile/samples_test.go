@@ -22,20 +22,18 @@ var profileOf = map[string]string{
 // to.
 var missing = []string{
 	"coap-linkformat", "lwm2m", "shelly-coiot",
-	"dsmr-p1", "enocean-esp3", "firmata", "iec62056-21", "mysensors", "nmea0183", "sml",
 }
 
 // notHeard are samples that are no message with readings.
 var notHeard = map[string]string{
 	"modbus-eastron-sdm120-02": "a request, which the driver sends",
 	"modbus-pzem004t-v3-03":    "a request, which the driver sends",
-	"rflink-07":                "the receiver's own name",
 	"ocf-03":                   "links to resources, without what these say",
 }
 
 // nameless are the firmwares whose messages do not tell who they are of: the
 // config does. What their samples call them is not compared.
-var nameless = []string{"contiki-ng", "riot", "nordic-openthread", "ocf", "csv-lines", "emontx"}
+var nameless = []string{"contiki-ng", "riot", "nordic-openthread", "ocf"}
 
 // readLines reads the samples of a firmware.
 func readLines(t testing.TB, file string) (all []Sample) {
