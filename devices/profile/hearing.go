@@ -71,7 +71,7 @@ func (h *Hearing) Decode(at Place, m Message) (out Output, answer []byte, err er
 	}
 	if learn := h.profile.file.Device.Learn; !learn.isZero() && out.look != nil && out.Identity != "" {
 		if lesson, ok := learn.fill(out.look); ok && (len(h.taught) < maxHeard || h.taught[out.Identity] != "") {
-			h.taught[out.Identity] = lesson
+			h.taught[out.Identity], h.taught["taught"] = lesson, lesson
 		}
 	}
 	out.Readings = slices.DeleteFunc(out.Readings, func(r devices.Reading) bool { return h.repeats(out.Identity, r) })
