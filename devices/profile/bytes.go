@@ -58,7 +58,7 @@ func headerOf(cells []string) (header string, ok bool) {
 	names := make([]string, len(cells))
 	for i, cell := range cells {
 		names[i] = strings.Trim(cell, " #\"\t")
-		if _, err := devices.ParseNumber(names[i]); err == nil || fieldName(names[i]) == "" || len(names[i]) > maxName || notValue(names[i]) || strings.Contains(names[i], ",") {
+		if _, err := devices.ParseNumber(names[i]); err == nil || fieldName(names[i]) == "" || len(names[i]) > maxName || notValue(names[i]) || strings.ContainsAny(names[i], ",;=:") {
 			return "", false
 		}
 	}

@@ -34,6 +34,7 @@ type Config struct {
 	Signals Signals
 	Echo    bool     // what is written comes back, as by two-wire adapters and optical heads
 	Devices []Device // of which there is one at least
+	Folder  string   // where it is remembered which numbers devices were given; "" is nowhere
 }
 
 // A Device is one on a port.

@@ -33,9 +33,6 @@ const (
 	// before it hands something over.
 	idleTime = time.Second
 
-	// maxAnswers bounds what devices wait for.
-	maxAnswers = 64
-
 	// unaskedLimit is after how many bytes that nobody asked for it is said that
 	// there are some.
 	unaskedLimit = 256
@@ -56,7 +53,6 @@ type talk struct {
 
 	ears      []*ear
 	questions []*question
-	answers   [][]byte // that devices wait for
 	quiet     map[devices.ID]*quiet
 	last      time.Time // when the last byte was on the line, as far as is known
 	unasked   int       // bytes, since they were told
@@ -177,7 +173,11 @@ func (t *talk) arrange() {
 			t.ears = append(t.ears, e)
 		}
 		e.devices = append(e.devices, d)
-		e.hearing.Know(d.Identity)
+		if e.numbers != nil {
+			if err := e.numbers.note(d.Identity); err != nil {
+				t.sink.Reject(t.config.Port, err)
+			}
+		}
 		for _, r := range d.Profile.Questions() {
 			if first || r.Modbus != nil { // other questions go to all who are behind the port
 				t.plan(&question{device: d, request: r, due: now})
@@ -202,9 +202,6 @@ func (t *talk) patience() time.Duration {
 	wait := idleTime
 	if !t.stirring() {
 		wait = time.Hour
-	}
-	if len(t.answers) > 0 {
-		return 0
 	}
 	if q := t.next(); q != nil {
 		wait = min(wait, time.Until(q.at(t.quiet)))
@@ -233,18 +230,8 @@ func (t *talk) next() (first *question) {
 	return first
 }
 
-// ask answers who waits for it, and asks what is due. An error is one of the port.
+// ask asks what is due. An error is one of the port.
 func (t *talk) ask(ctx context.Context) error {
-	for len(t.answers) > 0 {
-		answer := t.answers[0]
-		t.answers = t.answers[1:]
-		var fatal *portError
-		if err := t.write(ctx, answer); errors.As(err, &fatal) {
-			return err
-		} else if err != nil {
-			t.sink.Reject(t.config.Port, fmt.Errorf("cannot answer: %w", err))
-		}
-	}
 	q := t.next()
 	if q == nil || time.Until(q.at(t.quiet)) > 0 {
 		return nil
