@@ -239,6 +239,9 @@ func (r *reading) read() (Output, error) {
 		}
 		return out, err
 	}
+	if decode := partDecoders[rule.Code]; decode != nil {
+		return r.inParts(decode)
+	}
 	doc, key, available, err := r.document()
 	if err != nil {
 		return Output{}, err
@@ -382,6 +385,10 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 		doc, err = rule.Registers.read(h.Payload, h.Topic)
 	case rule.Code != "":
 		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
+	case rule.XML != nil:
+		if doc, err = parseXML(h.Payload, maxMembers); err == nil && doc.kind != objectNode {
+			doc = object("value", doc)
+		}
 	case rule.CBOR != nil:
 		if doc, err = parseCBOR(h.Payload, maxMembers); err == nil {
 			doc, identity = rule.CBOR.within(doc, look)

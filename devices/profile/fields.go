@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -196,15 +197,29 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 	at.path = at.below(rule.skip)
 	f.Name = fieldName(at.path)
 	if len(rule.Name) > 0 {
-		f.Name = fieldName(firstFilled(rule.Name, w.naming(at, selected)) + at.index)
+		name := firstFilled(rule.Name, w.naming(at, selected))
+		if !rule.namedWithin() {
+			name += at.index
+		}
+		f.Name = fieldName(name)
 	}
-	f.Kind = rule.kind(f.Value)
-	if f.Value.Kind() == devices.NumberValue {
-		if f.Unit = rule.unit(at.members, w.objects); f.Unit == "" {
-			f.Unit = deviceUnit(n.unit)
+	if v, ok := number(f.Value); ok {
+		unit := cmp.Or(rule.unit(at.members, w.objects), deviceUnit(n.unit))
+		if unit != "" && rule.Type == "" { // many firmwares quote what they measure
+			f.Value = v
+		}
+		if f.Value.Kind() == devices.NumberValue {
+			f.Unit = unit
 		}
 	}
+	f.Kind = rule.kind(f.Value)
 	return f, true
+}
+
+// namedWithin reports whether the name comes of the object selected, which
+// tells the items of a list apart.
+func (r *fieldRule) namedWithin() bool {
+	return slices.ContainsFunc(r.Name, func(t template) bool { return strings.Contains(t.source, "{./") })
 }
 
 // naming finds what a name is made of.
@@ -224,8 +239,8 @@ func (w *walker) naming(at place, selected *node) func(ref) string {
 	}
 }
 
-// unit is the one that a member of the message tells, or that of the path's
-// last member, or the rule's own.
+// unit is the one that a member of the message tells; where it tells none, that
+// of the path's last member, or the rule's own.
 func (r fieldRule) unit(members []string, objects []*node) devices.Unit {
 	if r.UnitOf != "" {
 		for _, o := range slices.Backward(objects) {
@@ -233,10 +248,12 @@ func (r fieldRule) unit(members []string, objects []*node) devices.Unit {
 				if u, ok := r.Units[n.value.String()]; ok {
 					return devices.Unit(u)
 				}
+				if u, ok := r.Units["*"]; ok {
+					return devices.Unit(u)
+				}
 				return deviceUnit(n.value.String())
 			}
 		}
-		return devices.Unit(r.Unit)
 	}
 	if len(r.Units) == 0 {
 		return devices.Unit(r.Unit)

@@ -195,13 +195,13 @@ func (s *spec) checkDecode(add addFault) {
 	for i, d := range s.Decode {
 		key := fmt.Sprintf("decode[%d]", i)
 		n := 0
-		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Registers != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
+		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.XML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Registers != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
 			if is {
 				n++
 			}
 		}
 		if n > 1 || n == 0 && d.Describe == "" {
-			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, senml, value, pairs, columns, struct, registers, code, availability, describe, skip, refuse", "keep one")
+			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, xml, senml, value, pairs, columns, struct, registers, code, availability, describe, skip, refuse", "keep one")
 		}
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
