@@ -261,11 +261,6 @@ func (r *reading) read() (Output, error) {
 	if doc == nil {
 		return out, nil
 	}
-	for _, a := range r.profile.file.Answers {
-		if n, _ := a.To.find(doc); n != nil {
-			out.answers, out.look = append(out.answers, a), look
-		}
-	}
 	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
 		out.Children = r.children(c, doc, out.Identity)
 	}

@@ -81,7 +81,6 @@ type Output struct {
 
 	targets []target         // of the profile's commands, in this message
 	look    func(ref) string // into this message
-	answers []answerRule     // that it asks for
 }
 
 // Earlier is a message that is understood only now.

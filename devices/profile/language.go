@@ -31,7 +31,6 @@ type spec struct {
 	Silence    silenceRule       `yaml:"silence" doc:"What it means that nothing comes."`
 	Commands   []commandRule     `yaml:"commands" doc:"What the device can be told."`
 	Poll       []pollRule        `yaml:"poll" doc:"What to ask, where a device does not speak by itself."`
-	Answers    []answerRule      `yaml:"answers" doc:"Serial: what to answer to what the device asks."`
 	Limits     limitRule         `yaml:"limits" doc:"What a message may hold at most."`
 	Tests      []testRule        `yaml:"tests" doc:"Messages and what they hold; the profile is refused where they come out otherwise."`
 
@@ -250,12 +249,6 @@ type pollRule struct {
 	Modbus  *modbusReadRule   `yaml:"modbus" doc:"Serial: registers or coils to read; the message is the answer, and its field says what was asked: unit=1 fc=4 addr=0x0000 count=80."`
 	SignOn  bool              `yaml:"sign_on" doc:"Serial: the conversation of IEC 62056-21 mode C, in which the baud rate changes."`
 	Within  time.Duration     `yaml:"within" min:"10ms" max:"1m" doc:"Serial: how long the answer may take; a second if not said."`
-}
-
-// An answerRule is for devices that ask their gateway something.
-type answerRule struct {
-	To      membersPath `yaml:"to,required" doc:"The member that a message has which asks."`
-	Payload template    `yaml:"payload,required" doc:"What is sent: {/x} is a member of the message, {now} the seconds since 1970 on the device's clock, {free} a number from 1 to 254 that no device of the port has as its identity."`
 }
 
 // A portRule is how characters are sent on a serial line.

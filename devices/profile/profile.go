@@ -80,7 +80,6 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
 	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
-	take("answers", func() { s.Answers = slices.Clone(base.Answers) })
 	take("port", func() { s.Port = base.Port })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -83,36 +82,6 @@ func (p *Profile) Questions() (all []Request) {
 		}
 		if r.Payload != nil || r.Modbus != nil || r.SignOn {
 			all = append(all, r)
-		}
-	}
-	return all
-}
-
-// Asks reports whether the device asks something, and is to be answered.
-func (o Output) Asks() bool { return len(o.answers) > 0 }
-
-// Numbers reports whether devices ask for a number of their own.
-func (p *Profile) Numbers() bool {
-	return slices.ContainsFunc(p.file.Answers, func(a answerRule) bool { return slices.Contains(a.Payload.names(), "free") })
-}
-
-// Answers gives what a serial device is to be answered that asks in a message. now
-// is the time on its clock; free gives a number that no device has as its identity,
-// "" where there is none.
-func (o Output) Answers(now time.Time, free func() string) (all [][]byte) {
-	for _, a := range o.answers {
-		text, err := a.Payload.fillStrict(func(r ref) string {
-			switch r.name {
-			case "now":
-				_, offset := now.Zone()
-				return strconv.FormatInt(now.Unix()+int64(offset), 10)
-			case "free":
-				return free()
-			}
-			return o.look(r)
-		})
-		if err == nil {
-			all = append(all, []byte(text))
 		}
 	}
 	return all
@@ -343,12 +312,6 @@ func (s *spec) checkRequests(add addFault) {
 		}
 		if m := p.Modbus; m != nil && m.Count > 125 && m.Function >= 3 {
 			add(key+".modbus.count", fmt.Sprintf("%d registers do not go into an answer", m.Count), "at most 125", "ask in two parts")
-		}
-	}
-	for i, a := range s.Answers {
-		s.checkTemplate(fmt.Sprintf("answers[%d].payload", i), a.Payload, add, "now", "free")
-		if !onSerial {
-			add(fmt.Sprintf("answers[%d]", i), "answers are for serial lines", "", "add serial to transport, or remove it")
 		}
 	}
 	for i, c := range s.Commands {

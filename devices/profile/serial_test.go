@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,33 +101,43 @@ func TestHearing(t *testing.T) {
 	}
 	for _, c := range []struct {
 		profile string
-		heard   []struct{ payload, want string }
+		heard   []struct{ payload, want, answer string }
 	}{
-		{"enocean-esp3", []struct{ payload, want string }{
-			{"0x55000a0701eba5000055080181b7440001ffffffff2d0075", "0181b744: a5_02_05_tmp=26.7 °C"},
-			{"0x" + esp3("a5 0828 0280 0181b744 00"), "0181b744: teach_in=\"A5-02-05\""},
-			{"0x" + esp3("a5 1008 0280 0181b744 00"), "0181b744: teach_in=\"A5-04-01\""},
-			{"0x" + esp3("a5 00 7d 7d 0a 0181b744 00"), "0181b744: a5_04_01_hum=50.0 %, a5_04_01_tmp=20.0 °C"},
-			{"0x" + esp3("a5 00 00 55 08 0181b745 00"), "0181b745: a5_02_05_tmp=26.7 °C"},
+		{"enocean-esp3", []struct{ payload, want, answer string }{
+			{"0x55000a0701eba5000055080181b7440001ffffffff2d0075", "0181b744: a5_02_05_tmp=26.7 °C", ""},
+			{"0x" + esp3("a5 0828 0280 0181b744 00"), "0181b744: teach_in=\"A5-02-05\"", ""},
+			{"0x" + esp3("a5 1008 0280 0181b744 00"), "0181b744: teach_in=\"A5-04-01\"", ""},
+			{"0x" + esp3("a5 00 7d 7d 0a 0181b744 00"), "0181b744: a5_04_01_hum=50.0 %, a5_04_01_tmp=20.0 °C", ""},
+			{"0x" + esp3("a5 00 00 55 08 0181b745 00"), "0181b745: a5_02_05_tmp=26.7 °C", ""},
 		}},
-		{"ve.direct", []struct{ payload, want string }{
-			{closed("\r\nPID\t0x203\r\nV\t12065\r\nChecksum\t"), "0x203: pid=\"0x203\", v=12.065 V"},
-			{closed("\r\nH1\t-149322\r\nChecksum\t"), "0x203: h1=-149.322 Ah"},
+		{"ve.direct", []struct{ payload, want, answer string }{
+			{closed("\r\nPID\t0x203\r\nV\t12065\r\nChecksum\t"), "0x203: pid=\"0x203\", v=12.065 V", ""},
+			{closed("\r\nH1\t-149322\r\nChecksum\t"), "0x203: h1=-149.322 Ah", ""},
 		}},
-		{"csv-lines", []struct{ payload, want string }{
-			{"1,2", "pms: raw01=2 µg/m³"},
-			{"# temp, hum, lux", "pms: "},
-			{"21.5, 40, 300", "pms: temp=21.5 °C, hum=40 %, lux=300"},
+		{"csv-lines", []struct{ payload, want, answer string }{
+			{"1,2", "pms: raw01=2 µg/m³", ""},
+			{"# temp, hum, lux", "pms: ", ""},
+			{"21.5, 40, 300", "pms: temp=21.5 °C, hum=40 %, lux=300", ""},
+		}},
+		{"mysensors", []struct{ payload, want, answer string }{
+			{"1;255;3;0;6;0", "1: config_request=0", "1;255;3;0;6;M\n"},
+			{"255;255;3;0;3;", "255: id_request=true", "255;255;3;0;4;2\n"}, // 1 was heard
+			{"255;255;3;0;3;", "255: id_request=true", "255;255;3;0;4;3\n"},
+			{"1;255;3;0;1;", "1: time_request=true", "1;255;3;0;1;" + mySensorsTime + "\n"},
+			{"1;1;2;0;17;", "1: ", ""},
+			{"1;1;1;0;17;42", "1: 1_v_watt=42 W", ""},
+			{"1;1;2;0;17;", "1: ", "1;1;1;0;17;42\n"},
 		}},
 	} {
 		p := library.Get(c.profile)
 		h := p.NewHearing()
+		h.Know("254")
 		for _, m := range c.heard {
 			payload := []byte(m.payload)
 			if text, ok := strings.CutPrefix(m.payload, "0x"); ok {
 				payload = unhex(t, text)
 			}
-			out, err := h.Decode(Place{Location: berlin(t)}, Message{Payload: payload, ContentFormat: -1, Received: received})
+			out, answer, err := h.Decode(Place{Location: berlin(t)}, Message{Payload: payload, ContentFormat: -1, Received: received})
 			got := out.Identity + ": "
 			for _, r := range out.Readings {
 				for i, f := range r.Fields {
@@ -139,12 +150,23 @@ func TestHearing(t *testing.T) {
 					got += strings.TrimPrefix(strings.Join(shown([]devices.Reading{{Fields: []devices.Field{f}}}), ""), "- ")
 				}
 			}
-			if err != nil || got != m.want {
-				t.Errorf("%s %q: %s, %v; want %s", c.profile, m.payload, got, err, m.want)
+			if err != nil || got != m.want || string(answer) != m.answer {
+				t.Errorf("%s %q: %s, answer %q, %v; want %s, %q", c.profile, m.payload, got, answer, err, m.want, m.answer)
 			}
 		}
 	}
 }
+
+// mySensorsTime is when the messages of tests are received, as a clock in Berlin
+// shows it.
+var mySensorsTime = func() string {
+	zone, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		return ""
+	}
+	_, offset := received.In(zone).Zone()
+	return strconv.FormatInt(received.Unix()+int64(offset), 10)
+}()
 
 // esp3 makes a packet of a telegram.
 func esp3(telegram string) string {
@@ -186,7 +208,7 @@ func TestGasIsToldOnce(t *testing.T) {
 	counts := []int{}
 	for _, clock := range []string{"261123080000W", "261123080001W"} {
 		telegram := "/ISK5\\2M550T-1012\r\n\r\n0-0:1.0.0(" + clock + ")\r\n1-0:1.7.0(00.111*kW)\r\n0-1:24.2.1(261123075500W)(00246.138*m3)\r\n!\r\n"
-		out, err := h.Decode(Place{Location: berlin(t)}, Message{Payload: []byte(telegram), ContentFormat: -1, Received: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)})
+		out, _, err := h.Decode(Place{Location: berlin(t)}, Message{Payload: []byte(telegram), ContentFormat: -1, Received: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)})
 		if err != nil {
 			t.Fatal(err)
 		}

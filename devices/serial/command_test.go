@@ -119,7 +119,7 @@ func TestCommandThatIsNotRead(t *testing.T) {
 	p := parse(t, "flood", strings.NewReplacer("id: switch", "id: flood", "{/id} {value}", strings.Repeat("x", 4000)+" {value}").Replace(switchable))
 	port := serial.New(serial.Config{Port: device.Path(), Devices: []serial.Device{{
 		Device: devices.Device{ID: "a1", Location: time.UTC}, Profile: p, Place: profile.Place{Device: "a1", Location: time.UTC},
-	}}}, slog.New(slog.DiscardHandler))
+	}}}, slog.New(slog.DiscardHandler)).Within(200 * time.Millisecond)
 	if _, err := execute(port, "a1", "power", "on"); err == nil || !strings.Contains(err.Error(), "not open") {
 		t.Errorf("while the port is closed: %v", err)
 	}

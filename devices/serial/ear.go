@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -22,15 +23,20 @@ type ear struct {
 	fresh      bool            // the first frame may have begun before the port was opened
 	stirring   bool            // something came, and no silence since
 	understood int             // messages
-	numbers    *numbers        // of devices that ask for one
-	second     time.Time       // when it was first answered in this second
-	replies    int             // since then
+	numbers    *numbers        // of devices that ask for one; nil where none do
 }
 
 func newEar(t *talk, p *profile.Profile) *ear {
 	e := &ear{talk: t, profile: p, hearing: p.NewHearing(), fresh: true}
-	if p.Numbers() {
+	if e.hearing.Numbers() != nil {
 		e.numbers = numbersOf(t.config, p.ID())
+		used, err := e.numbers.load()
+		if err != nil {
+			t.sink.Reject(t.config.Port, err)
+		}
+		for _, n := range used {
+			e.hearing.Know(strconv.Itoa(n))
+		}
 	}
 	if rule := p.Framing(); rule.Modbus == nil {
 		e.framer = framing.New(rule)
@@ -95,52 +101,27 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 	if asked != nil {
 		place = asked.Place
 	}
-	out, err := e.hearing.Decode(place, profile.Message{Topic: topic, Payload: frame, ContentFormat: -1, Received: time.Now()})
+	out, answer, err := e.hearing.Decode(place, profile.Message{Topic: topic, Payload: frame, ContentFormat: -1, Received: time.Now()})
 	if err != nil {
 		return err
 	}
 	e.understood++
+	if e.numbers != nil {
+		if fault := e.numbers.keep(e.hearing.Numbers()); fault != nil && answer != nil {
+			answer = nil // it may be one of the numbers
+			t.sink.Reject(e.source(), fault)
+		}
+	}
+	if answer != nil && len(t.answers) < maxAnswers && (t.port.audience == nil || !t.port.audience.mute) {
+		t.answers = append(t.answers, answer)
+	}
 	if t.port.audience != nil {
 		t.port.audience.understood(e.profile, out)
 		return nil
 	}
-	err = t.reply(ctx, e, place, out)
-	err = errors.Join(err, t.deliver(ctx, e, asked, out))
+	err = t.deliver(ctx, e, asked, out, answer != nil)
 	for _, child := range out.Children {
-		err = errors.Join(err, t.deliver(ctx, e, e.called(child.Identity, false), child))
-	}
-	return err
-}
-
-// maxReplies is how many answers there are in a second: who asks more often does
-// not get the line for itself.
-const maxReplies = 20
-
-// reply answers a device that asks.
-func (t *talk) reply(ctx context.Context, e *ear, at profile.Place, out profile.Output) (err error) {
-	if e.numbers != nil {
-		err = e.numbers.note(out.Identity)
-	}
-	if time.Since(e.second) > time.Second {
-		e.second, e.replies = time.Now(), 0
-	}
-	if !out.Asks() || e.replies == maxReplies {
-		return err
-	}
-	e.replies++
-	answers := out.Answers(time.Now().In(at.Location), func() string {
-		if e.numbers == nil {
-			return ""
-		}
-		number, fault := e.numbers.next()
-		err = errors.Join(err, fault)
-		if fault != nil {
-			return ""
-		}
-		return number
-	})
-	for _, a := range answers {
-		err = errors.Join(err, t.write(ctx, a))
+		err = errors.Join(err, t.deliver(ctx, e, e.called(child.Identity, false), child, false))
 	}
 	return err
 }
@@ -161,13 +142,15 @@ func (e *ear) called(identity string, whole bool) *Device {
 	return nil
 }
 
-// deliver hands over what a device said.
-func (t *talk) deliver(ctx context.Context, e *ear, d *Device, out profile.Output) error {
+// deliver hands over what a device said, or asked.
+func (t *talk) deliver(ctx context.Context, e *ear, d *Device, out profile.Output, asked bool) error {
 	if d == nil {
 		d = e.called(out.Identity, true)
 	}
 	if d == nil {
-		t.stranger(e, out)
+		if !asked { // it may have no identity yet
+			t.stranger(e, out)
+		}
 		return nil
 	}
 	t.port.heard(d, out)
@@ -188,7 +171,7 @@ func (t *talk) deliver(ctx context.Context, e *ear, d *Device, out profile.Outpu
 
 // stranger shows a device that is not configured.
 func (t *talk) stranger(e *ear, out profile.Output) {
-	if out.Identity == "" || out.Asks() {
+	if out.Identity == "" {
 		return
 	}
 	s := devices.Stranger{

@@ -8,82 +8,55 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
-
-// Numbers that devices may have by which they are told apart (MySensors serial
-// API, "node-id").
-const leastNumber, mostNumber = 1, 254
 
 // numbers are those that devices of a port have, so that none is given twice:
 // neither that of a device which is configured, nor of one that was heard or given
 // a number once, before a restart even. It belongs to the port's owner.
 type numbers struct {
 	file string // "" is to remember nothing
-	used []int
-	read bool
+	kept []int
+	err  error // of reading them: then none is given, because it may be another's
 }
 
 // numbersOf are those of a firmware on a port.
 func numbersOf(c *Config, profile string) *numbers {
 	if c.Folder == "" {
-		return &numbers{read: true}
+		return &numbers{}
 	}
 	name := strings.Trim(strings.ReplaceAll(c.Port, "/", "-"), "-")
 	return &numbers{file: filepath.Join(c.Folder, fmt.Sprintf("numbers-%s-%s.json", profile, name))}
 }
 
-func (n *numbers) load() error {
-	if n.read {
-		return nil
+// load reads those that are kept.
+func (n *numbers) load() ([]int, error) {
+	if n.file == "" {
+		return nil, nil
 	}
 	b, err := os.ReadFile(n.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err == nil {
-		err = json.Unmarshal(b, &n.used)
+		err = json.Unmarshal(b, &n.kept)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot read which numbers were given: %w", err)
+	if err != nil {
+		n.err = fmt.Errorf("cannot read which numbers devices have; mend or remove %s: %w", n.file, err)
 	}
-	n.read = true
-	return nil
+	return n.kept, n.err
 }
 
-// note remembers that a device has a number, if it is one.
-func (n *numbers) note(identity string) error {
-	i, err := strconv.Atoi(identity)
-	if err != nil || i < leastNumber || i > mostNumber {
-		return nil
+// keep has all be remembered. When it returns without an error they are on the
+// disk.
+func (n *numbers) keep(all []int) error {
+	if n.file == "" || n.err != nil || slices.Equal(all, n.kept) {
+		return n.err
 	}
-	if err := n.load(); err != nil || slices.Contains(n.used, i) {
-		return err
+	if err := replace(n.file, all); err != nil {
+		return fmt.Errorf("cannot remember which numbers devices have: %w", err)
 	}
-	return n.keep(i)
-}
-
-// next gives a number that nobody has.
-func (n *numbers) next() (string, error) {
-	if err := n.load(); err != nil {
-		return "", err
-	}
-	for i := leastNumber; i <= mostNumber; i++ {
-		if !slices.Contains(n.used, i) {
-			return strconv.Itoa(i), n.keep(i)
-		}
-	}
-	return "", fmt.Errorf("a device asks for a number, and all from %d to %d were given; remove %s if that is not so", leastNumber, mostNumber, n.file)
-}
-
-// keep adds a number, once it is safe.
-func (n *numbers) keep(i int) error {
-	next := append(slices.Clone(n.used), i)
-	slices.Sort(next)
-	if n.file != "" {
-		if err := replace(n.file, next); err != nil {
-			return fmt.Errorf("cannot remember which numbers were given: %w", err)
-		}
-	}
-	n.used = next
+	n.kept = slices.Clone(all)
 	return nil
 }
 

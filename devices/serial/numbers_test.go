@@ -75,7 +75,7 @@ func TestNumberThatCannotBeKept(t *testing.T) {
 	start(t, serial.New(serial.Config{Port: node.Path(), Folder: folder, Devices: []serial.Device{d}}, slog.New(slog.DiscardHandler)), sink)
 	receive(t, node, "0;0;3;0;2;\n")
 	send(t, node, "0;255;3;0;2;2.3.2\n255;255;3;0;3;\n")
-	if r := sink.WaitRejections(t, 1); !strings.Contains(r[0].Why.Error(), "cannot remember which numbers were given") {
+	if r := sink.WaitRejections(t, 1); !strings.Contains(r[0].Why.Error(), "cannot remember which numbers devices have") {
 		t.Errorf("%v", r[0].Why)
 	}
 }

@@ -56,7 +56,8 @@ type Port struct {
 	orders  chan order
 	log     *slog.Logger
 	machine machine
-	known   Identity // of the adapter that was there first; only Run uses it
+	limit   time.Duration // of a write
+	known   Identity      // of the adapter that was there first; only Run uses it
 	open    atomic.Bool
 
 	audience *audience // of a probe, nil else
@@ -68,7 +69,7 @@ type Port struct {
 // New makes the driver of one port. It does not touch the port.
 func New(config Config, log *slog.Logger) *Port {
 	config.Line = lineOf(config)
-	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", correspondents: make(map[devices.ID]*profile.Correspondent)}
+	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", limit: writeTime, correspondents: make(map[devices.ID]*profile.Correspondent)}
 	p.config.Store(&config)
 	return p
 }

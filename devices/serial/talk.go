@@ -33,6 +33,9 @@ const (
 	// before it hands something over.
 	idleTime = time.Second
 
+	// maxAnswers bounds what devices wait for.
+	maxAnswers = 64
+
 	// unaskedLimit is after how many bytes that nobody asked for it is said that
 	// there are some.
 	unaskedLimit = 256
@@ -53,6 +56,7 @@ type talk struct {
 
 	ears      []*ear
 	questions []*question
+	answers   [][]byte // that devices wait for
 	quiet     map[devices.ID]*quiet
 	last      time.Time // when the last byte was on the line, as far as is known
 	unasked   int       // bytes, since they were told
@@ -179,11 +183,7 @@ func (t *talk) arrange() {
 			t.ears = append(t.ears, e)
 		}
 		e.devices = append(e.devices, d)
-		if e.numbers != nil {
-			if err := e.numbers.note(d.Identity); err != nil {
-				t.sink.Reject(t.config.Port, err)
-			}
-		}
+		e.hearing.Know(d.Identity)
 		for _, r := range d.Profile.Questions() {
 			if first || r.Modbus != nil { // other questions go to all who are behind the port
 				t.plan(&question{device: d, request: r, due: now})
@@ -208,6 +208,9 @@ func (t *talk) patience() time.Duration {
 	wait := idleTime
 	if !t.stirring() {
 		wait = time.Hour
+	}
+	if len(t.answers) > 0 {
+		return 0
 	}
 	if q := t.next(); q != nil {
 		wait = min(wait, time.Until(q.at(t.quiet)))
@@ -236,8 +239,18 @@ func (t *talk) next() (first *question) {
 	return first
 }
 
-// ask asks what is due. An error is one of the port.
+// ask answers who waits for it, and asks what is due. An error is one of the port.
 func (t *talk) ask(ctx context.Context) error {
+	for len(t.answers) > 0 {
+		answer := t.answers[0]
+		t.answers = t.answers[1:]
+		var fatal *portError
+		if err := t.write(ctx, answer); errors.As(err, &fatal) {
+			return err
+		} else if err != nil {
+			t.sink.Reject(t.config.Port, fmt.Errorf("cannot answer: %w", err))
+		}
+	}
 	q := t.next()
 	if q == nil || time.Until(q.at(t.quiet)) > 0 {
 		return nil
@@ -421,7 +434,7 @@ func (t *talk) earOf(d *Device) *ear {
 // echo away where there is one.
 func (t *talk) write(ctx context.Context, b []byte) error {
 	time.Sleep(time.Until(t.last.Add(t.silence())))
-	if err := t.wire.write(b, writeTime); err != nil {
+	if err := t.wire.write(b, t.port.limit); err != nil {
 		if errors.Is(err, errStalled) {
 			return err // others may still be heard
 		}
