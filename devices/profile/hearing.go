@@ -16,7 +16,8 @@ import (
 // It belongs to one goroutine.
 type Hearing struct {
 	profile  *Profile
-	taught   map[string]string // by identity: what [deviceRule.Learn] told
+	taught   map[string]string // by identity: what the profile's learn told
+	news     bool              // there is more in taught than was asked for
 	last     string            // identity of the message before
 	told     map[string]string // time and values, by device and names of fields
 	answerer answerer
@@ -55,6 +56,29 @@ func (h *Hearing) Know(identity string) {
 	}
 }
 
+// Learns reports whether messages teach what later ones need: it is to be kept over
+// a restart, for devices teach it once.
+func (h *Hearing) Learns() bool { return !h.profile.file.Device.Learn.isZero() }
+
+// Taught gives what was taught, by the devices' identities; nil where it is the same
+// as when Taught was called last.
+func (h *Hearing) Taught() map[string]string {
+	if !h.news {
+		return nil
+	}
+	h.news = false
+	return maps.Clone(h.taught)
+}
+
+// Remember has what was taught be known again.
+func (h *Hearing) Remember(taught map[string]string) {
+	for identity, lesson := range taught {
+		if len(h.taught) < maxHeard && len(lesson) <= maxText {
+			h.taught[identity] = lesson
+		}
+	}
+}
+
 // Numbers gives the numbers that devices have which ask for one, in order; nil, and
 // not only empty, where devices do not ask. A number that was given must be known before it is sent.
 func (h *Hearing) Numbers() []int {
@@ -81,6 +105,7 @@ func (h *Hearing) Decode(at Place, m Message) (out Output, answer []byte, err er
 	}
 	if learn := h.profile.file.Device.Learn; !learn.isZero() && out.look != nil && out.Identity != "" {
 		if lesson, ok := learn.fill(out.look); ok && (len(h.taught) < maxHeard || h.taught[out.Identity] != "") {
+			h.news = h.news || h.taught[out.Identity] != lesson
 			h.taught[out.Identity], h.taught["taught"] = lesson, lesson
 		}
 	}
