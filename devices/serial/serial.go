@@ -175,6 +175,10 @@ func (p *Port) await(ctx context.Context, sink devices.Sink) (*wire, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-p.changed: // other devices wait for it too
+			if said != "" {
+				p.tell(sink, devices.Offline)
+			}
 		case <-time.After(lookEvery):
 		}
 	}

@@ -407,6 +407,8 @@ func (t *talk) receive(ctx context.Context, end <-chan time.Time) ([]byte, error
 		t.left = nil
 		return left, nil
 	}
+	t.port.Rest()
+	defer t.port.Busy()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
