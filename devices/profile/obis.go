@@ -29,6 +29,8 @@ func readOBIS(payload []byte) (name string, lines []obisLine, odd int) {
 		text = strings.Trim(text, "\r\x02\x03 ")
 		code, rest, ok := strings.Cut(text, "(")
 		switch {
+		case len(text) > maxMemberName && strings.HasPrefix(text, "/"):
+			odd++
 		case strings.HasPrefix(text, "/"):
 			if text != "/?!" && !strings.HasPrefix(text, "/?") { // what was asked, as an optical head hears it
 				name = text[1:]

@@ -24,6 +24,7 @@ type ear struct {
 	stirring   bool            // something came, and no silence since
 	understood int             // messages
 	numbers    *numbers        // of devices that ask for one; nil where none do
+	lessons    *lessons        // of devices that teach; nil where none do
 }
 
 func newEar(t *talk, p *profile.Profile) *ear {
@@ -36,6 +37,11 @@ func newEar(t *talk, p *profile.Profile) *ear {
 		}
 		for _, n := range used {
 			e.hearing.Know(strconv.Itoa(n))
+		}
+	}
+	if e.lessons = lessonsOf(t.config, e.hearing, p.ID()); e.lessons != nil {
+		if err := e.lessons.load(e.hearing); err != nil {
+			t.sink.Reject(t.config.Port, err)
 		}
 	}
 	if rule := p.Framing(); rule.Modbus == nil {
@@ -106,6 +112,11 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 		return err
 	}
 	e.understood++
+	if e.lessons != nil {
+		if fault := e.lessons.keep(e.hearing); fault != nil {
+			t.sink.Reject(e.source(), fault)
+		}
+	}
 	if e.numbers != nil {
 		if fault := e.numbers.keep(e.hearing.Numbers()); fault != nil && answer != nil {
 			answer = nil // it may be one of the numbers
