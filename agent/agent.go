@@ -160,6 +160,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
 	forwarding.Go(func() { a.alarms.run(forwardCtx) })
+	forwarding.Go(func() { a.newcomers.run(forwardCtx) })
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.ctx = ctx
@@ -199,7 +200,6 @@ func (a *Agent) tick(ctx context.Context) {
 		case now := <-ticker.C:
 			a.house.tick(now)
 			a.passing()
-			a.newcomers.tell(ctx, now)
 			if a.timing.clock.Dirty() {
 				a.outbox.Save()
 			}
