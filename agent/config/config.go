@@ -27,7 +27,7 @@ type Config struct {
 	Discovery Discovery  `yaml:"discovery" doc:"What to do with devices that are not configured."`
 	Devices   []Device   `yaml:"devices" doc:"The devices. More are in files of one device each in devices.d in the data directory."`
 	Outbox    Outbox     `yaml:"outbox" doc:"The store for readings that are not yet accepted."`
-	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus. Absent: none."`
+	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus at /metrics, and a health check at /healthz. A change counts from the next start. Absent: none."`
 	Rules     []struct{} `yaml:"rules" doc:"Reserved for a later version."`
 	Web       *struct{}  `yaml:"web" doc:"Reserved for a later version."`
 
@@ -317,9 +317,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 			// No fault: to remove a bridge must not harm what was behind it.
 			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))
 		}
-	}
-	if c.Metrics != nil {
-		add(main, "metrics", "nothing listens there")
 	}
 	if c.Rules != nil {
 		add(main, "rules", "no rule is followed")
