@@ -10,10 +10,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -31,6 +32,7 @@ import (
 func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings *tlsSettings, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
+	var ports []serial.Config
 	asksCoAP := false
 	for _, d := range c.Devices {
 		device, p := d.Device(), profiles.Get(d.Profile)
@@ -49,8 +51,11 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
-			list = append(list, serial.New(serial.Config{Port: d.Serial.Port, Baud: d.Serial.Baud, Device: device, Profile: p, Place: place}, log))
+			ports = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
 		}
+	}
+	for _, port := range ports {
+		list = append(list, serial.New(port, log))
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
@@ -94,6 +99,28 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 	return list, err
 }
 
+// onPort adds a device to its port. What one of several says of the port holds
+// for all.
+func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []serial.Config {
+	path := filepath.Clean(s.Port)
+	i := slices.IndexFunc(ports, func(p serial.Config) bool { return p.Port == path })
+	if i < 0 {
+		i = len(ports)
+		ports = append(ports, serial.Config{Port: path})
+	}
+	p := &ports[i]
+	p.USB = cmp.Or(p.USB, s.USB)
+	p.Line.Baud = cmp.Or(p.Line.Baud, s.Baud)
+	p.Line.DataBits = cmp.Or(p.Line.DataBits, s.DataBits)
+	p.Line.Parity = cmp.Or(p.Line.Parity, s.Parity)
+	p.Line.StopBits = cmp.Or(p.Line.StopBits, s.StopBits)
+	p.Signals.DTR = cmp.Or(p.Signals.DTR, s.DTR)
+	p.Signals.RTS = cmp.Or(p.Signals.RTS, s.RTS)
+	p.Echo = p.Echo || s.Echo
+	p.Devices = append(p.Devices, d)
+	return ports
+}
+
 // secure reads what DTLS needs; nil where it is not wanted.
 func secure(d *config.DTLS, verify func() time.Time) (*coap.Secure, error) {
 	if d == nil {
@@ -133,22 +160,14 @@ func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
 	return made, nil
 }
 
-func grants(c *config.Config) access.Grants {
-	var all access.Grants
-	for _, o := range c.Operators {
-		role, _ := access.ParseRole(o.Role) // the config was checked
-		g := access.Grant{JID: o.JID, Role: role, Devices: o.Devices, Until: o.Expires()}
-		if !o.Hours.IsZero() {
-			g.Hours = o.Hours.Contains
-		}
-		all = append(all, g)
-	}
-	return all
-}
-
 // bridgeConfig translates the XMPP part of the config.
 func bridgeConfig(c *config.Config, verify func() time.Time) (bridge.Config, error) {
 	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
+	for _, r := range c.XMPP.Rooms {
+		if j, err := bridge.ParseJID(r.JID); err == nil { // the config was checked
+			b.Rooms = append(b.Rooms, bridge.Room{JID: j, Nick: r.Nick, Alarms: slices.Contains(r.Send, "alarms")})
+		}
+	}
 	switch {
 	case c.XMPP.Component != nil:
 		own := c.XMPP.Component

@@ -24,7 +24,8 @@ type intake struct {
 	reject rejects
 
 	aboard  *aboard.Registry
-	waiting rejects // of devices that nobody decided on yet
+	waits   func(aboard.Pending) // tells people of one
+	waiting rejects              // of devices that nobody decided on yet
 }
 
 // errUnknownDevice is given for readings of a device that is not configured.
@@ -83,6 +84,7 @@ func (in *intake) Unknown(s devices.Stranger) bool {
 		}
 		in.log.Info("unknown device", args...)
 	}
+	in.waits(p)
 	return true
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/calendar"
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -104,21 +105,11 @@ type Room struct {
 
 // An Operator is a person, and what that person may do.
 type Operator struct {
-	JID     string   `yaml:"jid,required" doc:"Address, without a resource."`
-	Role    string   `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
-	Devices []string `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
-	Hours   Hours    `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
-	Until   Date     `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
-}
-
-// Expires gives the moment from which the grant is over: midnight at the
-// beginning of the day Until, in the zone of Hours, else in the system's. It
-// is zero where the grant does not end.
-func (o Operator) Expires() time.Time {
-	if o.Until.IsZero() {
-		return time.Time{}
-	}
-	return o.Until.Midnight(o.Hours.Location())
+	JID     string         `yaml:"jid,required" doc:"Address, without a resource."`
+	Role    string         `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
+	Devices []string       `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
+	Hours   calendar.Hours `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
+	Until   calendar.Date  `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
 }
 
 // MQTT is a broker inside the gateway, and brokers elsewhere.
@@ -219,7 +210,7 @@ type Device struct {
 	Identity string        `yaml:"identity" doc:"The firmware's own name of it, as an address or a serial number: so it is known where it is heard in another place. Default: none."`
 	Parent   devices.ID    `yaml:"parent" doc:"Id of the device that it is reached through, as a Zigbee bridge: it is lost while that is. Default: none."`
 	Groups   []string      `yaml:"groups" doc:"Groups for commands to several devices."`
-	Timezone Zone          `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
+	Timezone calendar.Zone `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
 }
 
 // Device gives the device as the rest of the gateway knows it.
@@ -233,14 +224,20 @@ type DeviceMQTT struct {
 	Broker string `yaml:"broker" doc:"Name of the broker it is on. Default: any."`
 }
 
-// DeviceSerial is a device's port.
+// DeviceSerial is a device's port. Several devices may share one, as on a bus;
+// what one of them says of the line holds for all.
 type DeviceSerial struct {
-	Port string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same."`
-	Baud int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second."`
+	Port     string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same; below /dev/serial/by-path where two share a name there. 'porchlight serial list' shows them."`
+	USB      string `yaml:"usb" doc:"The USB adapter that it must be, as 0403:6001 or 0403:6001:A50285BI; another that takes its name is not used. Default: the one that is there first."`
+	Baud     int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second. Default: as the profile says, else 115200."`
+	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character. Default: as the profile says, else 8."`
+	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"Default: as the profile says, else none."`
+	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"Default: as the profile says, else 1."`
+	DTR      *bool  `yaml:"dtr" doc:"Raise the line DTR when the port is opened, which starts many boards anew. Default: as the system does, which raises it."`
+	RTS      *bool  `yaml:"rts" doc:"The same of the line RTS."`
+	Echo     bool   `yaml:"echo" doc:"What is sent comes back, as on some adapters with two wires and some optical heads."`
+	Unit     int    `yaml:"unit" min:"1" max:"247" doc:"Address of the device on a Modbus. Default: 1."`
 }
-
-// SetDefaults gives the speed of most USB devices.
-func (s *DeviceSerial) SetDefaults() { s.Baud = 115200 }
 
 // DeviceCoAP is a device's place on CoAP.
 type DeviceCoAP struct {
@@ -311,9 +308,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		not = append(not, at.fault(key, trouble{"has no effect in this version", "", mend}))
 	}
 	main := source{c.doc, ""}
-	if c.XMPP.Rooms != nil {
-		add(main, "xmpp.rooms", "no room is joined")
-	}
 	ids := make(map[devices.ID]bool, len(c.Devices))
 	for _, d := range c.Devices {
 		ids[d.ID] = true

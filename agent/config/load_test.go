@@ -67,8 +67,8 @@ func TestLoad(t *testing.T) {
 	if got := strings.Join(ids, " "); got != "kitchen meter soil" {
 		t.Errorf("the devices are %s", got)
 	}
-	if s := c.Devices[1].Serial; s.Baud != 115200 {
-		t.Errorf("the speed is %d", s.Baud)
+	if s := c.Devices[1].Serial; *s != (DeviceSerial{Port: "/dev/ttyUSB0"}) {
+		t.Errorf("the port is %+v", *s)
 	}
 	if d := c.Devices[1].Device(); d.Location.String() != "Europe/Berlin" || d.Name != "Electricity" || d.ID != "meter" {
 		t.Errorf("the device is %+v", d)
@@ -165,8 +165,7 @@ func TestNotYet(t *testing.T) {
 	for _, f := range c.NotYet() {
 		got.WriteString(strings.ReplaceAll(f.String(), dir+"/", "") + "\n")
 	}
-	const want = `c.yaml:5:3: xmpp.rooms: has no effect in this version; no room is joined
-data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
+	const want = `data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
 c.yaml:15:1: metrics: has no effect in this version; nothing listens there
 c.yaml:16:1: rules: has no effect in this version; no rule is followed
 c.yaml:17:1: web: has no effect in this version; nothing listens there

@@ -141,9 +141,11 @@ func TestWatchVerifiesNothing(t *testing.T) {
 // everybody is a bridge.Authorizer with one operator, who may see all.
 type everybody struct{ jid.JID }
 
-func (e everybody) Operators() []jid.JID          { return []jid.JID{e.JID} }
-func (everybody) MaySee(jid.JID, devices.ID) bool { return true }
-func (everybody) MaySeeEvents(jid.JID) bool       { return true }
+func (e everybody) Operators() []jid.JID                     { return []jid.JID{e.JID} }
+func (everybody) MaySee(jid.JID, devices.ID) bool            { return true }
+func (everybody) MaySeeEvents(jid.JID) bool                  { return true }
+func (everybody) May(jid.JID, bridge.Right, devices.ID) bool { return true }
+func (everybody) AtOtherTimes(jid.JID, devices.ID) bool      { return false }
 
 // lines counts what is written, line by line.
 type lines struct {

@@ -40,6 +40,7 @@ type resource struct {
 	accept  int   // which of them is asked for; NoFormat is none in particular
 	reports bool  // it says that it can be observed
 	learned bool  // by looking around, not from the config
+	below   int   // how many of path are only where the device has all of its own
 }
 
 func (r resource) String() string { return "/" + strings.Join(r.path, "/") }
@@ -56,6 +57,8 @@ type asker struct {
 	device Device
 	ear    func() *ear // that of now
 	told   *bell       // the device was told something
+	// heard, where it is set, is given what was read, to be changed.
+	heard func(got answer, out *profile.Output)
 }
 
 // ask asks a peer for what it has until ctx ends, or it is silent, or it is time
@@ -270,9 +273,13 @@ func (a asker) read(r resource, got answer) (profile.Output, error) {
 	if !got.ok() {
 		return profile.Output{}, got.refusal()
 	}
-	return a.ear().hear(a.device, profile.Message{
-		Topic: strings.Join(r.path, "/"), Payload: got.payload, ContentFormat: got.format, Received: time.Now(),
+	out, err := a.ear().hear(a.device, profile.Message{
+		Topic: strings.Join(r.path[r.below:], "/"), Payload: got.payload, ContentFormat: got.format, Received: time.Now(),
 	})
+	if err == nil && a.heard != nil {
+		a.heard(got, &out)
+	}
+	return out, err
 }
 
 func (a asker) report(ctx context.Context, out profile.Output, repeats bool) {

@@ -118,7 +118,7 @@ func TestName(t *testing.T) {
 	for path, want := range map[string]string{
 		"/3303/0/5700": "temperature", "/3303/2/5700": "temperature_2", "/3303/0/5602": "temperature_max_measured_value",
 		"/3/0/9": "battery_level", "/3/0/7/1": "power_source_voltage_1", "/3311/0/5850": "light_control", "/3311/0/5851": "light_control_dimmer",
-		"/3302/0/5500": "presence", "/6/0/0": "latitude", "/3342/0/5500": "on_off_switch", "/26241/0/5700": "object_26241_sensor_value",
+		"/3302/0/5500": "presence", "/6/0/0": "location_latitude", "/3342/0/5500": "on_off_switch", "/26241/0/5700": "object_26241_sensor_value",
 		"/3/0/99": "", "/3303/0": "",
 	} {
 		at, ok := ParsePath(path)

@@ -170,7 +170,7 @@ var main = []int{5700, 5500, 5550, 5600, 5650, 5850, 5900, 5902, 5800, 5536, 554
 
 // Name gives what a path is for people: temperature of 3303/0/5700,
 // temperature_1 of the next instance, temperature_max_measured_value of its
-// 5602, battery_level of 3/0/9. It is "" where the path is of no value that the
+// 5602, battery_level of 3/0/9, which is of the device itself. It is "" where the path is of no value that the
 // table knows.
 func Name(p Path) string {
 	if len(p) < 3 {
@@ -182,7 +182,7 @@ func Name(p Path) string {
 	}
 	o, named := known().objects[p[0]]
 	name := r.Name
-	if p[0] >= 1000 {
+	if p[0] != deviceObject {
 		object := fmt.Sprintf("object_%d", p[0])
 		if named {
 			object = o.Name
@@ -201,12 +201,15 @@ func Name(p Path) string {
 	return name
 }
 
-// about is the resource that an object is about, 0 if none is.
+// deviceObject is the one that tells of the device itself.
+const deviceObject = 3
+
+// about is the resource that an object is about, -1 if none is.
 func (o Object) about() int {
 	for _, id := range main {
 		if r, ok := o.of[id]; ok && !r.Run {
 			return id
 		}
 	}
-	return 0
+	return -1
 }

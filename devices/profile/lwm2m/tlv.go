@@ -3,11 +3,14 @@ package lwm2m
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -338,4 +341,27 @@ func appendEntry(b []byte, kind, id int, body []byte) []byte {
 		b = append(b, byte(size))
 	}
 	return append(b, body...)
+}
+
+// Pack writes one value as SenML (section 7.4.5), in CBOR or in JSON. Its type is
+// that of the table, where that is known: a float is written as one.
+func Pack(at Path, v devices.Value, asCBOR bool) ([]byte, error) {
+	name, known := "/"+at.String(), Resource{}
+	if len(at) >= 3 {
+		known, _ = Find(at[0], at[2])
+	}
+	var value any = v.String()
+	label, number := "vs", 3
+	switch n, whole := v.Int(); {
+	case v.Kind() == devices.BoolValue:
+		value, label, number = v.Bool(), "vb", 4
+	case v.Kind() == devices.NumberValue && whole && known.Type != Float:
+		value, label, number = n, "v", 2
+	case v.Kind() == devices.NumberValue:
+		value, label, number = v.Float(), "v", 2
+	}
+	if asCBOR {
+		return cbor.Marshal([]map[int]any{{0: name, number: value}})
+	}
+	return json.Marshal([]map[string]any{{"n": name, label: value}})
 }
