@@ -99,7 +99,7 @@ func TestForgedAddressesAreBounded(t *testing.T) {
 	endpoint1, _ := encoded(register.message())
 	before := runtime.NumGoroutine()
 	var most int
-	for i := range 3 * maxPeers {
+	for i := range 2 * maxPeers {
 		for _, b := range [][]byte{block, endpoint1, {0x40}, {0x50, 0xff, 0, 0}} {
 			s.datagram(endpoint(i), nil, b)
 		}

@@ -152,14 +152,13 @@ const quick = 100 * time.Millisecond
 // post is taken once, and in order, in one datagram or in blocks, with the answer
 // at once or in a message of its own.
 func TestPostsOverABadLine(t *testing.T) {
-	const posters, posts = 40, 6
+	const posters, posts = 16, 6
 	sink := &devicetest.Sink{}
 	var devs []Device
 	for i := range posters {
-		devs = append(devs, askedDevice(devices.ID(fmt.Sprint("d", i)), "senml", ""))
-	}
-	for i, d := range devs {
-		devs[i].Profile = library(t).Get(d.Device.Profile)
+		d := askedDevice(devices.ID(fmt.Sprint("d", i)), "senml", "")
+		d.Profile = library(t).Get("senml")
+		devs = append(devs, d)
 	}
 	s := New(Config{Listen: "127.0.0.1:0"}, devs, slog.New(slog.DiscardHandler))
 	s.ackTimeout, s.piggyback = quick, quick/5
