@@ -144,8 +144,9 @@ type Broker struct {
 
 // CoAP is where devices post to.
 type CoAP struct {
-	Listen string `yaml:"listen" doc:"address:port on which devices post readings. Absent: none."`
-	DTLS   *DTLS  `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	Listen   string   `yaml:"listen" doc:"address:port on which devices post readings, or register. Absent: none."`
+	DTLS     *DTLS    `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	Discover []string `yaml:"discover" doc:"Names of network interfaces, as eth0, on which CoAP servers are looked for by multicast. Default: none."`
 }
 
 // DTLS is CoAP over DTLS, with keys that are shared, or with certificates (RFC
