@@ -454,6 +454,7 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 	}
 	p.trusted, p.spoke = true, now          // nobody else knows the token
 	p.bucket.used = max(0, p.bucket.used-1) // it was asked for
+	p.proven.Store(true)
 	if c.under != nil {
 		c.under.end(nil)
 	}

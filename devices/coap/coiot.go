@@ -60,7 +60,7 @@ type coiot struct {
 	last   map[string]told
 }
 
-// listenGroup joins the group: with the socket of the server, where that has its
+// listen joins the group: with the socket of the server, where that has its
 // port on all addresses, else with one of its own, which is given back.
 func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDPConn, error) {
 	addr := g.Addr
@@ -117,6 +117,22 @@ func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDP
 		return nil, nil
 	}
 	return conn, nil
+}
+
+// listen takes datagrams from a socket of the group until its context ends.
+func (c *coiot) listen(conn *coapnet.UDPConn) error {
+	buf := make([]byte, maxDatagram)
+	for {
+		var from *net.UDPAddr
+		n, err := conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from))
+		switch {
+		case c.ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		c.datagram(from.AddrPort(), buf[:n])
+	}
 }
 
 // datagram takes one that was sent to the group.

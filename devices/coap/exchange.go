@@ -52,6 +52,7 @@ type session struct {
 	log       *slog.Logger
 	conn      *coapnet.UDPConn
 	serve     func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	coiot     *coiot                                      // nil: nobody hears those who tell a group
 	began     time.Time
 	resumed   bool
 	piggyback time.Duration
@@ -67,6 +68,7 @@ type session struct {
 	open          int                      // exchanges under way
 	answered      int                      // exchanges that are remembered
 	conversations map[string]*conversation // by token
+	bodies        []*peer                  // that have one under way, the oldest first
 	swept         time.Time
 	complaint     bucket // about peers that found no place
 }
@@ -119,6 +121,10 @@ func (s *session) listen() error {
 // called from the read loop only and waits for nothing.
 func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
 	now := time.Now()
+	if s.coiot != nil && cm != nil && cm.Dst.IsMulticast() {
+		s.coiot.datagram(from.AddrPort(), b)
+		return
+	}
 	if p := s.admit(from, cm, now); p != nil {
 		s.receive(p, b, now)
 	}
@@ -136,6 +142,7 @@ func (s *session) hear(p *peer, b []byte) {
 }
 
 func (s *session) receive(p *peer, b []byte, now time.Time) {
+	p.credit.Add(amplification * int64(len(b)))
 	m := message.Message{Options: make(message.Options, 0, maxOptions)}
 	if _, err := coder.DefaultCoder.Decode(b, &m); err != nil {
 		s.sink.Reject(p.name, fmt.Errorf("cannot read the datagram as CoAP: %w", err))
@@ -155,6 +162,8 @@ func (s *session) receive(p *peer, b []byte, now time.Time) {
 	case class == 2 || class == 4 || class == 5:
 		s.response(p, m, b, now)
 	case m.Type == message.Acknowledgement:
+	case m.Code == coiotStatus && s.coiot != nil && m.Type == message.NonConfirmable: // to the gateway alone
+		s.coiot.status(p.name, m, now)
 	case class != 0 || s.serve == nil:
 		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d", class, m.Code&31))
 		s.reset(p, m)
@@ -340,8 +349,9 @@ func (s *session) await(ex *exchange, r response, receipt devices.Receipt) {
 // acknowledgement, or, where that was already sent, in a confirmable message
 // that is repeated until the device acknowledges it.
 func (s *session) answer(ex *exchange, r response) {
-	m := message.Message{Code: r.code, Token: ex.request.Token, Options: r.options, Payload: r.payload}
 	p := ex.peer
+	r = afforded(p, r, ex.request.Token)
+	m := message.Message{Code: r.code, Token: ex.request.Token, Options: r.options, Payload: r.payload}
 
 	s.mu.Lock()
 	switch {
@@ -377,6 +387,7 @@ func (s *session) answer(ex *exchange, r response) {
 
 // answerAtOnce answers without an exchange. A repetition is a new request.
 func (s *session) answerAtOnce(p *peer, request message.Message, r response) {
+	r = afforded(p, r, request.Token)
 	m := message.Message{Code: r.code, Token: request.Token, Options: r.options, Payload: r.payload}
 	m.Type, m.MessageID = message.Acknowledgement, request.MessageID
 	if request.Type == message.NonConfirmable {
@@ -387,7 +398,12 @@ func (s *session) answerAtOnce(p *peer, request message.Message, r response) {
 	s.send(p, encode(m))
 }
 
+// send sends a datagram, unless it is more than the peer may be sent.
 func (s *session) send(p *peer, b []byte) {
+	if !p.pay(len(b)) {
+		s.log.Debug("CoAP: not sent to an address that is not proven", "peer", p.name)
+		return
+	}
 	if err := p.link.send(b); err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 		s.log.Debug("CoAP: cannot send", "peer", p.name, "error", err)
 	}

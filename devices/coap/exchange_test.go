@@ -39,7 +39,7 @@ func quiet(t testing.TB, sink devices.Sink) *session {
 	s := New(Config{}, []Device{{Device: devices.Device{ID: "kitchen"}, Profile: anything{}}}, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	ss := newSession(ctx, sink, conn, s.log)
-	ss.serve = service{ss, s}.serve
+	ss.serve = newService(ss, s).request
 	t.Cleanup(func() {
 		cancel()
 		_ = conn.Close()

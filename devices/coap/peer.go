@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	coapnet "github.com/plgd-dev/go-coap/v3/net"
@@ -74,7 +76,37 @@ type peer struct {
 	asked int                     // conversations
 	spoke time.Time               // when it last answered in one
 
-	body body // touched only by the worker that has the peer
+	body body
+
+	// proven says that it is at its address: it answered what it was asked, or
+	// somebody configured it. credit is how many bytes may be sent to it before
+	// that, as its address may be forged (RFC 7252 section 11.3).
+	proven atomic.Bool
+	credit atomic.Int64
+}
+
+// amplification is how many times as much may be sent to an address that is not
+// proven as came from it (RFC 9175 section 2.4).
+const amplification = 3
+
+// room is how many bytes may be sent to the peer now.
+func (p *peer) room() int {
+	if p.proven.Load() {
+		return maxDatagram
+	}
+	return int(max(0, p.credit.Load()))
+}
+
+// pay reports whether n bytes may be sent to the peer now.
+func (p *peer) pay(n int) bool {
+	if p.proven.Load() {
+		return true
+	}
+	if p.credit.Add(-int64(n)) >= 0 {
+		return true
+	}
+	p.credit.Add(int64(n))
+	return false
 }
 
 // admit finds the peer that a datagram of the socket came from, or makes it. It gives nil
@@ -134,6 +166,7 @@ func (s *session) attach(name string, l link, who string) (*peer, error) {
 	s.attached++
 	p := newPeer(name, l)
 	p.who, p.seen, p.held = who, time.Now(), 1
+	p.proven.Store(true)
 	return p, nil
 }
 
@@ -144,6 +177,7 @@ func (s *session) detach(p *peer) {
 	defer s.mu.Unlock()
 	s.attached--
 	s.answered -= len(p.answered)
+	s.dropBody(p)
 	p.answered, p.exchanges, p.gone = nil, make(map[int32]*exchange), true
 	for _, tr := range p.sent {
 		tr.end(errGone)
@@ -155,8 +189,8 @@ func (s *session) detach(p *peer) {
 	}
 }
 
-// reach gives the peer at an address, to be asked something. It stays until it
-// is given to [session.release].
+// reach gives the peer at an address that somebody wants to be asked. It stays
+// until it is given to [session.release].
 func (s *session) reach(addr netip.AddrPort) (*peer, error) {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	now := time.Now()
@@ -172,6 +206,7 @@ func (s *session) reach(addr netip.AddrPort) (*peer, error) {
 		s.peers[addr] = p
 	}
 	p.held++
+	p.proven.Store(true)
 	return p, nil
 }
 
@@ -246,7 +281,15 @@ func (s *session) makeRoom(now time.Time) bool {
 
 func (s *session) forget(addr netip.AddrPort, p *peer) {
 	s.answered -= len(p.answered)
+	s.dropBody(p)
 	delete(s.peers, addr)
+}
+
+func (s *session) dropBody(p *peer) {
+	if p.body.key != "" {
+		p.body = body{}
+		s.bodies = slices.DeleteFunc(s.bodies, func(other *peer) bool { return other == p })
+	}
 }
 
 // remember ends an exchange and keeps its reply for repetitions, as long as

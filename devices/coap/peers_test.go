@@ -186,6 +186,8 @@ type device struct {
 	mu     sync.Mutex
 	answer func(m message.Message) []message.Message
 	from   net.Addr
+
+	mid int32 // of what it asked last
 }
 
 func script(t testing.TB, answer func(m message.Message) []message.Message) *device {
@@ -204,11 +206,7 @@ func script(t testing.TB, answer func(m message.Message) []message.Message) *dev
 			if err != nil {
 				return
 			}
-			m := message.Message{Options: make(message.Options, 0, 32)}
-			if _, err := coder.DefaultCoder.Decode(slices.Clone(b[:n]), &m); err != nil {
-				t.Errorf("%x cannot be read: %v", b[:n], err)
-				return
-			}
+			m := decoded(t, slices.Clone(b[:n]))
 			d.mu.Lock()
 			d.from = from
 			answer := d.answer
@@ -227,6 +225,14 @@ func script(t testing.TB, answer func(m message.Message) []message.Message) *dev
 		<-over
 	})
 	return d
+}
+
+func decoded(t testing.TB, b []byte) message.Message {
+	m := message.Message{Options: make(message.Options, 0, 32)}
+	if _, err := coder.DefaultCoder.Decode(b, &m); err != nil {
+		t.Errorf("%x cannot be read: %v", b, err)
+	}
+	return m
 }
 
 func (d *device) addr() netip.AddrPort { return d.conn.LocalAddr().(*net.UDPAddr).AddrPort() }

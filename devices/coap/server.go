@@ -55,6 +55,7 @@ type Device struct {
 type Config struct {
 	Listen string  // host:port, UDP; "" is nowhere
 	Secure *Secure // nil: not by DTLS
+	Group  *Group  // nil: not to those who tell a group
 
 	// Resumed says that a gateway before this one may have stopped between
 	// taking a reading and answering for it. CoAP does not mark repetitions,
@@ -75,6 +76,9 @@ type Server struct {
 	profiles atomic.Pointer[profile.Library]
 	keys     atomic.Pointer[map[string][]byte] // of Secure
 	rekeyed  chan struct{}                     // has one when they changed
+	ear      atomic.Pointer[ear]               // nil without profiles
+	changed  chan struct{}                     // has one where there are other devices
+	service  atomic.Pointer[service]
 	log      *slog.Logger
 	addr     atomic.Pointer[net.UDPAddr]
 	ran      atomic.Bool
@@ -83,11 +87,16 @@ type Server struct {
 	listener   atomic.Pointer[secureListener]
 
 	piggyback time.Duration
+	grace     time.Duration // in which the update of a registration may be late
+	awake     time.Duration // for which a client in queue mode hears what it is sent
 }
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
-	s := &Server{config: config, log: log, piggyback: piggyback, rekeyed: make(chan struct{}, 1)}
+	s := &Server{
+		config: config, rekeyed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		log: log, piggyback: piggyback, grace: maxTransmitSpan, awake: awakeTime,
+	}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
 		if d.URL == "" {
@@ -101,21 +110,29 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 		maps.Copy(keys, config.Secure.Keys)
 	}
 	s.keys.Store(&keys)
+	if config.Profiles != nil {
+		s.ear.Store(newEar(config.Profiles))
+	}
 	return s
 }
 
 // Adopt implements [devices.Adopter]. What was answered stays known.
 func (s *Server) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Server)
-	if !ok || n.config.Listen != s.config.Listen || !s.config.Secure.same(n.config.Secure) {
+	if !ok || n.config.Listen != s.config.Listen || !s.config.Secure.same(n.config.Secure) || !reflect.DeepEqual(n.config.Group, s.config.Group) {
 		return false
 	}
 	s.devices.Store(n.devices.Load())
-	s.profiles.Store(n.profiles.Load())
+	if profiles := n.profiles.Load(); profiles != s.profiles.Load() {
+		s.profiles.Store(profiles)
+		s.ear.Store(n.ear.Load())
+	}
 	s.keys.Store(n.keys.Load())
-	select {
-	case s.rekeyed <- struct{}{}:
-	default:
+	for _, news := range []chan struct{}{s.rekeyed, s.changed} {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
 	}
 	return true
 }
@@ -152,7 +169,7 @@ func (s *Server) SecureAddr() net.Addr {
 func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var plain, secure *coapnet.UDPConn
+	var plain, secure, group *coapnet.UDPConn
 	var err error
 	if s.config.Listen != "" {
 		if plain, err = listen(ctx, s.config.Listen, &s.addr); err != nil {
@@ -167,14 +184,24 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 		defer s.secureAddr.Store(nil)
 	}
 	ss := newSession(ctx, sink, plain, s.log)
-	ss.serve, ss.piggyback = service{ss, s}.serve, s.piggyback
+	v := newService(ss, s)
+	ss.serve, ss.piggyback = v.request, s.piggyback
+	s.service.Store(v)
+	defer s.service.Store(nil)
+	if s.config.Group != nil {
+		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
+		if group, err = s.config.Group.listen(ctx, plain); err != nil {
+			return err
+		}
+	}
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
 	defer cancel()
 
 	ss.startWorkers()
-	failed := make(chan error, 2)
-	receive := func(addr *net.UDPAddr, security string, listen func() error) {
+	ss.wg.Go(v.keep)
+	failed := make(chan error, 3)
+	receive := func(addr net.Addr, security string, listen func() error) {
 		s.log.Info("CoAP: listening", "address", addr, "security", security, "devices", len(*s.devices.Load()))
 		ss.wg.Go(func() {
 			if err := listen(); err != nil {
@@ -183,10 +210,13 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 		})
 	}
 	if plain != nil {
-		receive(s.addr.Load(), "none", ss.listen)
+		receive(s.Addr(), "none", ss.listen)
 	}
 	if secure != nil {
-		receive(s.secureAddr.Load(), "DTLS", func() error { return s.listenSecure(ss, secure) })
+		receive(s.SecureAddr(), "DTLS", func() error { return s.listenSecure(ss, secure) })
+	}
+	if group != nil {
+		receive(group.LocalAddr(), "none", func() error { return ss.coiot.listen(group) })
 	}
 	sink.Up(s.Name())
 	select {
@@ -214,3 +244,46 @@ func listen(ctx context.Context, address string, bound *atomic.Pointer[net.UDPAd
 	bound.Store(addr)
 	return conn, nil
 }
+
+func newService(s *session, server *Server) *service {
+	return &service{session: s, server: server, directory: directory{
+		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1),
+	}}
+}
+
+// Controls implements [devices.Actuator]: of devices that registered.
+func (s *Server) Controls(id devices.ID) []devices.Control {
+	d, ok := (*s.devices.Load())[id]
+	v, ear := s.service.Load(), s.ear.Load()
+	if !ok || v == nil || ear == nil {
+		return nil
+	}
+	switch _, p, m := v.directory.of(id); {
+	case p == nil:
+		return nil
+	case m != nil:
+		return m.can()
+	}
+	return ear.controls(d)
+}
+
+// Execute implements [devices.Actuator], as [Client.Execute].
+func (s *Server) Execute(ctx context.Context, cmd devices.Command, expect func(devices.Confirmation)) error {
+	v := s.service.Load()
+	if v == nil {
+		return errors.New("the CoAP server does not run")
+	}
+	a, p, m := v.directory.of(cmd.Device)
+	switch {
+	case p == nil:
+		return errors.New("the device has not registered, so nobody knows where it is")
+	case m != nil:
+		return m.tell(ctx, cmd, expect)
+	}
+	return a.tell(ctx, p, nil, cmd, expect)
+}
+
+var (
+	_ devices.Adopter  = (*Server)(nil)
+	_ devices.Actuator = (*Server)(nil)
+)
