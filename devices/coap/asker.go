@@ -165,7 +165,7 @@ func resources(links []profile.Link) (all []resource) {
 // any more, and none where the resource is not.
 func (a asker) follow(ctx context.Context, p *peer, r resource) error {
 	every := cmp.Or(a.device.Every, defaultEvery)
-	if !a.sleep(ctx, rand.N(min(every/20, 3*time.Second)+1)) { // so that not all are asked at once
+	if !a.sleep(ctx, rand.N(min(every/20, time.Second)+1)) { // so that not all are asked at once
 		return nil
 	}
 	r, first, err := a.settle(ctx, p, r)

@@ -116,13 +116,14 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 	case managed && !speaks(query["lwm2m"]):
 		return nil, &response{code: codes.PreconditionFailed, payload: []byte("LwM2M 1.0 and 1.1 are spoken")}
 	}
-	if r, may := s.mayRegister(p, name); !may {
-		s.sink.Reject(p.name, fmt.Errorf("cannot register %.60q: %s", name, r.payload))
-		return nil, &r
-	}
 	at, refused := s.base(p, query)
 	if refused != nil {
 		return nil, refused
+	}
+	_, device := s.named(name)
+	if no, may := s.may(p, name, device); !may {
+		s.release(at)
+		return nil, &no
 	}
 	d := &s.directory
 	d.mu.Lock()
@@ -134,9 +135,7 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 		return nil, &errNotYours
 	case old != nil && links == nil && old.links == nil && old.peer == at: // it only says that it is still there
 		s.release(at)
-		old.lifetime, old.until = lifetime, time.Now().Add(lifetime+maxTransmitSpan)
-		s.greet(old)
-		d.changed()
+		s.renew(old, lifetime)
 		return old, nil
 	case old == nil:
 		from := 0
@@ -155,16 +154,22 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 	_, _ = rand.Read(id)
 	r := &registration{
 		id: strings.ToLower(base32.StdEncoding.EncodeToString(id)), name: name, sector: sector,
-		peer: at, links: links, lwm2m: managed, query: query, lifetime: lifetime, until: time.Now().Add(lifetime + s.server.grace),
+		peer: at, links: links, lwm2m: managed, query: query,
 	}
 	if old != nil { // section 5: the resource stays the same
 		r.id = old.id
 		s.leave(old)
 	}
 	d.byID[r.id], d.byName[name+"\x00"+sector] = r, r
-	s.greet(r)
-	d.changed()
+	s.renew(r, lifetime)
 	return r, nil
+}
+
+// renew begins a lifetime. It is called with the directory locked.
+func (s *service) renew(r *registration, lifetime time.Duration) {
+	r.lifetime, r.until = lifetime, time.Now().Add(lifetime+s.server.grace)
+	s.greet(r)
+	s.directory.changed()
 }
 
 // base gives the peer that is to be asked: the one that registers, or another
@@ -272,10 +277,9 @@ func (s *service) registered(ex *exchange, id string, query map[string]string, p
 		s.release(at)
 		return errNotYours
 	}
-	if r.lwm2m && s.renew(r, query, payload) {
+	if r.lwm2m && s.revise(r, query, payload) {
 		s.quiet(r) // so that it is asked for what it has now
 	}
-	r.lifetime, r.until = lifetime, time.Now().Add(lifetime+maxTransmitSpan)
 	if at == r.peer {
 		s.release(at)
 	} else { // section 5.3.1: it has another address now
@@ -283,30 +287,27 @@ func (s *service) registered(ex *exchange, id string, query map[string]string, p
 		r.peer = at
 		d.byID[r.id], d.byName[r.name+"\x00"+r.sector] = r, r
 	}
-	s.greet(r)
-	d.changed()
+	s.renew(r, lifetime)
 	return response{code: codes.Changed}
 }
 
 // greet finds out whose registration it is. It is called with the directory
 // locked.
 func (s *service) greet(r *registration) {
-	for id, device := range *s.server.devices.Load() {
-		if string(id) != r.name && (device.Identity == "" || device.Identity != r.name) {
-			continue
-		}
-		if r.device != id {
-			s.quiet(r)
-			r.device = id
-		}
-		s.sink.Availability(id, r.state(), false)
-		ear := s.server.ear.Load()
-		if r.manager != nil {
-			r.manager.awake.ring()
-		}
-		if r.stop != nil || ear == nil {
-			return
-		}
+	id, device := s.named(r.name)
+	if r.device != id {
+		s.quiet(r)
+		r.device = id
+	}
+	if id == "" {
+		s.show(r)
+		return
+	}
+	s.sink.Availability(id, r.state(), false)
+	if r.manager != nil {
+		r.manager.awake.ring()
+	}
+	if r.stop == nil && s.server.ear.Load() != nil {
 		device.Observe = true // what can be; the rest is asked for
 		r.asker = asker{session: s.session, device: device, ear: s.server.ear.Load, told: &bell{}}
 		if r.lwm2m {
@@ -314,11 +315,22 @@ func (s *service) greet(r *registration) {
 		} else {
 			s.attend(r)
 		}
-		return
 	}
-	r.device = ""
-	s.quiet(r)
-	s.show(r)
+}
+
+// named gives the device of ours that an endpoint calls itself by; "" if there is
+// none.
+func (s *service) named(endpoint string) (devices.ID, Device) {
+	all := *s.server.devices.Load()
+	if device, ok := all[devices.ID(endpoint)]; ok {
+		return device.ID, device
+	}
+	for id, device := range all {
+		if device.Identity != "" && device.Identity == endpoint {
+			return id, device
+		}
+	}
+	return "", Device{}
 }
 
 // attend has an endpoint of ours be asked, as long as it is registered.

@@ -119,11 +119,15 @@ func TestRegistration(t *testing.T) {
 
 	// Without links, and by the name that its firmware has.
 	other := script(t, thermometer(oneLink))
-	if a := other.ask(s, codes.POST, "/.well-known/rd?ep=urn:dev:mac:0024befffe804ff1&lt=1", ""); a.Code != codes.Changed {
-		t.Errorf("simple registration: %v %s", a.Code, a.Payload)
+	for _, lifetime := range []string{"600", "1"} {
+		if a := other.ask(s, codes.POST, "/.well-known/rd?ep=urn:dev:mac:0024befffe804ff1&lt="+lifetime, ""); a.Code != codes.Changed {
+			t.Errorf("simple registration: %v %s", a.Code, a.Payload)
+		}
+		if lifetime == "600" {
+			sink.WaitAvailability(t, "attic", devices.Online)
+			other.next("registration of an observer", registers)
+		}
 	}
-	sink.WaitAvailability(t, "attic", devices.Online)
-	other.next("registration of an observer", registers)
 	sink.WaitAvailability(t, "attic", devices.Offline) // its lifetime has ended
 }
 

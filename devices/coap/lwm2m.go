@@ -73,9 +73,9 @@ func (r *registration) state() devices.Availability {
 	return devices.Online
 }
 
-// renew takes what an update says anew (section 6.2.2), and reports whether that
+// revise takes what an update says anew (section 6.2.2), and reports whether that
 // changes what the client is asked for.
-func (s *service) renew(r *registration, query map[string]string, payload []byte) (changed bool) {
+func (s *service) revise(r *registration, query map[string]string, payload []byte) (changed bool) {
 	merged := maps.Clone(r.query)
 	for _, name := range []string{"b", "Q"} {
 		if v, ok := query[name]; ok {
@@ -96,16 +96,6 @@ func (s *service) renew(r *registration, query map[string]string, payload []byte
 		r.links, changed = links, true
 	}
 	return changed
-}
-
-// mayRegister says whether a peer may register under a name.
-func (s *service) mayRegister(p *peer, name string) (response, bool) {
-	for id, device := range *s.server.devices.Load() {
-		if string(id) == name || device.Identity == name {
-			return s.may(p, string(id), device)
-		}
-	}
-	return s.may(p, name, Device{})
 }
 
 // manage follows a client that is ours. It is called with the directory locked.

@@ -86,7 +86,7 @@ type peer struct {
 }
 
 // amplification is how many times as much may be sent to an address that is not
-// proven as came from it (RFC 9175 section 2.4).
+// proven as came from it (RFC 9175 section 2.4; RFC 9000 section 8.1 has the same).
 const amplification = 3
 
 // room is how many bytes may be sent to the peer now.
