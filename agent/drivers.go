@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +33,7 @@ import (
 func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings *tlsSettings, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
+	var ports []serial.Config
 	asksCoAP := false
 	for _, d := range c.Devices {
 		device, p := d.Device(), profiles.Get(d.Profile)
@@ -49,8 +52,11 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
-			list = append(list, serial.New(serial.Config{Port: d.Serial.Port, Baud: d.Serial.Baud, Device: device, Profile: p, Place: place}, log))
+			ports = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
 		}
+	}
+	for _, port := range ports {
+		list = append(list, serial.New(port, log))
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
@@ -92,6 +98,28 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		list = append(list, coap.NewClient(profiles, onCoAP, log))
 	}
 	return list, err
+}
+
+// onPort adds a device to its port. What one of several says of the port holds
+// for all.
+func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []serial.Config {
+	path := filepath.Clean(s.Port)
+	i := slices.IndexFunc(ports, func(p serial.Config) bool { return p.Port == path })
+	if i < 0 {
+		i = len(ports)
+		ports = append(ports, serial.Config{Port: path})
+	}
+	p := &ports[i]
+	p.USB = cmp.Or(p.USB, s.USB)
+	p.Line.Baud = cmp.Or(p.Line.Baud, s.Baud)
+	p.Line.DataBits = cmp.Or(p.Line.DataBits, s.DataBits)
+	p.Line.Parity = cmp.Or(p.Line.Parity, s.Parity)
+	p.Line.StopBits = cmp.Or(p.Line.StopBits, s.StopBits)
+	p.Signals.DTR = cmp.Or(p.Signals.DTR, s.DTR)
+	p.Signals.RTS = cmp.Or(p.Signals.RTS, s.RTS)
+	p.Echo = p.Echo || s.Echo
+	p.Devices = append(p.Devices, d)
+	return ports
 }
 
 // secure reads what DTLS needs; nil where it is not wanted.

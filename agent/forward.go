@@ -174,6 +174,9 @@ func (f *forwarder) fill(ctx context.Context) time.Duration {
 		if left := f.hold(); left > 0 {
 			return min(wait, left)
 		}
+		if left := f.yields(); left > 0 {
+			return min(wait, left)
+		}
 		if !f.sendPack(ctx) {
 			break
 		}
@@ -185,6 +188,16 @@ func (f *forwarder) hold() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.clock.Hold(f.first)
+}
+
+// yields gives how long the log waits for newest values that are under way.
+func (f *forwarder) yields() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.nows == 0 {
+		return 0
+	}
+	return f.window.yields(time.Now())
 }
 
 func (f *forwarder) free() bool {

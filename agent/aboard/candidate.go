@@ -113,7 +113,6 @@ func (c Candidate) device(id devices.ID, name string) config.Device {
 		d.CoAP = &config.DeviceCoAP{URL: c.Link}
 	case "serial":
 		d.Serial = &config.DeviceSerial{Port: c.Place}
-		d.Serial.SetDefaults()
 	}
 	return d
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -401,8 +402,43 @@ func (k *checker) devices() {
 		}
 		transport := k.place(at, d, places)
 		k.profile(at, d.Profile, transport)
+		k.sharedPort(i)
 	}
 }
+
+// sharedPort checks that a device says the same of its port as those before it.
+func (k *checker) sharedPort(i int) {
+	d := k.c.Devices[i].Serial
+	if d == nil {
+		return
+	}
+	for j, other := range k.c.Devices[:i] {
+		o := other.Serial
+		if o == nil || filepath.Clean(o.Port) != filepath.Clean(d.Port) {
+			continue
+		}
+		f := k.c.sources[j].fault("serial.port", trouble{})
+		differ := func(key, a, b string) {
+			if a != b && k.c.sources[i].has("serial."+key) && k.c.sources[j].has("serial."+key) {
+				k.add(k.c.sources[i], "serial."+key, trouble{fmt.Sprintf("is %s for the device in %s, line %d, on the same port", b, f.File, f.Line), "one line a port", "correct one of the two, or leave it out here"})
+			}
+		}
+		differ("usb", d.USB, o.USB)
+		differ("baud", strconv.Itoa(d.Baud), strconv.Itoa(o.Baud))
+		differ("data_bits", strconv.Itoa(d.DataBits), strconv.Itoa(o.DataBits))
+		differ("parity", d.Parity, o.Parity)
+		differ("stop_bits", strconv.Itoa(d.StopBits), strconv.Itoa(o.StopBits))
+		differ("dtr", upOrDown(d.DTR), upOrDown(o.DTR))
+		differ("rts", upOrDown(d.RTS), upOrDown(o.RTS))
+		differ("echo", strconv.FormatBool(d.Echo), strconv.FormatBool(o.Echo))
+		return // that one was compared with those before it
+	}
+}
+
+// usbNames are those of USB devices.
+var usbNames = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}(:.+)?$`)
+
+func upOrDown(b *bool) string { return strconv.FormatBool(b != nil && *b) }
 
 func (k *checker) deviceID(at source, id devices.ID, ids map[devices.ID]source) {
 	if t := checkSlug(string(id), "device"); t != nil {
@@ -426,11 +462,15 @@ func (k *checker) place(at source, d Device, places map[string]source) string {
 	}
 	if d.Serial != nil {
 		given = append(given, "serial")
+		if usb := d.Serial.USB; usb != "" && !usbNames.MatchString(usb) {
+			k.add(at, "serial.usb", trouble{quoted(usb) + " is no USB device", "VENDOR:PRODUCT or VENDOR:PRODUCT:SERIAL, the first two of 4 hex digits", "'porchlight serial list' shows it"})
+		}
 		port := filepath.Clean(d.Serial.Port)
 		if !filepath.IsAbs(d.Serial.Port) {
-			k.add(at, "serial.port", trouble{quoted(d.Serial.Port) + " is not a full path", "a path that begins with /", "write for example /dev/ttyUSB0; 'ls /dev/serial/by-id' shows the ports"})
+			k.add(at, "serial.port", trouble{quoted(d.Serial.Port) + " is not a full path", "a path that begins with /", "write for example /dev/ttyUSB0; 'porchlight serial list' shows the ports"})
 		} else {
-			k.once(at, "serial.port", "serial "+port, places)
+			// Of several devices on a port, something tells which of them speaks.
+			k.once(at, "serial.port", fmt.Sprintf("serial %s %d %s", port, max(d.Serial.Unit, 1), d.Identity), places)
 		}
 	}
 	if d.CoAP != nil {

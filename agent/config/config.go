@@ -233,14 +233,20 @@ type DeviceMQTT struct {
 	Broker string `yaml:"broker" doc:"Name of the broker it is on. Default: any."`
 }
 
-// DeviceSerial is a device's port.
+// DeviceSerial is a device's port. Several devices may share one, as on a bus;
+// what one of them says of the line holds for all.
 type DeviceSerial struct {
-	Port string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same."`
-	Baud int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second."`
+	Port     string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same; below /dev/serial/by-path where two share a name there. 'porchlight serial list' shows them."`
+	USB      string `yaml:"usb" doc:"The USB adapter that it must be, as 0403:6001 or 0403:6001:A50285BI; another that takes its name is not used. Default: the one that is there first."`
+	Baud     int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second. Default: as the profile says, else 115200."`
+	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character. Default: as the profile says, else 8."`
+	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"Default: as the profile says, else none."`
+	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"Default: as the profile says, else 1."`
+	DTR      *bool  `yaml:"dtr" doc:"Raise the line DTR when the port is opened, which starts many boards anew. Default: as the system does, which raises it."`
+	RTS      *bool  `yaml:"rts" doc:"The same of the line RTS."`
+	Echo     bool   `yaml:"echo" doc:"What is sent comes back, as on some adapters with two wires and some optical heads."`
+	Unit     int    `yaml:"unit" min:"1" max:"247" doc:"Address of the device on a Modbus. Default: 1."`
 }
-
-// SetDefaults gives the speed of most USB devices.
-func (s *DeviceSerial) SetDefaults() { s.Baud = 115200 }
 
 // DeviceCoAP is a device's place on CoAP.
 type DeviceCoAP struct {

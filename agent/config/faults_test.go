@@ -155,6 +155,13 @@ func TestFaults(t *testing.T) {
 		"topic of two profiles": {kitchen, kitchen + "\n  - {id: cellar, profile: senml, mqtt: {topic: kitchen}}", ``},
 		"port twice": {kitchen, "{id: a, profile: lines, serial: {port: /dev/ttyUSB0}}\n  - {id: b, profile: lines, serial: {port: /dev//ttyUSB0}}",
 			`c.yaml:13:44: devices[1].serial.port: is already taken by the device in DIR/c.yaml, line 12; allowed: one device a place; correct one of the two, or remove it`},
+		"unit twice": {kitchen, "{id: a, profile: lines, serial: {port: /dev/ttyUSB0, unit: 2}}\n  - {id: b, profile: lines, serial: {port: /dev/ttyUSB0, unit: 2}}",
+			`c.yaml:13:44: devices[1].serial.port: is already taken by the device in DIR/c.yaml, line 12; allowed: one device a place; correct one of the two, or remove it`},
+		"two lines": {kitchen, "{id: a, profile: lines, serial: {port: /dev/ttyUSB0, baud: 9600, parity: even, dtr: false}}\n  - {id: b, profile: lines, serial: {port: /dev/ttyUSB0, unit: 2, baud: 2400, parity: even, dtr: true}}", "" +
+			`c.yaml:13:73: devices[1].serial.baud: is 9600 for the device in DIR/c.yaml, line 12, on the same port; allowed: one line a port; correct one of the two, or leave it out here` + "\n" +
+			`c.yaml:13:98: devices[1].serial.dtr: is false for the device in DIR/c.yaml, line 12, on the same port; allowed: one line a port; correct one of the two, or leave it out here`},
+		"no adapter": {kitchen, "{id: a, profile: lines, serial: {port: /dev/ttyUSB0, usb: FTDI}}",
+			`c.yaml:12:63: devices[0].serial.usb: "FTDI" is no USB device; allowed: VENDOR:PRODUCT or VENDOR:PRODUCT:SERIAL, the first two of 4 hex digits; 'porchlight serial list' shows it`},
 		"no place":     {", mqtt: {topic: kitchen}", "", `c.yaml:12:5: devices[0]: has none of mqtt, serial and coap; allowed: exactly one of mqtt, serial, coap; say where the device is found, for example mqtt: {topic: kitchen}`},
 		"two places":   {", mqtt: {", ", coap: {}, mqtt: {", `c.yaml:12:5: devices[0]: has mqtt and coap; allowed: exactly one of mqtt, serial, coap; say where the device is found, for example mqtt: {topic: kitchen}`},
 		"wildcard":     {"topic: kitchen", "topic: tele/+", `c.yaml:12:51: devices[0].mqtt.topic: "tele/+" has a wildcard; allowed: a topic without + and #; write the topic of this one device`},
@@ -163,7 +170,7 @@ func TestFaults(t *testing.T) {
 		"other broker": {"topic: kitchen", `topic: kitchen, broker: hause`, `c.yaml:12:68: devices[0].mqtt.broker: "hause" is not one of the brokers; allowed: house; did you mean "house"?`},
 		"serial": {"mqtt: {topic: kitchen}", "serial: {port: ttyUSB0, baud: 9k6}", "" +
 			`c.yaml:12:28: devices[0].profile: the profile tasmota does not fit serial; allowed: a profile for serial, or mqtt instead of serial; correct one of the two` + "\n" +
-			`c.yaml:12:52: devices[0].serial.port: "ttyUSB0" is not a full path; allowed: a path that begins with /; write for example /dev/ttyUSB0; 'ls /dev/serial/by-id' shows the ports` + "\n" +
+			`c.yaml:12:52: devices[0].serial.port: "ttyUSB0" is not a full path; allowed: a path that begins with /; write for example /dev/ttyUSB0; 'porchlight serial list' shows the ports` + "\n" +
 			`c.yaml:12:67: devices[0].serial.baud: "9k6" is not a whole number; allowed: a whole number from 50 to 4000000; write a whole number, as 10`},
 		"profile":                      {"profile: tasmota", "profile: tasmoto", `c.yaml:12:28: devices[0].profile: "tasmoto" is not a known profile; allowed: dsmr-p1, lines, senml, tasmota; did you mean "tasmota"?`},
 		"profile of another transport": {"profile: tasmota", "profile: dsmr-p1", `c.yaml:12:28: devices[0].profile: the profile dsmr-p1 does not fit mqtt; allowed: a profile for mqtt, or serial instead of mqtt; correct one of the two`},

@@ -67,8 +67,8 @@ func TestLoad(t *testing.T) {
 	if got := strings.Join(ids, " "); got != "kitchen meter soil" {
 		t.Errorf("the devices are %s", got)
 	}
-	if s := c.Devices[1].Serial; s.Baud != 115200 {
-		t.Errorf("the speed is %d", s.Baud)
+	if s := c.Devices[1].Serial; *s != (DeviceSerial{Port: "/dev/ttyUSB0"}) {
+		t.Errorf("the port is %+v", *s)
 	}
 	if d := c.Devices[1].Device(); d.Location.String() != "Europe/Berlin" || d.Name != "Electricity" || d.ID != "meter" {
 		t.Errorf("the device is %+v", d)

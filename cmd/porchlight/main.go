@@ -56,6 +56,7 @@ func commands() []command {
 		{"watch", "be an operator: print readings and alarms", runWatch},
 		{"devices", "list the devices; pending, admit, refuse, rename and remove them", runDevices},
 		{"command", "tell a device something, while the gateway runs", runCommand},
+		{"serial", "list the serial ports, and find out what speaks on one: list, probe", runSerial},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
 		{"version", "print version, commit and Go version", runVersion},

@@ -123,16 +123,7 @@ func (s *Session) HearBody(profile, key string, at Place, m Message) (Output, er
 // Commands gives what a device can be told, by what it announced and by the
 // profile; key is the identity that its messages show.
 func (s *Session) Commands(profile, key string) (all []Command) {
-	names := make(map[string]bool)
-	add := func(c Command) {
-		c.Name = fieldName(c.Name)
-		c.Confirm = cmp.Or(fieldName(c.Confirm), c.Name)
-		c.Within = cmp.Or(c.Within, confirmedWithin)
-		if c.Name != "" && !names[c.Name] {
-			names[c.Name] = true
-			all = append(all, c)
-		}
-	}
+	add := adder(&all)
 	if d, ok := s.Describe(profile, key); ok {
 		for i := range d.Commands {
 			if c := &d.Commands[i]; c.Topic != "" {
@@ -149,6 +140,26 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 		return all
 	}
 	captures := p.capturesOf(v.topic)
+	p.commands(v, func(r ref) string { return captures[r.name] }, add)
+	return all
+}
+
+// adder completes commands and adds those that are not there.
+func adder(all *[]Command) func(Command) {
+	names := make(map[string]bool)
+	return func(c Command) {
+		c.Name = fieldName(c.Name)
+		c.Confirm = cmp.Or(fieldName(c.Confirm), c.Name)
+		c.Within = cmp.Or(c.Within, confirmedWithin)
+		if c.Name != "" && !names[c.Name] {
+			names[c.Name] = true
+			*all = append(*all, c)
+		}
+	}
+}
+
+// commands gives those of the profile.
+func (p *Profile) commands(v *seen, more func(ref) string, add func(Command)) {
 	for i := range p.file.Commands {
 		rule := &p.file.Commands[i]
 		for _, to := range v.of(i, rule) {
@@ -159,7 +170,7 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 				case "path":
 					return to.path
 				}
-				return captures[r.name]
+				return more(r)
 			}
 			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), rule: rule, target: to}
 			c.Name, _ = rule.Name.fill(look)
@@ -170,7 +181,6 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 			add(c)
 		}
 	}
-	return all
 }
 
 // of gives the members that a command is for; the zero one where it is for

@@ -79,7 +79,8 @@ type Output struct {
 	// read again with what it told.
 	Earlier []Earlier
 
-	targets []target // of the profile's commands, in this message
+	targets []target         // of the profile's commands, in this message
+	look    func(ref) string // into this message
 }
 
 // Earlier is a message that is understood only now.

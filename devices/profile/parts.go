@@ -29,12 +29,13 @@ func (r *reading) inParts(decode func(m Message) ([]part, error)) (Output, error
 	}
 	out := Output{Identity: r.heard.Sender}
 	for _, p := range parts {
-		fields, available, _ := r.fields(p.doc)
-		if available != devices.AvailabilityUnknown {
-			out.Availability = available
+		w := r.walk(p.doc)
+		if w.available != devices.AvailabilityUnknown {
+			out.Availability = w.available
 		}
-		if len(fields) > 0 {
-			out.Readings = append(out.Readings, devices.Reading{Device: r.at.Device, Time: p.time, Fields: fields})
+		out.Readings = append(out.Readings, w.dated...)
+		if len(w.out) > 0 {
+			out.Readings = append(out.Readings, devices.Reading{Device: r.at.Device, Time: p.time, Fields: w.out})
 		}
 	}
 	return out, nil
