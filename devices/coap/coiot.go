@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,11 +44,14 @@ const (
 
 var allNodes = netip.MustParseAddrPort("224.0.1.187:5683") // RFC 7252 section 12.8
 
-// A told is what a device said last.
+// A told is what a device said, one of the last few things: repetitions mix with
+// what comes after.
 type told struct {
 	sum [sha256.Size]byte
 	at  time.Time
 }
+
+const fewTold = 8
 
 // A listener of CoIoT knows what was said, as each message comes several times.
 type coiot struct {
@@ -57,7 +61,7 @@ type coiot struct {
 
 	mu     sync.Mutex
 	bucket bucket
-	last   map[string]told
+	last   map[string][]told
 }
 
 // listen joins the group: with the socket of the server, where that has its
@@ -157,7 +161,7 @@ func (c *coiot) status(from string, m message.Message, now time.Time) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", pathOf(m), serial, m.Payload))
 	c.mu.Lock()
 	before, known := c.last[name]
-	again := known && before.sum == sum && now.Sub(before.at) < repeatTime
+	again := slices.ContainsFunc(before, func(t told) bool { return t.sum == sum && now.Sub(t.at) < repeatTime })
 	if again || !c.bucket.take(now) {
 		c.mu.Unlock()
 		return
@@ -168,7 +172,7 @@ func (c *coiot) status(from string, m message.Message, now time.Time) {
 			break
 		}
 	}
-	c.last[name] = told{sum, now}
+	c.last[name] = append(before[max(0, len(before)-fewTold+1):], told{sum, now})
 	c.mu.Unlock()
 	c.take(from, name, profile.Message{Topic: strings.Join(pathOf(m), "/"), Payload: m.Payload, ContentFormat: NoFormat, Received: now, Sender: name})
 }

@@ -189,7 +189,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	s.service.Store(v)
 	defer s.service.Store(nil)
 	if s.config.Group != nil {
-		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
+		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string][]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
 		if group, err = s.config.Group.listen(ctx, plain); err != nil {
 			return err
 		}
