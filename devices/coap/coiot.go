@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -194,6 +195,9 @@ func (c *coiot) take(from, name string, m profile.Message) {
 	if len(out.Readings) == 0 {
 		return
 	}
+	for _, r := range out.Readings {
+		shorten(r.Fields)
+	}
 	// It does not wait for an answer, so nothing waits for the receipt.
 	if _, err := c.sink.Report(c.ctx, devices.Message{Readings: out.Readings}); err != nil && c.ctx.Err() == nil {
 		c.sink.Reject(string(device.ID), err)
@@ -240,7 +244,30 @@ func (c *coiot) meet(from, name string, m profile.Message) {
 	model, _, _ := strings.Cut(name, "#")
 	s := devices.Stranger{Transport: "coap", Place: string(devices.Slug(withoutVersion(name))), Peer: from, Profile: p.ID(), Identity: withoutVersion(name), Model: model}
 	for _, r := range out.Readings {
+		shorten(r.Fields)
 		s.Fields = append(s.Fields, r.Fields...)
 	}
 	c.sink.Unknown(s)
+}
+
+// shorten takes the number from names such as 4101_power, of which the second
+// digit is the channel: 4201_power is power_2. A name that another has keeps it.
+func shorten(fields []devices.Field) {
+	taken := make(map[string]bool)
+	for _, f := range fields {
+		taken[f.Name] = true
+	}
+	for i := range fields {
+		number, name, ok := strings.Cut(fields[i].Name, "_")
+		if n, err := strconv.Atoi(number); !ok || err != nil || n < 1000 || n > 9999 {
+			continue
+		}
+		if number[1] != '1' {
+			name += "_" + number[1:2]
+		}
+		if !taken[name] {
+			taken[name] = true
+			fields[i].Name = name
+		}
+	}
 }

@@ -2,6 +2,7 @@ package coap
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -83,6 +84,7 @@ func TestCoIoT(t *testing.T) {
 	alone := s.Addr().(*net.UDPAddr).AddrPort()
 	tell(group, say(t, "SHPLG-S#A1B2C3#2", "1", `{"G":[[0,1101,1],[0,4101,12.5],[0,4103,77]]}`))
 	tell(group, say(t, "SHPLG-S#A1B2C3#2", "2", `{"G":[[0,1101,0],[0,4101,0],[0,4103,78]]}`))
+	sink.WaitMessages(t, 2)
 	tell(alone, say(t, "SHPLG-S#A1B2C3#2", "3", `{"G":[[0,1101,1],[0,4101,3],[0,4103,78]]}`))
 	tell(group, say(t, "SHHT-1#F00D00#2", "9", `{"G":[[0,3101,21.5],[0,3103,40]]}`)) // a stranger
 	tell(group, []byte("no CoAP"))
@@ -90,7 +92,7 @@ func TestCoIoT(t *testing.T) {
 	tell(group, say(t, "SHPLG-S#A1B2C3#2", "4", `{"G":7}`))
 
 	got := sink.WaitMessages(t, 3)
-	if r := got[0].Message.Readings; r[0].Device != "plug" || value(got[0], "4101_power") != "12.5" || value(got[0], "1101_output") != "true" {
+	if r := got[0].Message.Readings; r[0].Device != "plug" || value(got[0], "power") != "12.5" || value(got[0], "output") != "true" {
 		t.Errorf("%+v", r)
 	}
 	if u := sink.WaitUnknown(t, 1)[0]; u.Place != "shht-1-f00d00" || u.Identity != "SHHT-1#F00D00" || u.Profile != "shelly-coiot" || len(u.Fields) != 2 {
@@ -99,6 +101,11 @@ func TestCoIoT(t *testing.T) {
 	sink.WaitRejections(t, 1)
 	if n := len(sink.WaitMessages(t, 3)); n != 3 {
 		t.Errorf("%d messages", n)
+	}
+	fields := []devices.Field{{Name: "3101_exttemp"}, {Name: "3102_exttemp"}, {Name: "4201_power"}, {Name: "power"}, {Name: "111"}}
+	shorten(fields)
+	if got := fmt.Sprint(fields[0].Name, fields[1].Name, fields[2].Name, fields[4].Name); got != "exttemp3102_exttemppower_2111" {
+		t.Errorf("names are shortened to %s", got)
 	}
 	// Nobody is answered.
 	_ = device.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
