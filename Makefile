@@ -12,6 +12,8 @@ FUZZTIME ?= 20s
 # others each time, and the seed is printed.
 CYCLES ?= 30
 SEED ?=
+# What to package: make package ARCHES="amd64 armhf"
+ARCHES ?=
 # The race detector is not there on 32 bits; `make test RACE=` leaves it out.
 RACE ?= $(if $(filter amd64 arm64 ppc64le s390x,$(shell $(GO) env GOARCH)),-race)
 
@@ -54,6 +56,12 @@ bench: go deps ## throughput, delay and memory
 torture: go deps ## faults of all kinds, and what was acknowledged arrives once: CYCLES=300 SEED=7
 	$(GO) run ./torture -cycles $(CYCLES) $(if $(SEED),-seed $(SEED)) $(ARGS)
 
+# What each client shows is left in dist/clients.
+.PHONY: clients
+clients: go ## slixmpp and Profanity talk to a lamp
+	@scripts/deps.sh clients
+	$(GO) test -tags clients -count 1 -run TestClients -v ./agent
+
 .PHONY: cover
 cover: go deps ## which lines the tests reach
 	@mkdir -p dist
@@ -85,6 +93,12 @@ dist-amd64 dist-arm64: dist-%: go
 	GOOS=linux GOARCH=$* $(BUILD) -o dist/porchlight-linux-$* ./cmd/porchlight
 dist-armv7 dist-armv6: dist-armv%: go
 	GOOS=linux GOARCH=arm GOARM=$* $(BUILD) -o dist/porchlight-linux-armv$* ./cmd/porchlight
+
+.PHONY: package package-twice
+package: go ## Debian packages, tarballs, SBOMs and check sums, in dist/package
+	@GO=$(GO) scripts/package.sh $(ARCHES)
+package-twice: go ## that two builds of a commit, in two places, give the same bytes
+	@GO=$(GO) scripts/package-twice.sh $(or $(ARCHES),amd64)
 
 .PHONY: deps deps-demo
 deps: ## Debian packages that the tests and the demo need

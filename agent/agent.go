@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/aboard"
@@ -34,18 +35,30 @@ const (
 
 // An Agent is one gateway. Make it with New and run it once.
 type Agent struct {
-	log      *slog.Logger
-	outbox   *outbox.Outbox
-	bridge   *bridge.Bridge
-	house    *house
-	forward  *forwarder
-	intake   *intake
-	orders   *orders
-	profiles *profile.Library
-	access   authorizer
-	timing   timing
-	started  time.Time
-	aboard   *aboard.Registry
+	log        *slog.Logger
+	outbox     *outbox.Outbox
+	bridge     *bridge.Bridge
+	house      *house
+	forward    *forwarder
+	intake     *intake
+	orders     *orders
+	profiles   *profile.Library
+	access     *access.Registry
+	auth       authorizer
+	timing     timing
+	started    time.Time
+	aboard     *aboard.Registry
+	alarms     *alarms
+	newcomers  *newcomers
+	health     health
+	succession *succession
+	ticking    devices.Pulse
+	meters     *meters
+	alone      atomic.Bool // there are no drivers but self
+	// strangers are counted so that none fills the log.
+	strangers rejects
+
+	holding []bool // which grants held when that was last told; of Run
 
 	mu      sync.Mutex
 	config  *config.Config
@@ -59,14 +72,23 @@ type Agent struct {
 // follow, which closes it.
 func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}, meters: newMeters()}
 	a.tls.verify = a.timing.verify
-	a.access.set(grants(c))
+	identity, err := config.ReadIdentity(c.Gateway.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a.succession = &succession{generation: identity.Generation, sessions: make(chan bool, 1)}
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: func(up bool) { a.forward.online(up) }, OnTime: a.timing.told})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{
+		Auth: &a.auth, Log: log, Executor: a, Office: office{a},
+		OnSession: a.succession.session,
+		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
+		OnTime:    a.timing.told,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -76,20 +98,23 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	_, err = os.Stat(filepath.Join(c.Gateway.DataDir, outboxFile))
 	a.resumed = err == nil
 	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
-		MaxBytes:     int64(c.Outbox.MaxBytes),
-		CommitAfter:  c.Outbox.CommitAfter,
-		Ack:          ack(c),
-		DiskFirst:    c.XMPP.LogPayload == bridge.PayloadFields,
-		Machine:      machine(),
-		BootID:       bootID(),
-		Encode:       a.bridge.EncodeLog,
-		Boot:         a.timing.boot,
-		State:        a.timing.state,
-		Date:         a.timing.date,
-		Apply:        a.timing.apply,
-		Now:          a.timing.now,
-		Written:      writtenBytes,
-		LossNote:     lossNote,
+		MaxBytes:    int64(c.Outbox.MaxBytes),
+		CommitAfter: c.Outbox.CommitAfter,
+		Ack:         ack(c),
+		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
+		Machine:     machine(),
+		BootID:      bootID(),
+		Encode:      a.bridge.EncodeLog,
+		Boot:        a.timing.boot,
+		State:       a.timing.state,
+		Date:        a.timing.date,
+		Apply:       a.timing.apply,
+		Now:         a.timing.now,
+		Written:     writtenBytes,
+		LossNote: func(l outbox.Loss) []byte {
+			a.meters.loss(l)
+			return lossNote(l)
+		},
 		RecoveryNote: recoveryNote,
 		Log:          log,
 	})
@@ -109,16 +134,29 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("devices that were refused may be asked about again", "error", err)
 	}
 	a.house = newHouse(a.changed)
-	a.house.anew = func(r restart) { a.outbox.AddNote(note(restartEvent(r))) }
-	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) { a.outbox.AddNote(note(e)) })
+	a.house.anew = func(r restart) { a.tell(restartEvent(r)) }
+	a.orders = &orders{house: a.house, actuators: a.actuators, may: a.may, now: a.timing.moment, tell: a.tell, log: log, desks: make(map[devices.ID]*desk)}
+	if a.orders.ledger, err = openLedger(c.Gateway.DataDir, a.orders.unknown); err != nil {
+		log.Error("a command may be done twice if it is given twice, and hazardous ones are refused while they cannot be remembered", "error", err)
+	}
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
-	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log}
+	a.forward.delivered = a.meters.delivered
+	a.openAccess(c)
+	a.alarms = &alarms{
+		path: filepath.Join(c.Gateway.DataDir, alarmsFile), house: a.house, grants: a.access.Grants, now: a.timing.moment,
+		event: a.tell, show: a.present, people: a.bridge, online: a.forward.isOnline, log: log,
+	}
+	if err := a.alarms.open(); err != nil {
+		log.Error("alarms that were raised before may be raised again", "error", err)
+	}
+	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log, up: a.came}
 	a.furnish(c)
 	return a, nil
 }
 
 // Run runs the gateway until ctx ends. It returns an error where the outbox
-// could not be closed in order.
+// could not be closed in order, and [ErrSucceeded] where another took its place.
 func (a *Agent) Run(ctx context.Context) error {
 	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
 	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
@@ -133,15 +171,23 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
+	forwarding.Go(func() { a.succeed(forwardCtx, end) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
+	forwarding.Go(func() { a.alarms.run(forwardCtx) })
+	if m := a.config.Metrics; m != nil {
+		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
+	}
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.ctx = ctx
 	a.hire()
 	a.mu.Unlock()
 	a.orders.start(ctx)
+	a.holding = a.access.Grants().Holding(a.timing.moment())
+	a.granted()
+	defer time.AfterFunc(readyAfter, a.health.up).Stop()
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
@@ -158,24 +204,25 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopBridge()
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
-	return a.outbox.Close()
+	return errors.Join(a.succession.err(), a.orders.ledger.close(), a.outbox.Close())
 }
 
 // tick judges silence and keeps state until ctx ends.
 func (a *Agent) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
-	saved, looked := time.Now(), time.Now()
+	saved := time.Now()
+	defer a.ticking.Rest()
 	for {
+		a.ticking.Rest()
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			a.ticking.Busy()
 			a.house.tick(now)
-			if a.access.get().Change(looked, now) {
-				a.bridge.Regrant()
-			}
-			looked = now
+			a.passing()
+			a.newcomers.tell(ctx, now)
 			if a.timing.clock.Dirty() {
 				a.outbox.Save()
 			}
@@ -208,9 +255,13 @@ func (a *Agent) Reload(c *config.Config) {
 	if a.ctx == nil {
 		return
 	}
-	a.access.set(grants(c))
+	if err := a.access.Reload(); err != nil {
+		a.log.Error("what was granted and revoked in chat cannot be read; what it was before holds, and nothing can be changed", "error", err)
+	}
+	a.access.Configure(grants(c))
 	a.profiles, _ = a.profiles.Reload(profilesOf(a.config)) // as in New
 	a.change(c)
+	a.granted()
 	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators), "profiles", len(a.profiles.Names()))
 }
 
@@ -219,7 +270,7 @@ func (a *Agent) Reload(c *config.Config) {
 func (a *Agent) change(c *config.Config) {
 	c = c.After(a.config)
 	for _, e := range deviceEvents(a.config.Devices, c.Devices, time.Now()) {
-		a.outbox.AddNote(note(e))
+		a.tell(e)
 	}
 	a.config = c
 	a.resumed = true
@@ -259,14 +310,16 @@ func (a *Agent) hire() {
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
-	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
-	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
+	a.alone.Store(len(wanted) == 0)
+	wanted = append(wanted, &self{root: "/", generation: a.succession.generation, started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
+	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.meters.sink(d, a.intake), a.log) })
 }
 
 // changed is called when a device's picture changed.
 func (a *Agent) changed(device devices.ID) {
 	a.forward.touch(device)
 	a.present(device)
+	a.alarms.touch(device)
 }
 
 func (a *Agent) present(device devices.ID) {
@@ -278,7 +331,7 @@ func (a *Agent) present(device devices.ID) {
 	for i, v := range picture.values {
 		fields[i] = v.Field
 	}
-	p := bridge.Presence{State: picture.state, Fields: fields, Since: picture.since}
+	p := bridge.Presence{State: a.alarms.shown(device, picture.state), Fields: fields, Since: picture.since}
 	if device == devices.Gateway {
 		p = troubled(p, a.outbox, time.Since(a.started))
 	}
@@ -317,6 +370,14 @@ func lossNote(l outbox.Loss) []byte {
 	return note(e)
 }
 
+// tell puts an event in line for the events node.
+func (a *Agent) tell(e bridge.Event) {
+	if e.Category == "command" {
+		a.meters.command(e)
+	}
+	a.outbox.AddNote(note(e))
+}
+
 // note is an event as the outbox keeps it.
 func note(e bridge.Event) []byte {
 	b, err := json.Marshal(e)
@@ -324,45 +385,6 @@ func note(e bridge.Event) []byte {
 		panic(err) // the type has nothing that cannot be marshalled
 	}
 	return b
-}
-
-// An authorizer answers the bridge by the newest grants.
-type authorizer struct {
-	mu     sync.Mutex
-	grants access.Grants
-}
-
-func (a *authorizer) set(g access.Grants) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.grants = g
-}
-
-func (a *authorizer) get() access.Grants {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.grants
-}
-
-// Operators implements [bridge.Authorizer].
-func (a *authorizer) Operators() []bridge.JID {
-	var jids []bridge.JID
-	for _, person := range a.get().People(time.Now()) {
-		if j, err := bridge.ParseJID(person); err == nil { // the config was checked
-			jids = append(jids, j)
-		}
-	}
-	return jids
-}
-
-// MaySee implements [bridge.Authorizer].
-func (a *authorizer) MaySee(who bridge.JID, device devices.ID) bool {
-	return a.get().Allows(who.Bare().String(), access.Viewer, device, time.Now())
-}
-
-// MaySeeEvents implements [bridge.Authorizer].
-func (a *authorizer) MaySeeEvents(who bridge.JID) bool {
-	return a.get().Plays(who.Bare().String(), access.Installer, time.Now())
 }
 
 // errNoBoot says that the time of readings cannot be kept.

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -164,22 +163,14 @@ func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
 	return made, nil
 }
 
-func grants(c *config.Config) access.Grants {
-	var all access.Grants
-	for _, o := range c.Operators {
-		role, _ := access.ParseRole(o.Role) // the config was checked
-		g := access.Grant{JID: o.JID, Role: role, Devices: o.Devices, Until: o.Expires()}
-		if !o.Hours.IsZero() {
-			g.Hours = o.Hours.Contains
-		}
-		all = append(all, g)
-	}
-	return all
-}
-
 // bridgeConfig translates the XMPP part of the config.
 func bridgeConfig(c *config.Config, verify func() time.Time) (bridge.Config, error) {
 	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
+	for _, r := range c.XMPP.Rooms {
+		if j, err := bridge.ParseJID(r.JID); err == nil { // the config was checked
+			b.Rooms = append(b.Rooms, bridge.Room{JID: j, Nick: r.Nick, Alarms: slices.Contains(r.Send, "alarms")})
+		}
+	}
 	switch {
 	case c.XMPP.Component != nil:
 		own := c.XMPP.Component

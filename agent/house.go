@@ -308,6 +308,7 @@ func (h *house) tick(now time.Time) {
 // A picture is what people are shown of a device.
 type picture struct {
 	state  devices.State
+	own    devices.State // whatever it is reached through
 	values []bridge.NowValue
 	since  time.Time // of the newest reading; zero if there is none
 }
@@ -319,10 +320,23 @@ func (h *house) picture(device devices.ID) (picture, bool) {
 	if r == nil {
 		return picture{}, false
 	}
-	return picture{r.state, append([]bridge.NowValue(nil), r.values...), r.newest}, true
+	return picture{r.state, r.own, append([]bridge.NowValue(nil), r.values...), r.newest}, true
 }
 
 // all gives the devices in the order of their ids.
+func (h *house) states() map[devices.State]int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := make(map[devices.State]int)
+	for state := devices.StateUnknown; state <= devices.StateLost; state++ {
+		n[state] = 0
+	}
+	for _, r := range h.rooms {
+		n[r.state]++
+	}
+	return n
+}
+
 func (h *house) all() []devices.Device {
 	h.mu.Lock()
 	defer h.mu.Unlock()

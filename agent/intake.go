@@ -22,9 +22,12 @@ type intake struct {
 	timing *timing
 	log    *slog.Logger
 	reject rejects
+	up     func(driver string)
+	calls  calls
 
 	aboard  *aboard.Registry
-	waiting rejects // of devices that nobody decided on yet
+	waits   func(aboard.Pending) // tells people of one
+	waiting rejects              // of devices that nobody decided on yet
 }
 
 // errUnknownDevice is given for readings of a device that is not configured.
@@ -32,6 +35,7 @@ var errUnknownDevice = errors.New("no such device is configured")
 
 // Report implements [devices.Sink].
 func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt, error) {
+	defer in.calls.begin()()
 	crashpoint.At(crashpoint.MessageCame)
 	came := in.timing.arrive()
 	for i := range m.Readings {
@@ -61,11 +65,13 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 
 // Availability implements [devices.Sink].
 func (in *intake) Availability(device devices.ID, a devices.Availability, retained bool) {
+	defer in.calls.begin()()
 	in.house.tell(device, a, retained, time.Now())
 }
 
 // Unknown implements [devices.Sink].
 func (in *intake) Unknown(s devices.Stranger) bool {
+	defer in.calls.begin()()
 	if !in.aboard.Accepts() {
 		return false
 	}
@@ -83,11 +89,17 @@ func (in *intake) Unknown(s devices.Stranger) bool {
 		}
 		in.log.Info("unknown device", args...)
 	}
+	in.waits(p)
 	return true
 }
 
 // Up implements [devices.Sink].
-func (in *intake) Up(driver string) { in.log.Info("driver up", "driver", driver) }
+func (in *intake) Up(driver string) {
+	in.log.Info("driver up", "driver", driver)
+	if in.up != nil {
+		in.up(driver)
+	}
+}
 
 // Reject implements [devices.Sink].
 func (in *intake) Reject(source string, why error) {

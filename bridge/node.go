@@ -100,22 +100,33 @@ func (n *node) content(payload string) string {
 type form struct {
 	XMLName xml.Name    `xml:"jabber:x:data x"`
 	Type    string      `xml:"type,attr"`
+	Title   string      `xml:"title,omitempty"`
 	Fields  []formField `xml:"field"`
 }
 
 type formField struct {
 	Var      string        `xml:"var,attr"`
 	Type     string        `xml:"type,attr,omitempty"`
+	Label    string        `xml:"label,attr,omitempty"`
 	Validate *formValidate `xml:"http://jabber.org/protocol/xdata-validate validate"`
 	Values   []string      `xml:"value"`
+	Options  []formOption  `xml:"option"`
+}
+
+type formOption struct {
+	Label string `xml:"label,attr"`
+	Value string `xml:"value"`
 }
 
 // formValidate bounds a field (XEP-0122).
 type formValidate struct {
-	DataType string `xml:"datatype,attr"`
-	Range    *struct {
-		Max string `xml:"max,attr"`
-	} `xml:"http://jabber.org/protocol/xdata-validate range"`
+	DataType string     `xml:"datatype,attr"`
+	Range    *formRange `xml:"http://jabber.org/protocol/xdata-validate range"`
+}
+
+type formRange struct {
+	Min string `xml:"min,attr,omitempty"`
+	Max string `xml:"max,attr,omitempty"`
 }
 
 // value is the first value of a field, and whether the form has the field.
@@ -157,7 +168,8 @@ const (
 // refuses a form with a field that it does not know.
 type nodeForm struct {
 	known    map[string]bool
-	maxItems string // the most that a node can keep
+	maxItems string   // the most that a node can keep
+	access   []string // access models; nil where it does not tell
 }
 
 // plainForm is for a service that does not show its form: the fields that any
@@ -174,6 +186,11 @@ func readForm(f form) nodeForm {
 	n := nodeForm{known: make(map[string]bool), maxItems: "max"}
 	for _, field := range f.Fields {
 		n.known[field.Var] = true
+		if field.Var == optAccess {
+			for _, o := range field.Options {
+				n.access = append(n.access, o.Value)
+			}
+		}
 		v := field.Validate
 		if field.Var != optMaxItems || v == nil || v.DataType == "pubsub:integer-or-max" || v.Range == nil {
 			continue

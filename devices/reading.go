@@ -59,6 +59,7 @@ const (
 	Setting
 	Identity
 	Diagnostic // of the device, not of the world: signal, heap, uptime
+	Fault      // that something is wrong: true, a number but 0, a text that is no word for well
 )
 
 // An Origin identifies the message that a reading came from, so that one

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -30,7 +31,7 @@ const (
 
 // A Pending is a device that waits to be admitted or refused.
 type Pending struct {
-	Number int        // of this run of the gateway, from 1; for people to type
+	Number int        // of this run of the gateway, for people to type; odd, so that it is never taken for a person's
 	ID     devices.ID // that it will have
 	Candidate
 	First, Heard time.Time // its first and newest message
@@ -91,7 +92,7 @@ type Registry struct {
 	decisions *decisions
 	pending   map[devices.ID]*Pending
 	by        map[string]*Pending
-	last      int // number given
+	last      int // number given; -1 at first
 }
 
 // Open makes the registry of a data directory, with nothing pending. The error
@@ -100,7 +101,7 @@ func Open(dir string) (*Registry, error) {
 	d, err := openDecisions(filepath.Join(dir, decisionsFile))
 	return &Registry{
 		dir: dir, now: time.Now, due: make(chan struct{}, 1), decisions: d,
-		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending),
+		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending), last: -1,
 	}, err
 }
 
@@ -180,7 +181,7 @@ func (r *Registry) Seen(c Candidate) (p Pending, fresh bool) {
 		if len(r.pending) >= maxPending {
 			r.forget(r.silent())
 		}
-		r.last++
+		r.last += 2
 		e = &Pending{Number: r.last, ID: r.name(c, decided), Candidate: c, First: now, SameAs: r.sameAs(c)}
 		e.Sample = nil
 		r.pending[e.ID] = e
@@ -445,7 +446,7 @@ func (r *Registry) admit(c Candidate, id devices.ID, t Terms) (config.Device, er
 	if err := r.decide(Decision{ID: id, Candidate: c}); err != nil {
 		return d, err
 	}
-	if err := replace(file, text); err != nil {
+	if err := durable.Replace(file, text); err != nil {
 		return d, err
 	}
 	r.mu.Lock()
@@ -551,7 +552,7 @@ func (r *Registry) rename(id devices.ID, name string) error {
 	if err != nil {
 		return err
 	}
-	return replace(file, text)
+	return durable.Replace(file, text)
 }
 
 // device gives a configured device.
@@ -592,5 +593,5 @@ func (r *Registry) remove(id devices.ID) error {
 	if err := os.Remove(file); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	return durable.SyncDir(filepath.Dir(file))
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -200,11 +200,8 @@ func (k *checker) tls(at source, t *TLS, modes []string, why string) {
 func (k *checker) operator(at source, o Operator) {
 	k.test(at, "jid", k.checkJID(o.JID, person))
 	for i, pattern := range o.Devices {
-		_, err := path.Match(pattern, "")
-		// Ids have no other characters, so such a pattern could never match.
-		bad := strings.Trim(pattern, `abcdefghijklmnopqrstuvwxyz0123456789-*?[]^`)
-		if pattern == "" || bad != "" || err != nil {
-			k.add(at, fmt.Sprintf("devices[%d]", i), trouble{quoted(pattern) + " cannot match a device's id", "ids, with * ? and [a-z] as in file names", "write for example kitchen-*"})
+		if err := access.CheckPattern(pattern); err != nil {
+			k.add(at, fmt.Sprintf("devices[%d]", i), trouble{err.Error(), "ids, with * ? and [a-z] as in file names", "write for example kitchen-*"})
 		}
 	}
 }

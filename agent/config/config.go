@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/calendar"
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -26,7 +27,7 @@ type Config struct {
 	Discovery Discovery  `yaml:"discovery" doc:"What to do with devices that are not configured."`
 	Devices   []Device   `yaml:"devices" doc:"The devices. More are in files of one device each in devices.d in the data directory."`
 	Outbox    Outbox     `yaml:"outbox" doc:"The store for readings that are not yet accepted."`
-	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus. Absent: none."`
+	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus at /metrics, and a health check at /healthz. A change counts from the next start. Absent: none."`
 	Rules     []struct{} `yaml:"rules" doc:"Reserved for a later version."`
 	Web       *struct{}  `yaml:"web" doc:"Reserved for a later version."`
 
@@ -104,21 +105,11 @@ type Room struct {
 
 // An Operator is a person, and what that person may do.
 type Operator struct {
-	JID     string   `yaml:"jid,required" doc:"Address, without a resource."`
-	Role    string   `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
-	Devices []string `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
-	Hours   Hours    `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
-	Until   Date     `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
-}
-
-// Expires gives the moment from which the grant is over: midnight at the
-// beginning of the day Until, in the zone of Hours, else in the system's. It
-// is zero where the grant does not end.
-func (o Operator) Expires() time.Time {
-	if o.Until.IsZero() {
-		return time.Time{}
-	}
-	return o.Until.Midnight(o.Hours.Location())
+	JID     string         `yaml:"jid,required" doc:"Address, without a resource."`
+	Role    string         `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
+	Devices []string       `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
+	Hours   calendar.Hours `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
+	Until   calendar.Date  `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
 }
 
 // MQTT is a broker inside the gateway, and brokers elsewhere.
@@ -225,7 +216,7 @@ type Device struct {
 	Identity string        `yaml:"identity" doc:"The firmware's own name of it, as an address or a serial number: so it is known where it is heard in another place. Default: none."`
 	Parent   devices.ID    `yaml:"parent" doc:"Id of the device that it is reached through, as a Zigbee bridge: it is lost while that is. Default: none."`
 	Groups   []string      `yaml:"groups" doc:"Groups for commands to several devices."`
-	Timezone Zone          `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
+	Timezone calendar.Zone `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
 }
 
 // Device gives the device as the rest of the gateway knows it.
@@ -323,9 +314,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		not = append(not, at.fault(key, trouble{"has no effect in this version", "", mend}))
 	}
 	main := source{c.doc, ""}
-	if c.XMPP.Rooms != nil {
-		add(main, "xmpp.rooms", "no room is joined")
-	}
 	ids := make(map[devices.ID]bool, len(c.Devices))
 	for _, d := range c.Devices {
 		ids[d.ID] = true
@@ -335,9 +323,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 			// No fault: to remove a bridge must not harm what was behind it.
 			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))
 		}
-	}
-	if c.Metrics != nil {
-		add(main, "metrics", "nothing listens there")
 	}
 	if c.Rules != nil {
 		add(main, "rules", "no rule is followed")

@@ -58,7 +58,7 @@ func (e *ear) controls(d Device) (all []devices.Control) {
 			a.Words = []string{"off", "on"}
 		}
 		slices.Sort(a.Words)
-		all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a})
+		all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a, Risk: c.Risk})
 	}
 	return all
 }

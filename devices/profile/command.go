@@ -22,11 +22,15 @@ type Command struct {
 	Argument describe.Argument
 	Confirm  string        // name of the field that confirms it
 	Within   time.Duration // for that
+	Risk     devices.Risk
 
 	rule      *commandRule
 	announced *describe.Command
 	target    target // of the member that it is for
 }
+
+// risks are the words of a profile.
+var risks = map[string]devices.Risk{"read": devices.ReadOnly, "hazardous": devices.Hazardous}
 
 // confirmedWithin is for devices that say nothing else.
 const confirmedWithin = 5 * time.Second
@@ -127,7 +131,7 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 	if d, ok := s.Describe(profile, key); ok {
 		for i := range d.Commands {
 			if c := &d.Commands[i]; c.Topic != "" {
-				add(Command{Name: c.Name, Title: c.Title, Argument: c.Argument, Confirm: c.Confirm, Within: c.Within, announced: c})
+				add(Command{Name: c.Name, Title: c.Title, Argument: c.Argument, Confirm: c.Confirm, Within: c.Within, Risk: c.Risk, announced: c})
 			}
 		}
 	}
@@ -172,7 +176,7 @@ func (p *Profile) commands(v *seen, more func(ref) string, add func(Command)) {
 				}
 				return more(r)
 			}
-			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), rule: rule, target: to}
+			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), Risk: risks[rule.Risk], rule: rule, target: to}
 			c.Name, _ = rule.Name.fill(look)
 			if rule.Confirm != nil {
 				c.Confirm, _ = rule.Confirm.Field.fill(look)
