@@ -611,3 +611,46 @@ func FuzzRecords(f *testing.F) {
 		f.Error(code)
 	}
 }
+
+// A device over DTLS is in all one by which a driver is judged.
+func TestDriverWithKeys(t *testing.T) {
+	devicetest.RunDriver(t, func(t *testing.T) devicetest.Harness {
+		var s *coap.Server
+		send := func(t testing.TB, payload []byte) <-chan error {
+			return libcoapAt(t, "coap-client-openssl", fmt.Sprintf("coaps://%s/d/kitchen", s.SecureAddr()), "110", payload, "-u", "kitchen", "-k", string(kitchenKey))
+		}
+		return devicetest.Harness{
+			New: func(t testing.TB) devices.Driver {
+				s = newServer(t, coap.Config{Secure: &coap.Secure{Listen: "127.0.0.1:0", Keys: keys()}})
+				return s
+			},
+			Send:        func(t testing.TB, value string) <-chan error { return send(t, senml(value)) },
+			SendGarbage: func(t testing.TB) { send(t, []byte("\xff[{")) },
+		}
+	})
+}
+
+// An association that says nothing for long goes; one with a connection id may
+// sleep longer.
+func TestSilentAssociations(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := startSecure(t, sink, coap.Secure{Keys: keys()})
+	plain := kitchen(t, s, "127.0.0.1:0")
+	sleeper := kitchen(t, s, "127.0.0.1:0", dtls.WithConnectionIDGenerator(dtls.OnlySendCIDGenerator()))
+	for _, c := range []*secureClient{plain, sleeper} {
+		if code := c.post("kitchen", "1"); code != codes.Changed {
+			t.Fatal(code)
+		}
+	}
+	s.Age(2 * time.Hour)
+	_ = plain.conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := plain.conn.Read(make([]byte, 100)); !errors.Is(err, io.EOF) {
+		t.Errorf("the silent one ends with %v", err)
+	}
+	if code := sleeper.post("kitchen", "2"); code != codes.Changed {
+		t.Errorf("the sleeper: %v", code)
+	}
+	if n := s.Associations(); n != 1 {
+		t.Errorf("%d associations", n)
+	}
+}

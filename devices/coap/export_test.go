@@ -31,3 +31,15 @@ func (s *Server) Asleep(id devices.ID) bool {
 	_, _, m := s.service.Load().directory.of(id)
 	return m != nil && m.asleep()
 }
+
+// Age has all associations be silent for so long, and looks for those that are
+// for too long.
+func (s *Server) Age(by time.Duration) {
+	l := s.listener.Load()
+	l.mu.Lock()
+	for a := range l.alive {
+		a.seen = a.seen.Add(-by)
+	}
+	l.mu.Unlock()
+	s.rekeyed <- struct{}{}
+}
