@@ -29,7 +29,10 @@ const (
 	ourBlock    = 1024     // bytes of a block, until the peer wants less
 	ourSZX      = 6        // which is that
 	maxTransfer = 5 * time.Minute
+	maxAnew     = 5 // times that an answer is read from its beginning again
 )
+
+var errChanged = errors.New("the answer changed while it was read")
 
 // What becomes of a request that is not answered. After all but errBusy the peer
 // may have done what it was asked.
@@ -140,11 +143,17 @@ func (s *session) do(ctx context.Context, p *peer, q request) (answer, error) {
 		return answer{}, err
 	}
 	defer c.close()
-	first, err := c.put(ctx, q)
-	if err != nil {
-		return answer{}, err
+	for n := 0; ; n++ {
+		first, err := c.put(ctx, q)
+		if err != nil {
+			return answer{}, err
+		}
+		a, err := c.rest(ctx, q, first)
+		if errors.Is(err, errChanged) && q.code == codes.GET && n < maxAnew {
+			continue // also where a peer takes a repetition for another request
+		}
+		return a, err
 	}
-	return c.rest(ctx, q, first)
 }
 
 // put sends a request, its body in blocks if it is large (RFC 7959 section 2.5).
@@ -229,7 +238,7 @@ func (c *conversation) rest(ctx context.Context, q request, m message.Message) (
 		case err != nil || v&7 == 7 || int(v>>4)*size != len(whole.payload):
 			return answer{}, errors.New("the device answers with another block than it was asked for")
 		case !bytes.Equal(etag(next), tag):
-			return answer{}, errors.New("the answer changed while it was read")
+			return answer{}, errChanged
 		case v&8 != 0 && len(next.Payload) != size || len(next.Payload) > size:
 			return answer{}, fmt.Errorf("a block has %d bytes, its option says %d", len(next.Payload), size)
 		case len(whole.payload)+len(next.Payload) > maxAnswer:
@@ -275,6 +284,9 @@ func (s *session) converse(p *peer, room int) (*conversation, error) {
 		return nil, errGone
 	case p.asked >= maxAsked || len(s.conversations) >= maxConversations:
 		return nil, errBusy
+	}
+	if p.turn == nil {
+		p.turn = make(chan struct{}, 1)
 	}
 	p.asked++
 	p.held++
@@ -380,6 +392,9 @@ func (s *session) transmit(ctx context.Context, p *peer, mid int32, b []byte) er
 func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte, c *conversation) error {
 	tr := &transmission{done: make(chan struct{})}
 	s.mu.Lock()
+	if p.sent == nil {
+		p.sent = make(map[int32]*transmission)
+	}
 	p.sent[mid] = tr
 	if c != nil {
 		tr.token, c.under = c.token, tr
@@ -396,7 +411,7 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 			c.under = nil
 		}
 	}()
-	timeout := ackTimeout + mathrand.N(ackTimeout/2)
+	timeout := s.ackTimeout + mathrand.N(s.ackTimeout/2)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for n := 0; ; n++ {
@@ -475,7 +490,7 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 	if ex.confirmable {
 		ex.reply = encode(message.Message{Type: message.Acknowledgement, MessageID: m.MessageID})
 	}
-	p.exchanges[ex.mid] = ex
+	p.note(ex)
 	s.open++
 	p.open++
 	s.remember(ex)

@@ -47,16 +47,16 @@ const (
 // they are asked (see [session.do]). Datagrams come from a socket (datagram) or
 // from links of their own (attach, hear).
 type session struct {
-	ctx       context.Context
-	sink      devices.Sink
-	log       *slog.Logger
-	conn      *coapnet.UDPConn
-	serve     func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
-	coiot     *coiot                                      // nil: nobody hears those who tell a group
-	began     time.Time
-	resumed   bool
-	piggyback time.Duration
-	wg        sync.WaitGroup // all goroutines of the session
+	ctx                   context.Context
+	sink                  devices.Sink
+	log                   *slog.Logger
+	conn                  *coapnet.UDPConn
+	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	coiot                 *coiot                                      // nil: nobody hears those who tell a group
+	began                 time.Time
+	resumed               bool
+	piggyback, ackTimeout time.Duration
+	wg                    sync.WaitGroup // all goroutines of the session
 
 	// ready holds the peers that have requests to serve, each once, so that
 	// peers take turns and a peer's own requests keep their order.
@@ -70,7 +70,8 @@ type session struct {
 	conversations map[string]*conversation // by token
 	bodies        []*peer                  // that have one under way, the oldest first
 	swept         time.Time
-	complaint     bucket // about peers that found no place
+	strangers     bucket // of datagrams from all whom nothing is known of
+	complaint     bucket // about strangers, and peers that found no place
 }
 
 // An exchange is one request and what became of it.
@@ -92,10 +93,11 @@ type exchange struct {
 
 func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, log *slog.Logger) *session {
 	return &session{
-		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback,
+		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
 		ready:         make(chan *peer, maxPeers),
 		peers:         make(map[netip.AddrPort]*peer),
 		conversations: make(map[string]*conversation),
+		strangers:     bucket{rate: strangerRate, burst: strangerBurst},
 		complaint:     bucket{rate: 1, burst: 1},
 	}
 }
@@ -214,7 +216,7 @@ func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	}
 	// Decoding the copy cannot fail, as decoding the original did not.
 	_, _ = coder.DefaultCoder.Decode(append([]byte(nil), b...), &ex.request)
-	p.exchanges[ex.mid] = ex
+	p.note(ex)
 	p.queue = append(p.queue, ex)
 	p.open++
 	s.open++

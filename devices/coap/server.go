@@ -86,16 +86,17 @@ type Server struct {
 	secureAddr atomic.Pointer[net.UDPAddr]
 	listener   atomic.Pointer[secureListener]
 
-	piggyback time.Duration
-	grace     time.Duration // in which the update of a registration may be late
-	awake     time.Duration // for which a client in queue mode hears what it is sent
+	piggyback  time.Duration
+	ackTimeout time.Duration
+	grace      time.Duration // in which the update of a registration may be late
+	awake      time.Duration // for which a client in queue mode hears what it is sent
 }
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
 	s := &Server{
 		config: config, rekeyed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		log: log, piggyback: piggyback, grace: maxTransmitSpan, awake: awakeTime,
+		log: log, piggyback: piggyback, ackTimeout: ackTimeout, grace: maxTransmitSpan, awake: awakeTime,
 	}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
@@ -185,7 +186,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	ss := newSession(ctx, sink, plain, s.log)
 	v := newService(ss, s)
-	ss.serve, ss.piggyback = v.request, s.piggyback
+	ss.serve, ss.piggyback, ss.ackTimeout = v.request, s.piggyback, s.ackTimeout
 	s.service.Store(v)
 	defer s.service.Store(nil)
 	if s.config.Group != nil {
