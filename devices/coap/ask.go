@@ -286,7 +286,7 @@ func (s *session) converse(p *peer, room int) (*conversation, error) {
 	switch {
 	case p.gone:
 		return nil, errGone
-	case p.asked >= maxAsked || len(s.conversations) >= maxConversations:
+	case p.asked >= maxAsked && !p.forgets || p.asked >= maxSharedAsked || len(s.conversations) >= maxConversations:
 		return nil, errBusy
 	}
 	if p.turn == nil {
@@ -429,7 +429,13 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 			return fmt.Errorf("%w in time", errSilent)
 		case <-timer.C:
 		}
-		if n == maxRetransmit || p.forgets && n == forgottenAfter {
+		if p.forgets && n == forgottenAfter {
+			s.mu.Lock()
+			p.stale = true
+			s.mu.Unlock()
+			return errSilent
+		}
+		if n == maxRetransmit {
 			return errSilent
 		}
 		timeout *= 2

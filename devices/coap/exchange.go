@@ -65,6 +65,7 @@ type session struct {
 	mu            sync.Mutex
 	peers         map[netip.AddrPort]*peer // by the socket
 	attached      int                      // peers with links of their own
+	shared        map[string]*shared       // associations of those that are asked
 	open          int                      // exchanges under way
 	answered      int                      // exchanges that are remembered
 	conversations map[string]*conversation // by token
@@ -96,6 +97,7 @@ func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, l
 		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
 		ready:         make(chan *peer, maxPeers),
 		peers:         make(map[netip.AddrPort]*peer),
+		shared:        make(map[string]*shared),
 		conversations: make(map[string]*conversation),
 		strangers:     bucket{rate: strangerRate, burst: strangerBurst},
 		complaint:     bucket{rate: 1, burst: 1},
