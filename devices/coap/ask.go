@@ -29,7 +29,11 @@ const (
 	ourBlock    = 1024     // bytes of a block, until the peer wants less
 	ourSZX      = 6        // which is that
 	maxTransfer = 5 * time.Minute
-	maxAnew     = 5 // times that an answer is read from its beginning again
+
+	// forgottenAfter is how many repetitions a peer that forgets gets: a new
+	// association costs it less than the wait.
+	forgottenAfter = 1
+	maxAnew        = 5 // times that an answer is read from its beginning again
 )
 
 var errChanged = errors.New("the answer changed while it was read")
@@ -281,7 +285,7 @@ func (s *session) converse(p *peer, room int) (*conversation, error) {
 	switch {
 	case p.gone:
 		return nil, errGone
-	case p.asked >= maxAsked || len(s.conversations) >= maxConversations:
+	case p.asked >= maxAsked && !p.forgets || p.asked >= maxSharedAsked || len(s.conversations) >= maxConversations:
 		return nil, errBusy
 	}
 	if p.turn == nil {
@@ -430,6 +434,12 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 		case <-ctx.Done():
 			return fmt.Errorf("%w in time", errSilent)
 		case <-timer.C:
+		}
+		if p.forgets && n == forgottenAfter {
+			s.mu.Lock()
+			p.stale = true
+			s.mu.Unlock()
+			return errSilent
 		}
 		if n == maxRetransmit {
 			return errSilent

@@ -61,7 +61,10 @@ type peer struct {
 	// These never change.
 	name string
 	who  string // the device that it has proved to be; "" where it proves nothing
-	link link
+	// forgets is set where one who began anew cannot say so: it does not know the
+	// association any more, and drops what it is sent.
+	forgets bool
+	link    link
 
 	seen      time.Time
 	trusted   bool // a reading of it was taken, or it answered what it was asked
@@ -71,6 +74,7 @@ type peer struct {
 	dropped   int
 
 	gone      bool                // its link has ended
+	stale     bool                // it forgot, as it seems
 	exchanges map[int32]*exchange // by message ID
 	answered  []*exchange         // those that are over, oldest first
 	queue     []*exchange         // those that are not yet served
