@@ -268,6 +268,8 @@ func TestChat(t *testing.T) {
 		{"kitchen", "proof yesterday", []string{"kitchen yesterday: all is there"}},
 		{"gateway", "kitchen off", []string{"sent", "confirmed after 84 ms"}},
 		{"gateway", "all lights off", []string{"sent: Kitchen\nrefused: Hall lamp: the device is lost", "confirmed after 84 ms: Kitchen"}},
+		{"gateway", "kitchen, meter off", []string{"sent: Kitchen", "confirmed after 84 ms: Kitchen"}},
+		{"gateway", "gate and meter off", []string{"refused: gate: it has no “off”; it has: open\nrefused: meter: " + words.NoControls}},
 		{"gateway", "on", []string{"refused: which device? Write its name first, as in gate on"}},
 		{"gateway", "kichen on", []string{"I do not know “kichen”; did you mean kitchen?"}},
 		{"gateway", "devices", []string{"gate: unknown\nhall (Hall lamp): unknown\nkitchen (Kitchen): fresh, 21.5 °C\nmeter: unknown\nlights: kitchen, hall"}},
@@ -300,7 +302,7 @@ func TestChat(t *testing.T) {
 	}
 	want := []string{
 		annasPhone + ": kitchen power on", annasPhone + ": kitchen level 40", annasPhone + ": hall power toggle", "anna@example.org: ack kitchen",
-		"anna@example.org: mute kitchen 2h0m0s", "anna@example.org: mute kitchen 0s", annasPhone + ": kitchen power off", annasPhone + ": kitchen power off", annasPhone + ": hall power off",
+		"anna@example.org: mute kitchen 2h0m0s", "anna@example.org: mute kitchen 0s", annasPhone + ": kitchen power off", annasPhone + ": kitchen power off", annasPhone + ": hall power off", annasPhone + ": kitchen power off",
 		"anna@example.org: approve 1 {Name:Hall plug Role: Devices:[] Hours: Until:}", "anna@example.org: approve 7 {Name: Role:operator Devices:[kitchen] Hours: Until:2027-01-01}",
 		"anna@example.org: grant bob@example.net {Name: Role:operator Devices:[kitchen hall] Hours: Until:}", "anna@example.org: revoke bob@example.net",
 		annasPhone + ": kitchen power on", "anna@example.org: ack gate",
