@@ -47,9 +47,12 @@ var (
 	repeatOther  = []time.Duration{24 * time.Hour}
 )
 
-// faultNames are those of truth values that mean that something is wrong, alone
-// or after a _: water_leak.
-var faultNames = []string{"fault", "smoke", "leak", "gas", "carbon_monoxide", "tamper"}
+// faultNames are those of truth values that mean that something is wrong,
+// whether or not their profile says so; alone, or after a _: water_leak.
+var faultNames = []string{"fault", "alarm", "smoke", "leak", "flood", "gas", "carbon_monoxide", "tamper"}
+
+// wellWords are what a text of the kind fault says while nothing is wrong.
+var wellWords = []string{"", "-", "0", "ok", "good", "normal", "none", "no", "no error", "no_error", "off", "clear", "false"}
 
 // A messenger reaches people.
 type messenger interface {
@@ -286,6 +289,10 @@ func causes(p picture, raised func(cause string) bool) map[string]string {
 	for _, v := range p.values {
 		switch {
 		case v.Kind == devices.Setting || v.Kind == devices.Identity || v.Kind == devices.Event || v.Kind == devices.Counter:
+		case v.Kind == devices.Fault:
+			if text, wrong := fault(v.Field); wrong {
+				found[v.Name] = text
+			}
 		case isBattery(v.Field):
 			limit := float64(lowBattery)
 			if raised(causeBattery) {
@@ -302,6 +309,19 @@ func causes(p picture, raised func(cause string) bool) map[string]string {
 		}
 	}
 	return found
+}
+
+// fault reports whether a field of that kind says that something is wrong, and
+// how people are told.
+func fault(f devices.Field) (text string, wrong bool) {
+	text = strings.ReplaceAll(f.Name, "_", " ")
+	switch f.Value.Kind() {
+	case devices.BoolValue:
+		return text, f.Value.Bool()
+	case devices.NumberValue:
+		return text + " " + f.Value.String(), f.Value.Float() != 0
+	}
+	return text + " " + f.Value.String(), !slices.Contains(wellWords, strings.ToLower(strings.TrimSpace(f.Value.String())))
 }
 
 // ends reports whether a name is, or ends with, a word.

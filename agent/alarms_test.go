@@ -200,6 +200,27 @@ func TestAlarmsOfState(t *testing.T) {
 		}
 	}
 
+	// What a profile calls a fault is one by its value.
+	for _, step := range []struct {
+		v    devices.Value
+		want string
+	}{
+		{devices.Text("No error"), ""}, {devices.Text("E12"), "[bob@h] ALARM kitchen burner E12"}, {devices.Number(0), "[bob@h] kitchen over: burner E12"},
+		{devices.Number(3), "[bob@h] ALARM kitchen burner 3"}, {devices.Bool(false), "[bob@h] kitchen over: burner 3"},
+	} {
+		w.house.mu.Lock()
+		w.house.rooms["kitchen"].set(bridge.NowValue{Field: devices.Field{Name: "burner", Value: step.v, Kind: devices.Fault}})
+		w.house.mu.Unlock()
+		w.touch("kitchen")
+		got := w.passes(0)
+		if got == "" {
+			got = w.passes(2 * time.Minute)
+		}
+		if got != step.want {
+			t.Errorf("%s: %s", step.v, got)
+		}
+	}
+
 	// Many at once are one message.
 	for _, id := range []devices.ID{"a", "b", "c", "d"} {
 		w.lost(id, true)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,9 +29,11 @@ import (
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
 // resumed, devices may repeat what they said before.
-func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
+func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings *tlsSettings, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
+	var ports []serial.Config
+	asksCoAP := false
 	for _, d := range c.Devices {
 		device, p := d.Device(), profiles.Get(d.Profile)
 		place := profile.Place{Device: d.ID, Location: device.Location}
@@ -40,10 +44,18 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			place.Topic = d.MQTT.Topic
 			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
-			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
+			device.Profile = p.ID()
+			one := coap.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
+			one.Key, _ = d.CoAP.Key() // the config was checked
+			one.KeyName = cmp.Or(d.CoAP.PSKIdentity, c.Gateway.ID)
+			asksCoAP = asksCoAP || one.URL != ""
+			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
-			list = append(list, serial.New(serial.Config{Port: d.Serial.Port, Baud: d.Serial.Baud, Device: device, Profile: p, Place: place}, log))
+			ports = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
 		}
+	}
+	for _, port := range ports {
+		list = append(list, serial.New(port, log))
 	}
 	if c.MQTT != nil {
 		if c.MQTT.Listen != "" {
@@ -60,7 +72,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 			if b.TLS != nil {
 				var fault error
-				if client.TLS, fault = settings(b.TLS); fault != nil {
+				if client.TLS, fault = settings.of(b.TLS); fault != nil {
 					err = errors.Join(err, fmt.Errorf("cannot use the broker %s: %w", b.Name, fault))
 					continue
 				}
@@ -71,10 +83,58 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 		}
 	}
-	if c.CoAP != nil && c.CoAP.Listen != "" {
-		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}, onCoAP, log))
+	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil) {
+		server := coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}
+		var fault error
+		if server.Secure, fault = secure(c.CoAP.DTLS, settings.verify); fault != nil {
+			err = errors.Join(err, fmt.Errorf("cannot use DTLS: %w", fault))
+		}
+		if server.Listen != "" || server.Secure != nil {
+			list = append(list, coap.New(server, onCoAP, log))
+		}
+	}
+	if asksCoAP {
+		list = append(list, coap.NewClient(profiles, onCoAP, log))
 	}
 	return list, err
+}
+
+// onPort adds a device to its port. What one of several says of the port holds
+// for all.
+func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []serial.Config {
+	path := filepath.Clean(s.Port)
+	i := slices.IndexFunc(ports, func(p serial.Config) bool { return p.Port == path })
+	if i < 0 {
+		i = len(ports)
+		ports = append(ports, serial.Config{Port: path})
+	}
+	p := &ports[i]
+	p.USB = cmp.Or(p.USB, s.USB)
+	p.Line.Baud = cmp.Or(p.Line.Baud, s.Baud)
+	p.Line.DataBits = cmp.Or(p.Line.DataBits, s.DataBits)
+	p.Line.Parity = cmp.Or(p.Line.Parity, s.Parity)
+	p.Line.StopBits = cmp.Or(p.Line.StopBits, s.StopBits)
+	p.Signals.DTR = cmp.Or(p.Signals.DTR, s.DTR)
+	p.Signals.RTS = cmp.Or(p.Signals.RTS, s.RTS)
+	p.Echo = p.Echo || s.Echo
+	p.Devices = append(p.Devices, d)
+	return ports
+}
+
+// secure reads what DTLS needs; nil where it is not wanted.
+func secure(d *config.DTLS, verify func() time.Time) (*coap.Secure, error) {
+	if d == nil {
+		return nil, nil
+	}
+	s := &coap.Secure{Listen: d.Listen, Now: verify}
+	var err error
+	if s.Keys, err = d.Keys(); err != nil {
+		return nil, err
+	}
+	if s.Certificate, s.Authorities, err = d.Files(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // tlsSettings keeps what was made of the TLS settings in the config, so that

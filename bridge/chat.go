@@ -422,7 +422,7 @@ func (b *Bridge) tellDevice(a asker, id devices.ID, r words.Request) string {
 	for _, f := range fields {
 		if text := fullText(f.Field); r.Verb == words.Read {
 			lines = append(lines, fmt.Sprintf(words.Ago, text, words.Span(now.Sub(f.Time))))
-		} else if f.Kind == devices.Measurement || f.Kind == devices.Counter || f.Kind == devices.Status {
+		} else if f.Kind == devices.Measurement || f.Kind == devices.Counter || f.Kind == devices.Status || f.Kind == devices.Fault {
 			lines = append(lines, text)
 		}
 	}

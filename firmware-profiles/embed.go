@@ -6,9 +6,9 @@ package profiles
 
 import "embed"
 
-// FS has one file a profile.
+// FS has one file a profile, and usb.json, which says what USB devices are.
 //
-//go:embed *.yaml
+//go:embed *.yaml usb.json
 var FS embed.FS
 
 // Samples has messages of real devices, of which pages about profiles show one:

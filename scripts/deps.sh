@@ -13,6 +13,7 @@ set -euo pipefail
 
 demo=(prosody lua-dbi-sqlite3)
 tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
+	socat python3-pymodbus python3-serial-asyncio # a serial line, and a Modbus slave on it
 	gcc libc6-dev) # the race detector is linked by a C compiler
 clients=(profanity tmux)
 

@@ -64,6 +64,9 @@ func (c Candidate) Way() string {
 		}
 		return fmt.Sprintf("mqtt %s, topic %s", c.Link, c.Place)
 	case "coap":
+		if c.Link != "" {
+			return "coap, " + c.Link
+		}
 		if c.Peer == "" {
 			return "coap, /d/" + c.Place
 		}
@@ -172,7 +175,7 @@ func (r *Registry) Seen(c Candidate) (p Pending, fresh bool) {
 		if len(c.Sample) == 0 {
 			return Pending{}, false // it has said what it is, and nothing yet
 		}
-		if id := devices.ID(c.Place); c.Transport == "coap" && (r.taken[id] || r.pending[id] != nil) {
+		if id := devices.ID(c.Place); c.posts() && (r.taken[id] || r.pending[id] != nil) {
 			return Pending{}, false // it calls itself by a name that another has
 		}
 		if len(r.pending) >= maxPending {
@@ -227,7 +230,7 @@ func (p *Pending) copied() Pending {
 // name makes the id that a device will have. It had one before where something
 // was decided of it.
 func (r *Registry) name(c Candidate, decided *Decision) devices.ID {
-	if c.Transport == "coap" {
+	if c.posts() {
 		return devices.ID(c.Place)
 	}
 	free := func(id devices.ID) bool {
@@ -403,7 +406,7 @@ func (r *Registry) admit(c Candidate, id devices.ID, t Terms) (config.Device, er
 	switch {
 	case devices.Reserved(string(id)):
 		return config.Device{}, fmt.Errorf("%s is a word of the gateway's own", id)
-	case c.Transport == "coap" && string(id) != c.Place:
+	case c.posts() && string(id) != c.Place:
 		return config.Device{}, fmt.Errorf("it posts to /d/%s, so that is its id", c.Place)
 	case clean(t.Name, maxName) != t.Name:
 		return config.Device{}, errName

@@ -82,7 +82,7 @@ func (r *Registry) offer() error {
 		return nil
 	}
 	r.claim.code, r.claim.wrong = newCode(), 0
-	r.o.Log.Warn("nobody is the owner yet: add the gateway as a contact, and send it the words", "claim", r.claim.code)
+	r.o.Log.Warn("nobody is the owner yet; who sends this to the gateway is", "send", "claim "+r.claim.code)
 	return durable.Replace(path, []byte(r.claim.code+"\n"))
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -280,7 +281,41 @@ func (k *checker) coap(at source) {
 	}
 	if d := c.DTLS; d != nil {
 		k.test(at, "dtls.listen", checkListen(d.Listen))
-		d.PSK = k.secret(at.in("dtls"), "psk", d.PSKFile, d.PSKEnv, true)
+		k.dtls(at.in("dtls"), d)
+	}
+}
+
+func (k *checker) dtls(at source, d *DTLS) {
+	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, d.CertFile == "")
+	if !d.PSK.IsZero() {
+		if _, err := d.Keys(); err != nil {
+			key := "psk_file"
+			if d.PSKFile == "" {
+				key = "psk_env"
+			}
+			k.add(at, key, trouble{err.Error(), "lines of a device's id, a colon, and its key in hexadecimal", "write for example kitchen:" + strings.Repeat("0f", 16)})
+		}
+	}
+	k.file(at, "cert_file", &d.CertFile)
+	k.file(at, "key_file", &d.KeyFile)
+	k.file(at, "client_ca_file", &d.ClientCAFile)
+	if d.CertFile == "" && d.KeyFile == "" && d.ClientCAFile == "" {
+		return
+	}
+	if d.CertFile == "" || d.KeyFile == "" || d.ClientCAFile == "" {
+		k.add(at, "", trouble{"does not say all that certificates need", "cert_file, key_file and client_ca_file together", "add what is missing: without client_ca_file anybody could be any device"})
+		return
+	}
+	f, t := openSecret(d.KeyFile, k.credentials)
+	if t != nil {
+		k.add(at, "key_file", *t)
+		return
+	}
+	f.Close()
+	if _, err := readAuthorities(d.ClientCAFile); err != nil {
+		k.add(at, "client_ca_file", trouble{err.Error(), "a PEM file of certificates", "name a file that holds the certificate of the authority"})
+	} else if _, _, err := d.Files(); err != nil {
+		k.add(at, "cert_file", trouble{err.Error(), "a certificate and its key, as PEM", "name files that belong together"})
 	}
 }
 
@@ -364,8 +399,43 @@ func (k *checker) devices() {
 		}
 		transport := k.place(at, d, places)
 		k.profile(at, d.Profile, transport)
+		k.sharedPort(i)
 	}
 }
+
+// sharedPort checks that a device says the same of its port as those before it.
+func (k *checker) sharedPort(i int) {
+	d := k.c.Devices[i].Serial
+	if d == nil {
+		return
+	}
+	for j, other := range k.c.Devices[:i] {
+		o := other.Serial
+		if o == nil || filepath.Clean(o.Port) != filepath.Clean(d.Port) {
+			continue
+		}
+		f := k.c.sources[j].fault("serial.port", trouble{})
+		differ := func(key, a, b string) {
+			if a != b && k.c.sources[i].has("serial."+key) && k.c.sources[j].has("serial."+key) {
+				k.add(k.c.sources[i], "serial."+key, trouble{fmt.Sprintf("is %s for the device in %s, line %d, on the same port", b, f.File, f.Line), "one line a port", "correct one of the two, or leave it out here"})
+			}
+		}
+		differ("usb", d.USB, o.USB)
+		differ("baud", strconv.Itoa(d.Baud), strconv.Itoa(o.Baud))
+		differ("data_bits", strconv.Itoa(d.DataBits), strconv.Itoa(o.DataBits))
+		differ("parity", d.Parity, o.Parity)
+		differ("stop_bits", strconv.Itoa(d.StopBits), strconv.Itoa(o.StopBits))
+		differ("dtr", upOrDown(d.DTR), upOrDown(o.DTR))
+		differ("rts", upOrDown(d.RTS), upOrDown(o.RTS))
+		differ("echo", strconv.FormatBool(d.Echo), strconv.FormatBool(o.Echo))
+		return // that one was compared with those before it
+	}
+}
+
+// usbNames are those of USB devices.
+var usbNames = regexp.MustCompile(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}(:.+)?$`)
+
+func upOrDown(b *bool) string { return strconv.FormatBool(b != nil && *b) }
 
 func (k *checker) deviceID(at source, id devices.ID, ids map[devices.ID]source) {
 	if t := checkSlug(string(id), "device"); t != nil {
@@ -389,16 +459,20 @@ func (k *checker) place(at source, d Device, places map[string]source) string {
 	}
 	if d.Serial != nil {
 		given = append(given, "serial")
+		if usb := d.Serial.USB; usb != "" && !usbNames.MatchString(usb) {
+			k.add(at, "serial.usb", trouble{quoted(usb) + " is no USB device", "VENDOR:PRODUCT or VENDOR:PRODUCT:SERIAL, the first two of 4 hex digits", "'porchlight serial list' shows it"})
+		}
 		port := filepath.Clean(d.Serial.Port)
 		if !filepath.IsAbs(d.Serial.Port) {
-			k.add(at, "serial.port", trouble{quoted(d.Serial.Port) + " is not a full path", "a path that begins with /", "write for example /dev/ttyUSB0; 'ls /dev/serial/by-id' shows the ports"})
+			k.add(at, "serial.port", trouble{quoted(d.Serial.Port) + " is not a full path", "a path that begins with /", "write for example /dev/ttyUSB0; 'porchlight serial list' shows the ports"})
 		} else {
-			k.once(at, "serial.port", "serial "+port, places)
+			// Of several devices on a port, something tells which of them speaks.
+			k.once(at, "serial.port", fmt.Sprintf("serial %s %d %s", port, max(d.Serial.Unit, 1), d.Identity), places)
 		}
 	}
 	if d.CoAP != nil {
 		given = append(given, "coap")
-		k.coapPlace(at.in("coap"), *d.CoAP)
+		k.coapPlace(at, d.CoAP, places)
 	}
 	if len(given) == 1 {
 		return given[0]
@@ -446,10 +520,22 @@ func (k *checker) mqttPlace(at source, d Device, places map[string]source) {
 	}
 }
 
-func (k *checker) coapPlace(at source, d DeviceCoAP) {
+func (k *checker) coapPlace(device source, d *DeviceCoAP, places map[string]source) {
+	at := device.in("coap")
+	secure := strings.HasPrefix(d.URL, "coaps:")
+	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, secure)
+	if _, err := d.Key(); err != nil {
+		k.add(at, "psk_file", trouble{err.Error(), "a key in hexadecimal", "write for example " + strings.Repeat("0f", 16)})
+	}
+	if !secure && d.PSKIdentity+d.PSKFile+d.PSKEnv != "" {
+		k.add(at, "", trouble{"has a key, and no coaps url", "psk_identity and psk_file together with a url that begins with coaps:", "correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway"})
+	}
 	if d.URL == "" {
 		if d.Observe {
 			k.add(at, "observe", trouble{"needs a url", "observe together with url", "add url, or remove observe if the device posts by itself"})
+		}
+		if d.Every != 0 {
+			k.add(at, "every", trouble{"needs a url", "every together with url", "add url, or remove every if the device posts by itself"})
 		}
 		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil {
 			k.add(at, "", trouble{"the device posts to the gateway, and nothing listens", "coap with a url, or together with the section coap of the gateway", "add the section coap with listen"})
@@ -458,6 +544,9 @@ func (k *checker) coapPlace(at source, d DeviceCoAP) {
 	}
 	_, t := parseURL(d.URL, "coap", "coaps")
 	k.test(at, "url", t)
+	if t == nil {
+		k.once(device, "coap.url", "coap "+d.URL, places)
+	}
 }
 
 func (k *checker) profile(at source, id, transport string) {
@@ -660,7 +749,7 @@ func parseURL(s string, schemes ...string) (*url.URL, *trouble) {
 		t.mend = orNearest(u.Scheme, schemes, t.mend)
 	case !hostname(u.Hostname()):
 		t.problem = "has no host"
-	case u.RawQuery != "" || u.Fragment != "":
+	case u.RawQuery != "" && schemes[0] != "coap" || u.Fragment != "":
 		t.problem, t.mend = "has a ? or a #", "remove what follows it"
 	case u.Port() != "" && (portErr != nil || port == 0):
 		t.problem = "has a port that is not a number from 1 to 65535"

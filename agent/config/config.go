@@ -4,7 +4,11 @@
 package config
 
 import (
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/calendar"
@@ -23,7 +27,7 @@ type Config struct {
 	Discovery Discovery  `yaml:"discovery" doc:"What to do with devices that are not configured."`
 	Devices   []Device   `yaml:"devices" doc:"The devices. More are in files of one device each in devices.d in the data directory."`
 	Outbox    Outbox     `yaml:"outbox" doc:"The store for readings that are not yet accepted."`
-	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus. Absent: none."`
+	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus at /metrics, and a health check at /healthz. A change counts from the next start. Absent: none."`
 	Rules     []struct{} `yaml:"rules" doc:"Reserved for a later version."`
 	Web       *struct{}  `yaml:"web" doc:"Reserved for a later version."`
 
@@ -144,14 +148,51 @@ type CoAP struct {
 	DTLS   *DTLS  `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
 }
 
-// DTLS is CoAP over DTLS with pre-shared keys (RFC 7252 section 9.1.3.1).
+// DTLS is CoAP over DTLS, with keys that are shared, or with certificates (RFC
+// 7252 section 9.1.3).
 type DTLS struct {
-	Listen  string `yaml:"listen,required" doc:"address:port."`
-	PSKFile string `yaml:"psk_file" doc:"File that holds the keys; mode 0600."`
-	PSKEnv  string `yaml:"psk_env" doc:"Environment variable that holds the keys, instead of psk_file."`
+	Listen       string `yaml:"listen,required" doc:"address:port."`
+	PSKFile      string `yaml:"psk_file" doc:"File that holds the keys, one a line: the device's id, a colon, the key in hexadecimal; mode 0600. A device that has one posts in no other way, and as nobody else."`
+	PSKEnv       string `yaml:"psk_env" doc:"Environment variable that holds the keys, instead of psk_file."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file of the gateway's certificate, for devices that have certificates instead of keys."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file of its key; mode 0600."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file of the authorities that sign the devices' certificates. The common name in one is the device's id."`
 
 	PSK Secret // from one of the two
 }
+
+// Keys gives those in PSK by the devices they are of. The error names the line.
+func (d DTLS) Keys() (map[string][]byte, error) {
+	keys := make(map[string][]byte)
+	for i, line := range strings.Split(d.PSK.Reveal(), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		at := strings.LastIndexByte(line, ':') // a name may have one
+		if at <= 0 {
+			return nil, fmt.Errorf("line %d is no name, colon and key", i+1)
+		}
+		key, err := hex.DecodeString(line[at+1:])
+		switch name := line[:at]; {
+		case err != nil || len(key) == 0:
+			return nil, fmt.Errorf("line %d has no key in hexadecimal, two digits a byte", i+1)
+		case len(key) > maxKey:
+			return nil, fmt.Errorf("line %d has a key of more than %d bytes", i+1, maxKey)
+		case keys[name] != nil:
+			return nil, fmt.Errorf("line %d is the second for %q", i+1, name)
+		default:
+			keys[name] = key
+		}
+	}
+	if len(keys) == 0 && d.CertFile == "" {
+		return nil, errors.New("it has no key")
+	}
+	return keys, nil
+}
+
+// maxKey is the most that all must take (RFC 4279 section 5.3).
+const maxKey = 64
 
 // Discovery says what happens to devices that are heard but not configured.
 type Discovery struct {
@@ -183,19 +224,41 @@ type DeviceMQTT struct {
 	Broker string `yaml:"broker" doc:"Name of the broker it is on. Default: any."`
 }
 
-// DeviceSerial is a device's port.
+// DeviceSerial is a device's port. Several devices may share one, as on a bus;
+// what one of them says of the line holds for all.
 type DeviceSerial struct {
-	Port string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same."`
-	Baud int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second."`
+	Port     string `yaml:"port,required" doc:"Path of the port; best one below /dev/serial/by-id, which stays the same; below /dev/serial/by-path where two share a name there. 'porchlight serial list' shows them."`
+	USB      string `yaml:"usb" doc:"The USB adapter that it must be, as 0403:6001 or 0403:6001:A50285BI; another that takes its name is not used. Default: the one that is there first."`
+	Baud     int    `yaml:"baud" min:"50" max:"4000000" doc:"Bits a second. Default: as the profile says, else 115200."`
+	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character. Default: as the profile says, else 8."`
+	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"Default: as the profile says, else none."`
+	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"Default: as the profile says, else 1."`
+	DTR      *bool  `yaml:"dtr" doc:"Raise the line DTR when the port is opened, which starts many boards anew. Default: as the system does, which raises it."`
+	RTS      *bool  `yaml:"rts" doc:"The same of the line RTS."`
+	Echo     bool   `yaml:"echo" doc:"What is sent comes back, as on some adapters with two wires and some optical heads."`
+	Unit     int    `yaml:"unit" min:"1" max:"247" doc:"Address of the device on a Modbus. Default: 1."`
 }
-
-// SetDefaults gives the speed of most USB devices.
-func (s *DeviceSerial) SetDefaults() { s.Baud = 115200 }
 
 // DeviceCoAP is a device's place on CoAP.
 type DeviceCoAP struct {
-	URL     string `yaml:"url" doc:"coap://host:port/path to read from. Absent: the device posts to the gateway."`
-	Observe bool   `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it."`
+	URL     string        `yaml:"url" doc:"coap://host:port/path or coaps://host:port/path to read from; without a path, the device is asked what it has. Absent: the device posts to the gateway, or registers there."`
+	Observe bool          `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it, where it can."`
+	Every   time.Duration `yaml:"every" min:"1s" max:"24h" doc:"How often it is asked, or asked to go on reporting. Default: each minute; with observe, when its last report is no longer fresh."`
+
+	PSKIdentity string `yaml:"psk_identity" doc:"What the gateway calls itself towards the device, with a coaps url. Default: the gateway's id."`
+	PSKFile     string `yaml:"psk_file" doc:"File that holds the key for a coaps url, in hexadecimal; mode 0600."`
+	PSKEnv      string `yaml:"psk_env" doc:"Environment variable that holds the key, instead of psk_file."`
+
+	PSK Secret // from one of the two
+}
+
+// Key gives the one in PSK; nil where there is none.
+func (d DeviceCoAP) Key() ([]byte, error) {
+	key, err := hex.DecodeString(strings.TrimSpace(d.PSK.Reveal()))
+	if err != nil || len(key) > maxKey {
+		return nil, errors.New("it is no key in hexadecimal, two digits a byte, of at most 64 bytes")
+	}
+	return key, nil
 }
 
 // Outbox is the store for readings.
@@ -245,24 +308,15 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		not = append(not, at.fault(key, trouble{"has no effect in this version", "", mend}))
 	}
 	main := source{c.doc, ""}
-	if c.CoAP != nil && c.CoAP.DTLS != nil {
-		add(main, "coap.dtls", "nothing listens there; use listen on a network that you trust")
-	}
 	ids := make(map[devices.ID]bool, len(c.Devices))
 	for _, d := range c.Devices {
 		ids[d.ID] = true
 	}
 	for i, d := range c.Devices {
-		if d.CoAP != nil && d.CoAP.URL != "" {
-			add(c.sources[i], "coap.url", "the device is not asked; let it post to the gateway")
-		}
 		if d.Parent != "" && !ids[d.Parent] {
 			// No fault: to remove a bridge must not harm what was behind it.
 			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))
 		}
-	}
-	if c.Metrics != nil {
-		add(main, "metrics", "nothing listens there")
 	}
 	if c.Rules != nil {
 		add(main, "rules", "no rule is followed")

@@ -33,6 +33,7 @@ const (
 // commitLoop is the committer: it alone writes.
 func (o *Outbox) commitLoop() {
 	defer close(o.done)
+	defer o.pulse.Rest()
 	// The file is mapped into memory: a disk that cannot be read is a fault of
 	// an address.
 	debug.SetPanicOnFault(true)
@@ -40,6 +41,7 @@ func (o *Outbox) commitLoop() {
 	defer timer.Stop()
 	var last time.Time
 	for {
+		o.pulse.Busy()
 		o.mu.Lock()
 		wait, closed := o.due(), o.closed
 		o.mu.Unlock()
@@ -56,6 +58,7 @@ func (o *Outbox) commitLoop() {
 			continue
 		}
 		timer.Reset(wait)
+		o.pulse.Rest()
 		select {
 		case <-timer.C:
 		case <-o.kick:
@@ -185,6 +188,7 @@ type commit struct {
 	told     []uint64             // notes that are not wanted any more
 	used     int64                // bytes of the file, before
 	thinned  []thinning           // to make room,
+	uncount  []func()             // which is counted already
 	dropped  []deviceSpan         // or gone for that
 	stamped  bool                 // readings are written that wait for their time
 	lastNote uint64
@@ -246,19 +250,36 @@ func (o *Outbox) commit() {
 
 // transact writes a full commit.
 func (o *Outbox) transact(c *commit) error {
-	write := func(w *writing) error { return o.write(w, c) }
+	write := func(w *writing) error {
+		o.retake(c)
+		return o.write(w, c)
+	}
 	err := o.update(write)
 	for try := 0; errors.Is(err, bolterrors.ErrMaxSizeReached) && try < 3; try++ {
 		// Nothing was written. An uncommon lot came at once: room first, and
 		// more where it is in pieces.
 		err = o.update(func(w *writing) error {
+			o.retake(c)
 			return errors.Join(o.evict(w, c, o.options.MaxBytes/4, false), o.writeSmall(w, c))
 		})
 		if err == nil {
 			err = o.update(write)
 		}
 	}
+	if err != nil && !errors.Is(err, errUnsure) {
+		o.retake(c)
+	}
 	return err
+}
+
+// retake forgets what a transaction thinned that was taken back.
+func (o *Outbox) retake(c *commit) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, uncount := range c.uncount {
+		uncount()
+	}
+	c.thinned, c.uncount = nil, nil
 }
 
 // gather takes what is to be done. It gives nil where there is nothing.
@@ -441,7 +462,7 @@ func (o *Outbox) write(w *writing, c *commit) error {
 	}
 	// What is freed can be used by the next transaction only, so that there
 	// must be room for this one besides.
-	c.used, c.thinned = usedBytes(w.tx), nil
+	c.used = usedBytes(w.tx)
 	if full := o.options.MaxBytes/8*7 - 2*commitBytes; c.used > full {
 		if err := o.evict(w, c, c.used-full+max(o.options.MaxBytes/evictStep, commitBytes), true); err != nil {
 			return err

@@ -122,6 +122,7 @@ func (o *Outbox) beginCounts(w *writing) error {
 	}
 	o.tillTurn(now)
 	b.Date(o.dateMoment)
+	b.Tidy()
 	k := o.keeping()
 	b.Kept(k.changes)
 	return k.put(w.table(bucketCounts))
@@ -159,7 +160,7 @@ func (o *Outbox) cover() {
 func (o *Outbox) writeCounts(w *writing, c *commit) error {
 	o.mu.Lock()
 	full := o.countsDue() <= 0
-	if !full && !o.closed && !o.counts.book.Urgent() && time.Since(o.counts.kept) < countsEvery {
+	if !full && !o.closed && !o.counts.book.Urgent() && len(c.thinned) == 0 && time.Since(o.counts.kept) < countsEvery {
 		o.mu.Unlock()
 		return nil
 	}
@@ -175,6 +176,12 @@ func (o *Outbox) writeCounts(w *writing, c *commit) error {
 	var gone []uint64
 	if full {
 		gone = o.counts.book.Thin(hourRows)
+	}
+	o.counts.book.Tidy()
+	// It goes to disk together with the rows that show it, which may be dropped
+	// next.
+	for _, t := range c.thinned {
+		c.uncount = append(c.uncount, o.counts.book.Lost(t.queue.device, t.from.run, t.from.first, t.from.last, t.gone, proof.Thinned))
 	}
 	k := o.keeping()
 	open := make(map[uint64]bool)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -56,6 +55,7 @@ type thinning struct {
 	queue *queue
 	from  span
 	rows  []span
+	gone  uint64 // how many readings are no more
 }
 
 // evict makes room. What does not thin takes none for it.
@@ -243,7 +243,10 @@ func (o *Outbox) thin(w *writing, device devices.ID, s *stock, level byte) (t th
 	if err := put(); err != nil {
 		return thinning{}, 0, 0, err
 	}
-	t.queue = q
+	t.queue, t.gone = q, uint64(len(rs))
+	for _, row := range t.rows {
+		t.gone -= uint64(row.count())
+	}
 	s.from[level] = place{t.from.run, t.from.last}
 	if s.made[level+1] == (place{}) {
 		s.made[level+1] = place{t.from.run, t.from.first}
@@ -266,7 +269,7 @@ func (o *Outbox) unsettled(device devices.ID) (*queue, place) {
 // A state is told by its changes, other numbers by the lowest and the highest.
 func isState(f devices.Field) bool {
 	switch f.Kind {
-	case devices.Status, devices.Event, devices.Setting, devices.Identity:
+	case devices.Status, devices.Event, devices.Setting, devices.Identity, devices.Fault:
 		return true
 	}
 	return f.Value.Kind() != devices.NumberValue
@@ -370,7 +373,6 @@ func (o *Outbox) applyThinned(all []thinning) {
 			n -= row.count()
 		}
 		o.stats.Thinned += uint64(n)
-		o.counts.book.Lost(t.queue.device, t.from.run, t.from.first, t.from.last, uint64(n), proof.Thinned)
 		count[t.queue.device] += n
 	}
 	for device, n := range count {

@@ -3,6 +3,7 @@ package proof
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -105,7 +106,7 @@ func (b *Book) current() *Row { return b.rows[len(b.rows)-1] }
 func (b *Book) Turn(now Moment) {
 	b.Cover(now)
 	b.begin(now)
-	b.tidy()
+	b.Tidy()
 }
 
 // Thin makes days of the oldest rows where the book has more than n of them:
@@ -181,17 +182,26 @@ func (b *Book) give(r *Row, device devices.ID, run uint32, first, last uint64) {
 }
 
 // each gives the open cells that have some of the numbers, and how many of
-// them may be taken: no more than there are, wait, and n allows for.
+// them may be taken: no more than there are, wait, and n allows for. Where an
+// hour ended among readings that were thinned, it is not known which of its
+// cells the rest are in, so that those that have none left are made up for by
+// others.
 func (b *Book) each(device devices.ID, run uint32, first, last, n uint64, take func(c *Cell, k uint64)) {
-	for _, c := range b.open[device] {
-		if c.Run != run || c.Last < first || c.First > last {
-			continue
+	some := func(from, to uint64) {
+		for _, c := range b.open[device] {
+			if c.Run != run || c.Last < from || c.First > to {
+				continue
+			}
+			if k := min(n, c.Held(), min(c.Last, to)-max(c.First, from)+1); k > 0 {
+				take(c, k)
+				n -= k
+				c.row.change++
+			}
 		}
-		if k := min(n, c.Held(), min(c.Last, last)-max(c.First, first)+1); k > 0 {
-			take(c, k)
-			n -= k
-			c.row.change++
-		}
+	}
+	some(first, last)
+	if n > 0 {
+		some(0, math.MaxUint64)
 	}
 }
 
@@ -217,10 +227,25 @@ func (b *Book) Accepted(device devices.ID, run uint32, first, last, n uint64, no
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
 
 // Lost counts n readings, among the numbers first to last of a run, that will
-// not reach the server.
-func (b *Book) Lost(device devices.ID, run uint32, first, last, n uint64, reason string) {
-	b.each(device, run, first, last, n, func(c *Cell, k uint64) { c.lose(reason, k) })
+// not reach the server. undo takes that back, as long as [Book.Tidy] was not
+// called.
+func (b *Book) Lost(device devices.ID, run uint32, first, last, n uint64, reason string) (undo func()) {
+	type loss struct {
+		c *Cell
+		n uint64
+	}
+	var all []loss
+	b.each(device, run, first, last, n, func(c *Cell, k uint64) {
+		c.lose(reason, k)
+		all = append(all, loss{c, k})
+	})
 	b.lost = true
+	return func() {
+		for _, l := range all {
+			l.c.lose(reason, -l.n) // modulo 2^64
+			l.c.row.change++
+		}
+	}
 }
 
 // Repeated counts readings that came again.
@@ -332,7 +357,6 @@ type Change struct {
 
 // Changes gives the rows that are not on disk as they are.
 func (b *Book) Changes() []Change {
-	b.tidy()
 	b.lost = false
 	var all []Change
 	for _, r := range b.rows {
@@ -354,8 +378,8 @@ func (b *Book) Kept(changes []Change) {
 	})
 }
 
-// tidy closes cells.
-func (b *Book) tidy() {
+// Tidy forgets the numbers of what is done.
+func (b *Book) Tidy() {
 	current := b.current()
 	growing := func(c *Cell) bool { return c.row == current && c.Run != 0 && c.Run == b.run }
 	for device, cells := range b.open {

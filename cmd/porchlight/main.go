@@ -50,15 +50,21 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "run the gateway", runGateway},
+		{"init", "set up a new gateway: ask, try, write the config", runInit},
+		{"firstboot", "take over a config or an invitation from the boot partition", runFirstboot},
 		{"check", "check the config", runCheck},
+		{"doctor", "say what is good and what is not, and the next command to type", runDoctor},
 		{"demo", "show the whole path on this machine, without a network", runDemo},
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
 		{"devices", "list the devices; pending, admit, refuse, rename and remove them", runDevices},
 		{"access", "list who may do what, and who waits to be let in", runAccess},
 		{"command", "tell a device something, while the gateway runs", runCommand},
+		{"serial", "list the serial ports, and find out what speaks on one: list, probe", runSerial},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
+		{"backup", "write an encrypted file that brings this gateway back", runBackup},
+		{"restore", "bring a gateway back from a backup", runRestore},
 		{"version", "print version, commit and Go version", runVersion},
 	}
 }

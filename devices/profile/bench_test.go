@@ -73,7 +73,7 @@ func BenchmarkHear(b *testing.B) {
 	})
 }
 
-func unhex(b *testing.B, text string) []byte {
+func unhex(b testing.TB, text string) []byte {
 	b.Helper()
 	payload, err := hex.DecodeString(text)
 	if err != nil {

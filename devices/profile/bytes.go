@@ -1,7 +1,6 @@
 package profile
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -79,88 +78,6 @@ func (rule structRule) read(payload []byte) (*node, error) {
 		n.members = append(n.members, member{item.Name, &node{value: v}})
 	}
 	return n, nil
-}
-
-// check finds what is wrong with a frame.
-func (rule frameRule) check(key string, add addFault) {
-	for name, text := range map[string]string{"escape": rule.Escape, "start": rule.Start, "end": rule.End} {
-		if b, err := hex.DecodeString(text); err != nil || name == "escape" && len(b) > 1 {
-			add(key+"."+name, "is not hex", "pairs of 0-9 and a-f, one for escape", "correct it")
-		}
-	}
-	if rule.Sum == "" && rule.First+rule.After > 0 {
-		add(key, "first and after are of a checksum", "with sum", "add sum, or remove them")
-	}
-}
-
-// open gives what is in a frame, without the checksum and what follows it.
-func (rule frameRule) open(payload []byte) ([]byte, error) {
-	if escape, _ := hex.DecodeString(rule.Escape); len(escape) == 1 {
-		plain := make([]byte, 0, len(payload))
-		for i := 0; i < len(payload); i++ {
-			if payload[i] == escape[0] && i+1 < len(payload) {
-				i++
-				plain = append(plain, payload[i]^0x20)
-				continue
-			}
-			plain = append(plain, payload[i])
-		}
-		payload = plain
-	}
-	start, _ := hex.DecodeString(rule.Start)
-	end, _ := hex.DecodeString(rule.End)
-	switch {
-	case rule.Size > 0 && len(payload) != rule.Size:
-		return nil, fmt.Errorf("%d bytes instead of %d", len(payload), rule.Size)
-	case !bytes.HasPrefix(payload, start):
-		return nil, fmt.Errorf("does not begin with %s", rule.Start)
-	case !bytes.HasSuffix(payload, end):
-		return nil, fmt.Errorf("does not end with %s", rule.End)
-	case rule.Sum == "":
-		return payload, nil
-	}
-	sum := frameSums[rule.Sum]
-	at := len(payload) - rule.After - sum.size
-	if at < rule.First {
-		return nil, fmt.Errorf("%d bytes are too few", len(payload))
-	}
-	if !bytes.Equal(payload[at:at+sum.size], sum.of(payload[rule.First:at])) {
-		return nil, errors.New("the checksum is wrong")
-	}
-	return payload[:at], nil
-}
-
-// frameSums are the checksums as they are sent.
-var frameSums = map[string]struct {
-	size int
-	of   func([]byte) []byte
-}{
-	"sum8":         {1, func(b []byte) []byte { return []byte{byte(total(b))} }},
-	"not_sum8":     {1, func(b []byte) []byte { return []byte{^byte(total(b))} }},
-	"zero_sum8":    {1, func(b []byte) []byte { return []byte{-byte(total(b))} }},
-	"sum16":        {2, func(b []byte) []byte { return binary.BigEndian.AppendUint16(nil, total(b)) }},
-	"crc16_modbus": {2, func(b []byte) []byte { return binary.LittleEndian.AppendUint16(nil, crc16(b)) }},
-}
-
-func total(b []byte) (sum uint16) {
-	for _, octet := range b {
-		sum += uint16(octet)
-	}
-	return sum
-}
-
-// crc16 is the CRC of Modbus over Serial Line, section 6.2.2.
-func crc16(b []byte) uint16 {
-	crc := uint16(0xffff)
-	for _, octet := range b {
-		crc ^= uint16(octet)
-		for range 8 {
-			odd := crc & 1
-			crc >>= 1
-			crc ^= 0xa001 * odd
-		}
-	}
-	return crc
 }
 
 // size is the bytes that the item has.

@@ -37,10 +37,14 @@ const confirmedWithin = 5 * time.Second
 
 // An Outgoing is a message to a device.
 type Outgoing struct {
+	// Topic is an MQTT topic. By CoAP it is a path below the device's own, "" for
+	// that itself, with a query after ?; one that begins with / is whole.
 	Topic   string
 	Payload []byte
 	QoS     byte
 	Retain  bool
+	Method  string // CoAP: put, post, get or delete
+	Format  int    // CoAP: content format of the payload
 	// Field is the name of the field that confirms it, with Value, or with any
 	// value where that is the zero Value, no later than Within.
 	Field  string
@@ -66,38 +70,64 @@ func (s *Session) see(p *Profile, topic string, captures map[string]string, out 
 	if len(p.file.Commands)+len(p.file.Poll) == 0 || out.Identity == "" {
 		return
 	}
-	key := deviceKey{p.ID(), out.Identity}
-	v := s.seen[key]
+	v := s.notice(p, out.Identity)
 	if v == nil {
-		if len(s.seen) >= maxDescribed {
-			return
-		}
-		v = &seen{}
-		s.seen[key] = v
+		return
 	}
 	if v.topic == "" || captures["device"] != "" { // else it does not tell where to answer
 		v.topic = topic
 	}
-	for _, t := range out.targets {
+	v.add(out.targets)
+}
+
+// notice gives what was seen of a device; nil where no more can be remembered.
+func (s *Session) notice(p *Profile, identity string) *seen {
+	key := deviceKey{p.ID(), identity}
+	v := s.seen[key]
+	if v == nil && len(s.seen) < maxDescribed {
+		v = &seen{}
+		s.seen[key] = v
+	}
+	return v
+}
+
+func (v *seen) add(targets []target) {
+	for _, t := range targets {
 		if len(v.targets) < maxRules && !slices.Contains(v.targets, t) {
 			v.targets = append(v.targets, t)
 		}
 	}
 }
 
+// Expect has [Session.Commands] know a device of CoAP, by the key that
+// [Session.HearBody] will be given, before it was heard.
+func (s *Session) Expect(profile, key string) {
+	if p := s.library.Get(profile); p != nil {
+		s.notice(p, key)
+	}
+}
+
+// HearBody reads a body of CoAP, of a device whose profile is known. Nothing in
+// it says whose it is; key does, from then on.
+func (s *Session) HearBody(profile, key string, at Place, m Message) (Output, error) {
+	p := s.library.Get(profile)
+	if p == nil {
+		return Output{}, ErrUnknown
+	}
+	out, err := p.decode(newHeard(m), map[string]string{"field": m.Topic}, at, nil)
+	if err != nil {
+		return Output{Profile: p.ID()}, err
+	}
+	if v := s.notice(p, key); v != nil {
+		v.add(out.targets)
+	}
+	return out, nil
+}
+
 // Commands gives what a device can be told, by what it announced and by the
 // profile; key is the identity that its messages show.
 func (s *Session) Commands(profile, key string) (all []Command) {
-	names := make(map[string]bool)
-	add := func(c Command) {
-		c.Name = fieldName(c.Name)
-		c.Confirm = cmp.Or(fieldName(c.Confirm), c.Name)
-		c.Within = cmp.Or(c.Within, confirmedWithin)
-		if c.Name != "" && !names[c.Name] {
-			names[c.Name] = true
-			all = append(all, c)
-		}
-	}
+	add := adder(&all)
 	if d, ok := s.Describe(profile, key); ok {
 		for i := range d.Commands {
 			if c := &d.Commands[i]; c.Topic != "" {
@@ -105,11 +135,35 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 			}
 		}
 	}
-	p, v := s.library.Get(profile), s.seen[deviceKey{profile, key}]
-	if p == nil || v == nil {
+	p := s.library.Get(profile)
+	if p == nil {
+		return all
+	}
+	v := s.seen[deviceKey{p.ID(), key}]
+	if v == nil {
 		return all
 	}
 	captures := p.capturesOf(v.topic)
+	p.commands(v, func(r ref) string { return captures[r.name] }, add)
+	return all
+}
+
+// adder completes commands and adds those that are not there.
+func adder(all *[]Command) func(Command) {
+	names := make(map[string]bool)
+	return func(c Command) {
+		c.Name = fieldName(c.Name)
+		c.Confirm = cmp.Or(fieldName(c.Confirm), c.Name)
+		c.Within = cmp.Or(c.Within, confirmedWithin)
+		if c.Name != "" && !names[c.Name] {
+			names[c.Name] = true
+			*all = append(*all, c)
+		}
+	}
+}
+
+// commands gives those of the profile.
+func (p *Profile) commands(v *seen, more func(ref) string, add func(Command)) {
 	for i := range p.file.Commands {
 		rule := &p.file.Commands[i]
 		for _, to := range v.of(i, rule) {
@@ -120,7 +174,7 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 				case "path":
 					return to.path
 				}
-				return captures[r.name]
+				return more(r)
 			}
 			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), Risk: risks[rule.Risk], rule: rule, target: to}
 			c.Name, _ = rule.Name.fill(look)
@@ -131,7 +185,6 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 			add(c)
 		}
 	}
-	return all
 }
 
 // of gives the members that a command is for; the zero one where it is for
@@ -178,6 +231,7 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		return out, checkTopic(out.Topic)
 	}
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
+	out.Method, out.Format = cmp.Or(c.rule.Method, "put"), c.rule.Format
 	if c.rule.Confirm != nil && c.rule.Confirm.Any {
 		out.Value = devices.Value{}
 	}
@@ -186,7 +240,7 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}
 	}
 	p := s.library.Get(profile)
-	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.target.key, "path": c.target.path, "value": sent})
+	err = p.address(&out, s.seen[deviceKey{p.ID(), key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.target.key, "path": c.target.path, "value": sent})
 	return out, err
 }
 
@@ -199,6 +253,9 @@ func (p *Profile) address(out *Outgoing, heardOn string, topic template, reply m
 		return errors.New("the payload cannot be made")
 	}
 	out.Payload = []byte(text)
+	if reply == nil && topic.isZero() {
+		return nil // checked: only by CoAP
+	}
 	if reply == nil {
 		if out.Topic, ok = topic.fill(look); !ok {
 			return errors.New("the device was not heard on a topic that tells where to answer")

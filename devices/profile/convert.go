@@ -125,7 +125,7 @@ func (r *fieldRule) calculate(v devices.Value) (devices.Value, bool) {
 // affine gives (v + offset) * scale with the decimals that it can have, so
 // that 2257 * 0.1 is 225.7.
 func affine(v devices.Value, offset, scale float64) devices.Value {
-	places := max(decimals(v.String()), decimals(devices.Number(offset).String())) + decimals(devices.Number(scale).String())
+	places := max(decimals(v.String()), decimals(plain(offset))) + decimals(plain(scale))
 	f := (v.Float() + offset) * scale
 	if places > 12 || math.Abs(f) > 1e15 {
 		return devices.Number(f)
@@ -136,6 +136,9 @@ func affine(v devices.Value, offset, scale float64) devices.Value {
 	}
 	return out
 }
+
+// plain writes a number without an exponent.
+func plain(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // decimals counts those of a literal; many, where it has an exponent.
 func decimals(literal string) int {
@@ -185,7 +188,7 @@ func (r *fieldRule) isInvalid(v devices.Value) bool {
 // kinds are the words for them.
 var kinds = map[string]devices.FieldKind{
 	"measurement": devices.Measurement, "counter": devices.Counter, "state": devices.Status, "event": devices.Event,
-	"setting": devices.Setting, "identity": devices.Identity, "diagnostic": devices.Diagnostic,
+	"setting": devices.Setting, "identity": devices.Identity, "diagnostic": devices.Diagnostic, "fault": devices.Fault,
 }
 
 func (r *fieldRule) kind(v devices.Value) devices.FieldKind {

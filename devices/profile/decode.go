@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -68,7 +69,7 @@ func (p *Profile) Matches(at Place, topic string) bool {
 // no error.
 func (p *Profile) Decode(at Place, m Message) (Output, error) {
 	h := newHeard(m)
-	captures := map[string]string{"field": m.Topic}
+	captures := p.given(m.Topic)
 	if at.Topic != "" {
 		c, ok := p.captures(h, at.Topic)
 		if !ok {
@@ -77,6 +78,14 @@ func (p *Profile) Decode(at Place, m Message) (Output, error) {
 		captures = c
 	}
 	return p.decode(h, captures, at, nil)
+}
+
+// given is what is known of a message whose topic is not matched: what was asked,
+// and the params.
+func (p *Profile) given(field string) map[string]string {
+	captures := map[string]string{"field": field}
+	maps.Copy(captures, p.file.Params)
+	return captures
 }
 
 // captures finds the first entry of match that fits; device "" is any.
@@ -186,6 +195,13 @@ func (p *Profile) decode(h *heard, captures map[string]string, at Place, o *over
 	if limit := int(p.file.Limits.Bytes); len(h.Payload) > limit {
 		return Output{}, fmt.Errorf("%d bytes are more than the %d that a message may have", len(h.Payload), limit)
 	}
+	if h.ContentFormat < 0 && !p.file.Framing.IsLines() {
+		body, err := p.file.Framing.Open(h.Payload)
+		if err != nil {
+			return Output{}, err
+		}
+		h.Payload = body
+	}
 	for _, rule := range p.file.Decode {
 		if !rule.When.hold(h, captures) {
 			continue
@@ -223,13 +239,8 @@ func (r *reading) read() (Output, error) {
 		}
 		return out, err
 	}
-	if rule.Frame != nil {
-		body, err := rule.Frame.open(h.Payload)
-		if err != nil {
-			return Output{}, err
-		}
-		h = newHeard(h.Message)
-		h.Payload, r.heard = body, h
+	if decode := partDecoders[rule.Code]; decode != nil {
+		return r.inParts(decode)
 	}
 	doc, key, available, err := r.document()
 	if err != nil {
@@ -244,6 +255,9 @@ func (r *reading) read() (Output, error) {
 		}
 	}
 	out.About = r.about(look)
+	if r.at.Topic == "" && (len(r.profile.file.Commands) > 0 || !r.profile.file.Device.Learn.isZero()) {
+		out.look = look
+	}
 	if doc == nil {
 		return out, nil
 	}
@@ -271,14 +285,29 @@ func (r *reading) about(look func(ref) string) About {
 
 // fill makes a document's reading.
 func (r *reading) fill(out *Output, doc *node) {
-	fields, available, targets := r.fields(doc)
-	out.targets = targets
-	if available != devices.AvailabilityUnknown {
-		out.Availability = available
+	w := r.walk(doc)
+	out.targets = w.targets
+	if w.available != devices.AvailabilityUnknown {
+		out.Availability = w.available
 	}
-	if len(fields) > 0 {
-		out.Readings = []devices.Reading{{Device: r.at.Device, Time: r.time(doc), Fields: fields}}
+	out.Readings = w.dated
+	if len(w.out) > 0 {
+		now := r.time(doc)
+		i := slices.IndexFunc(out.Readings, func(dated devices.Reading) bool { return dated.Time.Equal(now) })
+		if i < 0 {
+			i, out.Readings = len(out.Readings), append(out.Readings, devices.Reading{Device: r.at.Device, Time: now})
+		}
+		out.Readings[i].Fields = append(w.out, out.Readings[i].Fields...)
 	}
+	slices.SortStableFunc(out.Readings, func(a, b devices.Reading) int {
+		switch {
+		case a.Time.IsZero() == b.Time.IsZero():
+			return a.Time.Compare(b.Time)
+		case a.Time.IsZero(): // it is of now
+			return 1
+		}
+		return -1
+	})
 }
 
 // maxChildren bounds the devices in one message.
@@ -347,16 +376,25 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 		doc, err = rule.Columns.read(h.Payload, look)
 	case rule.Struct != nil:
 		doc, err = rule.Struct.read(h.Payload)
+	case rule.Registers != nil:
+		doc, err = rule.Registers.read(h.Payload, h.Topic)
 	case rule.Code != "":
 		doc, identity, available, err = decoders[rule.Code](h.Payload, r.captures)
+	case rule.XML != nil:
+		if doc, err = parseXML(h.Payload, maxMembers); err == nil && doc.kind != objectNode {
+			doc = object("value", doc)
+		}
 	case rule.CBOR != nil:
 		if doc, err = parseCBOR(h.Payload, maxMembers); err == nil {
 			doc, identity = rule.CBOR.within(doc, look)
 		}
 	case rule.JSON != nil:
-		if rule.JSON.Quotes {
+		switch {
+		case rule.JSON.Quotes:
 			doc, err = parseJSON(bytes.ReplaceAll(h.Payload, []byte("'"), []byte(`"`)), maxMembers)
-		} else {
+		case rule.JSON.Words:
+			doc, err = parseJSON(jsonWords(h.Payload), maxMembers)
+		default:
 			doc, err = h.json()
 		}
 		if err == nil {
@@ -368,7 +406,14 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 
 // decoders are those in code, by name.
 var decoders = map[string]func(payload []byte, captures map[string]string) (doc *node, identity string, available devices.Availability, err error){
-	"sparkplug": readSparkplug,
+	"sparkplug":   readSparkplug,
+	"dsmr":        readDSMR,
+	"iec62056_21": readIEC62056,
+	"sml":         readSML,
+	"esp3":        readESP3,
+	"firmata":     readFirmata,
+	"mysensors":   readMySensors,
+	"nmea":        readNMEA,
 }
 
 // within gives the part of the document that the rule looks into, and the name
@@ -439,14 +484,16 @@ func (rule valueRule) read(payload []byte, look func(ref) string) (*node, error)
 	if !utf8.ValidString(text) || len(text) > maxText {
 		return nil, errors.New("not a number, a word or a short text")
 	}
-	name, _ := rule.Name.fill(func(r ref) string {
+	withPayload := func(r ref) string {
 		if r.name == "payload" {
 			return text
 		}
 		return look(r)
-	})
+	}
+	name, _ := rule.Name.fill(withPayload)
 	if !rule.Is.isZero() {
-		text, _ = rule.Is.fill(look)
+		whole, _ := rule.Is.fill(withPayload)
+		text = strings.TrimSpace(whole)
 	}
 	v, meant := devices.Text(text), ""
 	if !rule.Raw {

@@ -1,19 +1,21 @@
 package profile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// fields makes fields of a document's members, and tells what they say of the
+// walk makes fields of a document's members, and tells what they say of the
 // device being there, and which of them commands are for.
-func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []target) {
+func (r *reading) walk(doc *node) walker {
 	for _, rule := range r.profile.file.Fields {
 		if rule.Join != nil && rule.When.hold(r.heard, r.captures) {
 			if n := rule.Join.of(doc); n != nil {
@@ -24,7 +26,7 @@ func (r *reading) fields(doc *node) ([]devices.Field, devices.Availability, []ta
 	}
 	w := walker{reading: r, names: newNames()}
 	w.walk(doc, place{})
-	return w.out, w.available, w.targets
+	return w
 }
 
 // A walker goes through a document once.
@@ -32,6 +34,7 @@ type walker struct {
 	*reading
 	names     names
 	out       []devices.Field
+	dated     []devices.Reading // of fields that have a time of their own
 	available devices.Availability
 	targets   []target
 	objects   []*node // from the document to where the walker is
@@ -122,7 +125,26 @@ func (w *walker) value(n *node, at place, selected *node) {
 		return
 	}
 	f.Name = w.names.unique(f.Name)
-	w.out = append(w.out, f)
+	when := w.timeOf(at, selected)
+	if when.IsZero() {
+		w.out = append(w.out, f)
+		return
+	}
+	i := slices.IndexFunc(w.dated, func(r devices.Reading) bool { return r.Time.Equal(when) })
+	if i < 0 {
+		i, w.dated = len(w.dated), append(w.dated, devices.Reading{Device: w.at.Device, Time: when})
+	}
+	w.dated[i].Fields = append(w.dated[i].Fields, f)
+}
+
+// timeOf gives the time that the object of a value tells of it, zero where it
+// tells none that can be believed.
+func (w *walker) timeOf(at place, selected *node) time.Time {
+	rule := w.ruleFor(at.members)
+	if rule == nil || rule.Time == nil || selected == nil {
+		return time.Time{}
+	}
+	return w.timeBy(*rule.Time, selected)
 }
 
 // ruleFor gives the rule that selects a path: that of the announcement, with
@@ -175,15 +197,29 @@ func (w *walker) field(n *node, at place, selected *node) (f devices.Field, ok b
 	at.path = at.below(rule.skip)
 	f.Name = fieldName(at.path)
 	if len(rule.Name) > 0 {
-		f.Name = fieldName(firstFilled(rule.Name, w.naming(at, selected)) + at.index)
+		name := firstFilled(rule.Name, w.naming(at, selected))
+		if !rule.namedWithin() {
+			name += at.index
+		}
+		f.Name = fieldName(name)
 	}
-	f.Kind = rule.kind(f.Value)
-	if f.Value.Kind() == devices.NumberValue {
-		if f.Unit = rule.unit(at.members, w.objects); f.Unit == "" {
-			f.Unit = deviceUnit(n.unit)
+	if v, ok := number(f.Value); ok {
+		unit := cmp.Or(rule.unit(at.members, w.objects), deviceUnit(n.unit))
+		if unit != "" && rule.Type == "" { // many firmwares quote what they measure
+			f.Value = v
+		}
+		if f.Value.Kind() == devices.NumberValue {
+			f.Unit = unit
 		}
 	}
+	f.Kind = rule.kind(f.Value)
 	return f, true
+}
+
+// namedWithin reports whether the name comes of the object selected, which
+// tells the items of a list apart.
+func (r *fieldRule) namedWithin() bool {
+	return slices.ContainsFunc(r.Name, func(t template) bool { return strings.Contains(t.source, "{./") })
 }
 
 // naming finds what a name is made of.
@@ -203,8 +239,8 @@ func (w *walker) naming(at place, selected *node) func(ref) string {
 	}
 }
 
-// unit is the one that a member of the message tells, or that of the path's
-// last member, or the rule's own.
+// unit is the one that a member of the message tells; where it tells none, that
+// of the path's last member, or the rule's own.
 func (r fieldRule) unit(members []string, objects []*node) devices.Unit {
 	if r.UnitOf != "" {
 		for _, o := range slices.Backward(objects) {
@@ -212,10 +248,12 @@ func (r fieldRule) unit(members []string, objects []*node) devices.Unit {
 				if u, ok := r.Units[n.value.String()]; ok {
 					return devices.Unit(u)
 				}
+				if u, ok := r.Units["*"]; ok {
+					return devices.Unit(u)
+				}
 				return deviceUnit(n.value.String())
 			}
 		}
-		return devices.Unit(r.Unit)
 	}
 	if len(r.Units) == 0 {
 		return devices.Unit(r.Unit)

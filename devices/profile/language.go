@@ -5,6 +5,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
@@ -20,6 +21,8 @@ type spec struct {
 	Priority   int               `yaml:"priority" min:"0" max:"100" doc:"Of the profiles that match a message, the one with the highest takes it: 0 for one that takes none by itself, 10 for those that take anything, 40 for descriptions by others, 50 is usual."`
 	Params     map[string]string `yaml:"params" doc:"Parts of topics that differ between houses; $name stands for one in topics."`
 	Match      []matchRule       `yaml:"match" doc:"MQTT: the topics that are a device's; the first that fits."`
+	Framing    framing.Rule      `yaml:"framing" doc:"Serial: how the device marks where what it sends begins and ends, and whether it came whole; lines if not said."`
+	Port       []portRule        `yaml:"port" doc:"Serial: how characters are sent: the usual way, and then others that devices may be set to."`
 	Device     deviceRule        `yaml:"device" doc:"Who the device is."`
 	Decode     []decodeRule      `yaml:"decode" doc:"How a message is read; the first whose conditions hold."`
 	Fields     []fieldRule       `yaml:"fields" doc:"What becomes of the members; the first that selects one takes it."`
@@ -52,6 +55,8 @@ type deviceRule struct {
 	Model    []template    `yaml:"model" alone:"true" doc:"What it is."`
 	Firmware []template    `yaml:"firmware" alone:"true" doc:"Version of its firmware."`
 	Parent   []template    `yaml:"parent" alone:"true" doc:"Identity of the device that it hangs on."`
+	Learn    template      `yaml:"learn" doc:"Serial: what a message teaches of the device, which decoders in code are given with its later messages."`
+	Last     bool          `yaml:"last" doc:"Serial: a message that does not tell whose it is, is of the device of the one before it."`
 	Children *childrenRule `yaml:"children" doc:"Parts of the message that are devices of their own."`
 }
 
@@ -62,15 +67,16 @@ type childrenRule struct {
 
 type decodeRule struct {
 	When         conditions        `yaml:"when" doc:"Conditions, all of which must hold: on captures of the topic, on /members of a JSON message, on format (the CoAP content format), first (the first character), payload (all of a short text), hex (the bytes of a short message), field (the CoAP path; what a serial device was asked) or retained (true, false). Values are patterns with * and ?; ! before one means that it does not fit; !* that there is none."`
-	Frame        *frameRule        `yaml:"frame" doc:"What stands around the message, and whether it came whole."`
 	JSON         *treeRule         `yaml:"json" doc:"A JSON object, or a single JSON value."`
 	CBOR         *treeRule         `yaml:"cbor" doc:"A CBOR item."`
+	XML          *struct{}         `yaml:"xml" doc:"An XML document: what is in its root, without attributes."`
 	SenML        *struct{}         `yaml:"senml" doc:"A SenML pack, JSON or CBOR."`
 	Value        *valueRule        `yaml:"value" doc:"One bare number, word or text."`
 	Pairs        *pairsRule        `yaml:"pairs" doc:"Names and values on one line."`
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
-	Code         string            `yaml:"code" enum:"sparkplug" doc:"A decoder in code."`
+	Registers    *registersRule    `yaml:"registers" doc:"An answer of Modbus RTU; field is what was asked: unit=1 fc=4 addr=0x0000 count=80."`
+	Code         string            `yaml:"code" enum:"coiot,dsmr,esp3,firmata,iec62056_21,linkformat,lwm2m,mysensors,nmea,sml,sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
@@ -86,17 +92,7 @@ type treeRule struct {
 
 	Named  *namedRule `yaml:"named" doc:"A list of objects that have their names in them: each becomes a member of that name."`
 	Quotes bool       `yaml:"quotes" doc:"Texts stand in single quotes, which is no JSON."`
-}
-
-// A frameRule is on the bytes of a message, before anything else reads them.
-type frameRule struct {
-	Escape string `yaml:"escape" doc:"A byte in hex: it is taken away, and the one after it changed in bit 5 (RFC 1662 section 4.2)."`
-	Start  string `yaml:"start" doc:"Bytes in hex with which it begins."`
-	End    string `yaml:"end" doc:"Bytes in hex with which it ends."`
-	Size   int    `yaml:"size" min:"0" max:"4096" doc:"How long it is; 0 is any."`
-	Sum    string `yaml:"sum" enum:"sum8,not_sum8,zero_sum8,sum16,crc16_modbus" doc:"Its checksum: the sum of the bytes, its complement, what makes the sum 0, the sum in 16 bits (high first), the CRC of Modbus (low first). It and what stands after it is taken away."`
-	First  int    `yaml:"first" min:"0" max:"4095" doc:"Place of the first byte that the checksum is of; the last is the one before it."`
-	After  int    `yaml:"after" min:"0" max:"16" doc:"How many bytes stand after the checksum."`
+	Words  bool       `yaml:"words" doc:"nan, inf, None, True and False stand for values, as printed by programs that know no JSON."`
 }
 
 type namedRule struct {
@@ -111,7 +107,7 @@ type bestRule struct {
 
 type valueRule struct {
 	Name template `yaml:"name,required" doc:"Path of the field, with / between; {x} is a capture, {payload} the message."`
-	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture."`
+	Is   template `yaml:"is" doc:"The value, where it is not the message: {x} is a capture, {payload} the message."`
 	Raw  bool     `yaml:"raw" doc:"Take it as the text it is: neither number nor truth value."`
 }
 
@@ -156,12 +152,13 @@ type fieldRule struct {
 	Drop    bool                 `yaml:"drop" doc:"Not a field."`
 	Name    []template           `yaml:"name" alone:"true" doc:"Name of the field, the first that can be filled; {key} is the last member, ./x a member of what is selected. Without it, the name is the path."`
 	Value   []string             `yaml:"value" alone:"true" doc:"Where an object is selected: the member that is the value, the first that is there."`
+	Time    *timeRule            `yaml:"time" doc:"With value: where in the object the time of this value is; what has one is a reading of its own."`
 	Join    *joinRule            `yaml:"join" doc:"Instead of select: several members that are one number."`
-	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic" doc:"What the field means; without it, a number is a measurement and all else a state."`
+	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic,fault" doc:"What the field means; without it, a number is a measurement and all else a state. A fault raises an alarm while it is true, a number other than 0, or a text that is no word for well."`
 	Type    string               `yaml:"type" enum:"number,integer,bool,text" doc:"number, integer: a text that holds a number becomes one, another is dropped; bool: a truth value, in any of the usual words; text: all becomes a text, the items of a list one with commas."`
 	Unit    string               `yaml:"unit" doc:"The unit."`
 	UnitOf  string               `yaml:"unit_of" doc:"Name of a member beside or above that tells the unit."`
-	Units   map[string]string    `yaml:"units" doc:"For unit_of: the firmware's spellings and ours; otherwise: last member of the path, with * and ?, and its unit."`
+	Units   map[string]string    `yaml:"units" doc:"Last member of the path, with * and ?, and its unit; with unit_of, the firmware's spellings and ours too, * being any other."`
 	Parse   string               `yaml:"parse" enum:"duration,hex" doc:"duration: 9T09:29:01 becomes seconds; hex: the digits are hexadecimal."`
 	Words   map[string]yaml.Node `yaml:"words" quote:"true" doc:"The device's words and what they are here: a truth value, a number, a text. Quote them."`
 	Invalid []string             `yaml:"invalid" alone:"true" doc:"Values that mean that there is none."`
@@ -196,7 +193,7 @@ type restRule struct {
 
 type timeRule struct {
 	Path   membersPath `yaml:"path,required" doc:"Where it is."`
-	Format string      `yaml:"format" enum:"iso,s,ms,us" doc:"iso: 2026-11-23T08:00:00 with or without zone; s, ms, us: since 1970."`
+	Format string      `yaml:"format" enum:"iso,s,ms,us,dsmr" doc:"iso: 2026-11-23T08:00:00 with or without zone; s, ms, us: since 1970; dsmr: 261123080000W, local, in winter or summer."`
 	Zone   string      `yaml:"zone" enum:"device,utc" doc:"Of an iso time without one: device, as configured for the device, or utc."`
 }
 
@@ -217,6 +214,10 @@ type commandRule struct {
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
 	Risk     string            `yaml:"risk" enum:"read,reversible,hazardous" doc:"What can come of it: nothing (read), what another command takes back (reversible, the default), or harm (hazardous): then people are asked whether they are sure."`
+	Hex      template          `yaml:"hex" doc:"Serial: instead of payload, bytes in hex; what stands in its places is hex too: {value|hex2}."`
+	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
+	Method   string            `yaml:"method" enum:"put,post,get,delete" doc:"CoAP: put, if not said. topic then is a path below the device's url, or with / before it a whole one, and may have a query after ?; without it, the url is told."`
+	Format   int               `yaml:"format" min:"0" max:"65535" doc:"CoAP: content format of the payload; 0 is text."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 
@@ -243,6 +244,32 @@ type pollRule struct {
 	Topic   template          `yaml:"topic" doc:"As in commands."`
 	Reply   map[string]string `yaml:"reply" doc:"As in commands."`
 	Payload template          `yaml:"payload" doc:"What is sent."`
+	Hex     string            `yaml:"hex" doc:"Serial: instead of payload, bytes in hex."`
+	Modbus  *modbusReadRule   `yaml:"modbus" doc:"Serial: registers or coils to read; the message is the answer, and its field says what was asked: unit=1 fc=4 addr=0x0000 count=80."`
+	SignOn  bool              `yaml:"sign_on" doc:"Serial: the conversation of IEC 62056-21 mode C, in which the baud rate changes."`
+	Within  time.Duration     `yaml:"within" min:"10ms" max:"1m" doc:"Serial: how long the answer may take; a second if not said."`
+}
+
+// A portRule is how characters are sent on a serial line.
+type portRule struct {
+	Baud     int    `yaml:"baud,required" min:"50" max:"4000000" doc:"Bits a second."`
+	DataBits int    `yaml:"data_bits" min:"5" max:"8" doc:"Bits of a character; 8 if not said."`
+	Parity   string `yaml:"parity" enum:"none,even,odd,mark,space" doc:"none if not said."`
+	StopBits int    `yaml:"stop_bits" min:"1" max:"2" doc:"1 if not said."`
+}
+
+type modbusReadRule struct {
+	Function int `yaml:"function,required" min:"1" max:"4" doc:"1 coils, 2 discrete inputs, 3 holding registers, 4 input registers."`
+	Address  int `yaml:"address" min:"0" max:"65535" doc:"The first, as it is sent: counted from 0."`
+	Count    int `yaml:"count,required" min:"1" max:"2000" doc:"How many; 125 registers at most."`
+}
+
+type modbusWriteRule struct {
+	Function int    `yaml:"function,required" min:"5" max:"16" doc:"5 one coil, 6 one register, 15 coils, 16 registers."`
+	Address  int    `yaml:"address" min:"0" max:"65535" doc:"As it is sent: counted from 0."`
+	Type     string `yaml:"type" enum:"u16,i16,u32,i32,f32" doc:"How a number is written; u16 if not said."`
+	Words    string `yaml:"words" enum:"high_first,low_first" doc:"Order of two registers; high_first if not said."`
+	Value    string `yaml:"value" doc:"What is written where the command takes no argument."`
 }
 
 type limitRule struct {

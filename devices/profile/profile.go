@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
@@ -74,10 +75,12 @@ func (s *spec) inherit(base spec, has func(key string) bool) {
 	take("match", func() { s.Match = slices.Clone(base.Match) })
 	take("device", func() { s.Device = base.Device })
 	take("decode", func() { s.Decode = base.Decode })
+	take("framing", func() { s.Framing = base.Framing })
 	take("rest", func() { s.Rest = base.Rest })
 	take("time", func() { s.Time = base.Time })
 	take("silence", func() { s.Silence = base.Silence })
 	take("poll", func() { s.Poll = slices.Clone(base.Poll) })
+	take("port", func() { s.Port = base.Port })
 	take("limits", func() { s.Limits = base.Limits })
 	s.inherited = len(s.Fields)
 	s.Fields = slices.Concat(s.Fields, base.Fields)
@@ -123,10 +126,14 @@ func (s *spec) check(doc *strictyaml.Document) (faults strictyaml.Faults) {
 	}
 	s.checkConditions("match", add)
 	s.checkDevice(add)
+	if err := s.Framing.Check(); err != nil {
+		add("framing", err.Error(), "", "correct it")
+	}
 	s.checkDecode(add)
 	s.checkFields(add)
 	s.checkCommands(add)
 	s.checkPolls(add)
+	s.checkRequests(add)
 	for i, t := range s.Time {
 		if t.Zone != "" && t.Format != "iso" && t.Format != "" {
 			add(fmt.Sprintf("time[%d].zone", i), "a time since 1970 has no zone", "", "remove it")
@@ -187,13 +194,13 @@ func (s *spec) checkDecode(add addFault) {
 	for i, d := range s.Decode {
 		key := fmt.Sprintf("decode[%d]", i)
 		n := 0
-		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
+		for _, is := range []bool{d.JSON != nil, d.CBOR != nil, d.SenML != nil, d.XML != nil, d.Value != nil, d.Pairs != nil, d.Columns != nil, d.Struct != nil, d.Registers != nil, d.Code != "", d.Availability != nil, d.Skip, d.Refuse != ""} {
 			if is {
 				n++
 			}
 		}
 		if n > 1 || n == 0 && d.Describe == "" {
-			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, senml, value, pairs, columns, struct, code, availability, describe, skip, refuse", "keep one")
+			add(key, fmt.Sprintf("it has %d ways to read a message", n), "one of json, cbor, xml, senml, value, pairs, columns, struct, registers, code, availability, describe, skip, refuse", "keep one")
 		}
 		if _, ok := describers[d.Describe]; d.Describe != "" && !ok {
 			add(key+".describe", fmt.Sprintf("there is no describer %q", d.Describe), strings.Join(sortedKeys(describers), ", "), "choose one of them")
@@ -207,7 +214,7 @@ func (s *spec) checkDecode(add addFault) {
 		s.checkWhen(key+".when", d.When, add)
 		if d.Value != nil {
 			s.checkTemplate(key+".value.name", d.Value.Name, add, "field", "payload")
-			s.checkTemplate(key+".value.is", d.Value.Is, add)
+			s.checkTemplate(key+".value.is", d.Value.Is, add, "payload")
 		}
 		for _, at := range []*treeRule{d.JSON, d.CBOR} {
 			if at != nil {
@@ -217,8 +224,8 @@ func (s *spec) checkDecode(add addFault) {
 		if d.Columns != nil {
 			s.checkTemplate(key+".columns.at", d.Columns.At, add)
 		}
-		if d.Frame != nil {
-			d.Frame.check(key+".frame", add)
+		if d.Registers != nil && len(d.Registers.Items) == 0 {
+			add(key+".registers.items", "is empty", "", "say what stands where")
 		}
 		if d.Struct != nil && len(d.Struct.Items) == 0 {
 			add(key+".struct.items", "is empty", "", "say what stands where")
@@ -382,7 +389,7 @@ func (s *spec) checkPolls(add addFault) {
 		key := fmt.Sprintf("poll[%d]", i)
 		p := &s.Poll[i]
 		s.bind(key+".topic", &p.Topic, add)
-		if p.Topic.isZero() == (len(p.Reply) == 0) {
+		if p.Topic.isZero() == (len(p.Reply) == 0) && slices.Contains(s.Transports, "mqtt") {
 			add(key, "it is sent nowhere, or twice", "topic or reply", "keep one")
 		}
 		if p.On == "" && p.Every == 0 {
@@ -426,6 +433,10 @@ func (p *Profile) Name() string { return p.file.Name }
 
 // Transports are those that the profile is for: mqtt, coap, serial.
 func (p *Profile) Transports() []string { return slices.Clone(p.file.Transports) }
+
+// Framing says how frames are cut out of what the device sends over a serial line.
+// [Profile.Decode] takes them as a framer of it gives them.
+func (p *Profile) Framing() framing.Rule { return p.file.Framing }
 
 // Silence says what it means that a device says nothing.
 func (p *Profile) Silence() devices.Silence {

@@ -207,6 +207,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 func merge(all []Output, data Output) []Output {
 	for i := range all {
 		if all[i].Identity == data.Identity {
+			all[i].Availability = cmp.Or(data.Availability, all[i].Availability)
 			if len(all[i].Readings) == 0 {
 				all[i].Readings = data.Readings
 			} else if len(data.Readings) > 0 {

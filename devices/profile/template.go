@@ -19,6 +19,7 @@ import (
 //	             a/b/c), number (the last one in it)
 //	{x|before:_} what stands before the first _ in it, or after: it; nothing
 //	             where there is none
+//	{x|number|hex2} one form after the other
 //
 // It can be filled where each placeholder has a value that is not empty. Braces
 // around anything with a quote or a blank are text, so JSON can be written as
@@ -126,6 +127,13 @@ func hexOf(s, format string, bits int) string {
 
 // formOf gives the form of a name, nil if there is none.
 func formOf(name string) func(string) string {
+	if first, then, several := strings.Cut(name, "|"); several {
+		f, g := formOf(first), formOf(then)
+		if f == nil || g == nil {
+			return nil
+		}
+		return func(s string) string { return g(f(s)) }
+	}
 	kind, around, ok := strings.Cut(name, ":")
 	switch {
 	case !ok || around == "":

@@ -11,14 +11,22 @@ import (
 // time finds the reading's own time.
 func (r *reading) time(doc *node) time.Time {
 	for _, rule := range r.profile.file.Time {
-		n, _ := rule.Path.find(doc)
-		if whole := r.heard.peek(); n == nil && whole != nil {
-			n, _ = rule.Path.find(whole)
+		if t := r.timeBy(rule, doc); !t.IsZero() {
+			return t
 		}
-		if n != nil && n.kind == valueNode {
-			if t, ok := rule.parse(n.value, r.at.Location); ok && devices.Believable(t, r.heard.Received) {
-				return t
-			}
+	}
+	return time.Time{}
+}
+
+// timeBy finds a time by one rule, zero where there is none that can be believed.
+func (r *reading) timeBy(rule timeRule, doc *node) time.Time {
+	n, _ := rule.Path.find(doc)
+	if whole := r.heard.peek(); n == nil && whole != nil {
+		n, _ = rule.Path.find(whole)
+	}
+	if n != nil && n.kind == valueNode {
+		if t, ok := rule.parse(n.value, r.at.Location); ok && devices.Believable(t, r.heard.Received) {
+			return t
 		}
 	}
 	return time.Time{}
@@ -44,7 +52,7 @@ func (rule timeRule) parse(v devices.Value, zone *time.Location) (time.Time, boo
 		}
 		return fromSeconds(v.Float() / unit)
 	}
-	if v.Kind() != devices.TextValue {
+	if v.Kind() != devices.TextValue && rule.Format != "dsmr" {
 		return time.Time{}, false
 	}
 	switch {
@@ -52,6 +60,9 @@ func (rule timeRule) parse(v devices.Value, zone *time.Location) (time.Time, boo
 		zone = time.UTC
 	case zone == nil:
 		zone = time.Local
+	}
+	if rule.Format == "dsmr" {
+		return parseDSMRTime(v.String(), zone)
 	}
 	for _, layout := range []string{
 		"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05",
@@ -70,4 +81,25 @@ func fromSeconds(s float64) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.UnixMicro(int64(math.Round(s * 1e6))), true
+}
+
+// parseDSMRTime reads a time such as 161113205757W, which is local: W says that it
+// is winter's, S that it is summer's, which counts in the hour that comes twice
+// (DSMR P1 Companion Standard 5.0.2, section 6.4).
+func parseDSMRTime(s string, zone *time.Location) (time.Time, bool) {
+	season := ""
+	if len(s) == 13 {
+		s, season = s[:12], s[12:]
+	}
+	t, err := time.ParseInLocation("060102150405", s, zone)
+	if err != nil {
+		return t, false
+	}
+	if other := t.Add(time.Hour); season == "W" && t.IsDST() && other.Format("060102150405") == s && !other.IsDST() {
+		t = other
+	}
+	if other := t.Add(-time.Hour); season == "S" && !t.IsDST() && other.Format("060102150405") == s && other.IsDST() {
+		t = other
+	}
+	return t, true
 }

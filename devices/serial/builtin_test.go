@@ -4,11 +4,10 @@ import (
 	"testing"
 
 	"github.com/porchlight-iot/porchlight/devices/profile"
-	"github.com/porchlight-iot/porchlight/devices/serial"
 )
 
 // builtin gives one of the profiles that the gateway comes with.
-func builtin(t testing.TB, name string) serial.Decoder {
+func builtin(t testing.TB, name string) *profile.Profile {
 	t.Helper()
 	set, err := profile.Builtin()
 	if err != nil {

@@ -1,220 +1,253 @@
 package serial
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"os/user"
 	"reflect"
-	"strconv"
-	"syscall"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	goserial "go.bug.st/serial"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
 const (
-	defaultBaud = 115200
+	// lookEvery is how often it is looked whether a port is there. That wants no
+	// right, and /dev/serial, which could be watched, goes with its last port.
+	lookEvery = 250 * time.Millisecond
 
-	// readTimeout is how long a stop may take. The library cannot be closed
-	// while it reads: it would give its file descriptor back first and wake
-	// the reader then, which might read from whatever got the number next.
-	readTimeout = 250 * time.Millisecond
-
-	// highestFD is where opening is refused. The library waits with select(2)
-	// and panics on a descriptor of 1024 or more; it opens three.
-	highestFD = 900
+	// settleTime is how long a port that was just plugged in may refuse to be
+	// opened: the kernel makes it, and udev gives it to its group a moment later.
+	settleTime = 5 * time.Second
 )
-
-// A Decoder is what a port needs of a firmware profile; *profile.Profile is
-// one.
-type Decoder interface {
-	Decode(at profile.Place, m profile.Message) (profile.Output, error)
-}
 
 // Config says what is on a port.
 type Config struct {
-	Port    string // path, best one under /dev/serial/by-id
-	Baud    int    // 8N1; 0 is 115200
-	Device  devices.Device
-	Profile Decoder
-	Place   profile.Place
+	Port    string       // path, best one under /dev/serial/by-id
+	USB     string       // adapter that it must be: 0403:6001 or 0403:6001:SERIAL; "" is the one that is there first
+	Line    profile.Line // what it does not say is as the profiles have it
+	Signals Signals
+	Echo    bool     // what is written comes back, as by two-wire adapters and optical heads
+	Devices []Device // of which there is one at least
 }
 
-// A Port is a serial port with one device on it. It is a [devices.Driver].
+// A Device is one on a port.
+type Device struct {
+	Device   devices.Device
+	Profile  *profile.Profile
+	Place    profile.Place
+	Identity string // of those that share the port: the firmware's own name of it
+	Unit     byte   // address on a Modbus; 0 is 1
+}
+
+// A Port is a serial port with the devices on it. It is a [devices.Driver] and a
+// [devices.Actuator].
 type Port struct {
-	config Config
-	log    *slog.Logger
+	devices.Pulse // of the talk on an open port
+
+	config  atomic.Pointer[Config]
+	changed chan struct{} // has one when config is another
+	orders  chan order
+	log     *slog.Logger
+	machine machine
+	known   Identity // of the adapter that was there first; only Run uses it
+	open    atomic.Bool
+
+	audience *audience // of a probe, nil else
+
+	mu             sync.Mutex
+	correspondents map[devices.ID]*profile.Correspondent
 }
 
 // New makes the driver of one port. It does not touch the port.
 func New(config Config, log *slog.Logger) *Port {
-	if config.Baud == 0 {
-		config.Baud = defaultBaud
-	}
-	return &Port{config: config, log: log}
+	config.Line = lineOf(config)
+	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", correspondents: make(map[devices.ID]*profile.Correspondent)}
+	p.config.Store(&config)
+	return p
 }
 
-// Adopt implements [devices.Adopter]: where nothing changed. To open a port anew
-// resets many boards.
+// lineOf fills in what the config does not say of the line.
+func lineOf(c Config) profile.Line {
+	l := c.Line
+	for _, d := range c.Devices {
+		if lines := d.Profile.Lines(); len(lines) > 0 {
+			l = l.Or(lines[0])
+		}
+	}
+	return l.Or(usual)
+}
+
+// Adopt implements [devices.Adopter]: where the port and its line are the same.
+// To open a port anew resets many boards.
 func (p *Port) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Port)
-	return ok && reflect.DeepEqual(n.config, p.config)
+	if !ok {
+		return false
+	}
+	was, will := *p.config.Load(), *n.config.Load()
+	was.Devices, will.Devices = nil, nil
+	if !reflect.DeepEqual(was, will) {
+		return false
+	}
+	p.config.Store(n.config.Load())
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+	return true
 }
 
 // Name implements [devices.Driver].
-func (p *Port) Name() string { return "serial " + p.config.Port }
+func (p *Port) Name() string { return "serial " + p.config.Load().Port }
 
-// Run implements [devices.Driver]. It returns an error when the port cannot be
-// opened and when the device is unplugged. Opening resets many boards, because
-// it raises the lines DTR and RTS, which others are powered from; what a board
-// prints while it boots is rejected like other noise.
+// Run implements [devices.Driver]. While the port is not there, or another
+// device has taken its name, it waits. It returns an error when the port cannot
+// be opened and when it is unplugged. The devices of a port that is not there are
+// offline.
+//
+// Opening resets many boards, because it raises the lines DTR and RTS, which
+// others are powered from; what a board prints while it boots is rejected like
+// other noise.
 func (p *Port) Run(ctx context.Context, sink devices.Sink) error {
-	port, err := open(p.config.Port, p.config.Baud)
-	if err != nil {
-		return fmt.Errorf("cannot open serial port %s: %w", p.config.Port, err)
+	c := p.config.Load()
+	w, err := p.await(ctx, sink)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot open serial port %s: %w", c.Port, err)
 	}
-	defer func() { _ = port.Close() }() // nobody reads any more
-	p.log.Info("serial: open", "port", p.config.Port, "baud", p.config.Baud, "device", p.config.Device.ID)
+	p.log.Info("serial: open", "port", c.Port, "line", c.Line.String(), "usb", p.known.String())
+	p.tell(sink, devices.AvailabilityUnknown)
 	sink.Up(p.Name())
-
-	var f framer
-	fresh := true // the line may have begun before the port was opened
-	buf := make([]byte, maxLine)
-	for ctx.Err() == nil {
-		n, err := port.Read(buf) // 0 and no error after readTimeout
-		f.cut(buf[:n], func(fr frame) {
-			if fresh && fr.err == nil && tailOfJSON(fr.line) {
-				fr.err = errors.New("the line is the end of one")
-			}
-			err := p.take(ctx, sink, fr)
-			switch {
-			case err != nil && fresh:
-				p.log.Debug("serial: the first line was not whole", "port", p.config.Port, "error", err)
-			case err != nil:
-				sink.Reject(string(p.config.Device.ID), err)
-			}
-			fresh = false
-		})
-		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("cannot read serial port %s, was it unplugged? %w", p.config.Port, err)
-		}
-	}
-	return nil
-}
-
-// tailOfJSON reports whether a line is what is left of a JSON object when the
-// port was opened in the midst of it; a profile could take that for a name and
-// a value.
-func tailOfJSON(line []byte) bool {
-	line = bytes.TrimSpace(line)
-	return !bytes.HasPrefix(line, []byte("{")) && bytes.HasSuffix(line, []byte("}"))
-}
-
-// take makes readings of a line.
-func (p *Port) take(ctx context.Context, sink devices.Sink, fr frame) error {
-	if fr.err != nil {
-		return fr.err
-	}
-	out, err := p.config.Profile.Decode(p.config.Place, profile.Message{
-		Payload: fr.line, ContentFormat: -1, Received: time.Now(),
-	})
-	if err != nil {
-		return err
-	}
-	if out.Availability != devices.AvailabilityUnknown {
-		sink.Availability(p.config.Device.ID, out.Availability, false)
-	}
-	if len(out.Readings) == 0 {
+	closing := context.AfterFunc(ctx, func() { _ = w.Close() })
+	defer func() {
+		closing()
+		_ = w.Close()
+	}()
+	p.open.Store(true)
+	err = p.talk(ctx, sink, w)
+	p.open.Store(false)
+	if ctx.Err() != nil {
 		return nil
 	}
-	if _, err := sink.Report(ctx, devices.Message{Readings: out.Readings}); err != nil {
-		return fmt.Errorf("cannot keep a reading, and the device does not repeat it: %w", err)
-	}
-	return nil
+	p.tell(sink, devices.Offline)
+	return fmt.Errorf("cannot use serial port %s, %w", c.Port, unplugged(err))
 }
 
-func open(path string, baud int) (goserial.Port, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("it is not there; is the device plugged in? `ls /dev/serial/by-id` shows those that are: %w", fs.ErrNotExist)
-	case err != nil:
-		return nil, err
-	case info.Mode()&fs.ModeCharDevice == 0:
-		return nil, fmt.Errorf("it is %s, not a serial port", kind(info.Mode()))
+// tell says of all devices whether their port is there.
+func (p *Port) tell(sink devices.Sink, a devices.Availability) {
+	for _, d := range p.config.Load().Devices {
+		sink.Availability(d.Device.ID, a, false)
 	}
-	if err := descriptorsLeft(); err != nil {
-		return nil, err
-	}
-	port, err := goserial.Open(path, &goserial.Mode{
-		BaudRate: baud, DataBits: 8, Parity: goserial.NoParity, StopBits: goserial.OneStopBit,
-	})
-	if err != nil {
-		return nil, explain(err, info)
-	}
-	if err := port.SetReadTimeout(readTimeout); err != nil {
-		_ = port.Close()
-		return nil, err
-	}
-	return port, nil
 }
 
-// explain says what the library's errors mean and how to mend them.
-func explain(err error, info fs.FileInfo) error {
-	var pe *goserial.PortError
-	if !errors.As(err, &pe) {
-		return err
-	}
-	switch pe.Code() {
-	case goserial.PermissionDenied:
-		group := "dialout"
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			id := strconv.FormatUint(uint64(stat.Gid), 10)
-			if g, err := user.LookupGroupId(id); err == nil {
-				group = g.Name
+// await waits until the port is there and is what it was, and opens it.
+func (p *Port) await(ctx context.Context, sink devices.Sink) (*wire, error) {
+	c := p.config.Load()
+	said := ""
+	var since time.Time // when it was seen first, after it was seen to be away
+	for first := true; ; first = false {
+		w, err := p.try(c)
+		var other *otherDevice
+		switch {
+		case err == nil:
+			return w, nil
+		case errors.Is(err, fs.ErrNotExist), errors.As(err, &other):
+			if since = (time.Time{}); said != err.Error() {
+				said = err.Error()
+				p.log.Warn("serial: waiting for a port", "port", c.Port, "reason", err)
+				p.tell(sink, devices.Offline)
 			}
+		case first || !since.IsZero() && time.Since(since) > settleTime:
+			return nil, err
+		case since.IsZero():
+			since = time.Now()
 		}
-		name := "USER"
-		if u, err := user.Current(); err == nil {
-			name = u.Username
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lookEvery):
 		}
-		return fmt.Errorf("permission denied: it belongs to the group %s; mend with `usermod -aG %s %s` and start again: %w", group, group, name, fs.ErrPermission)
-	case goserial.PortBusy:
-		return fmt.Errorf("another program has it open (`fuser` says which; ModemManager does that): %w", syscall.EBUSY)
-	case goserial.InvalidSerialPort:
-		return fmt.Errorf("it is not a serial port, or cannot do this baud rate: %w", err)
 	}
-	return err
 }
 
-func kind(m fs.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "a directory"
-	case m.IsRegular():
-		return "a plain file"
-	}
-	return "something else (" + m.Type().String() + ")"
+// An otherDevice has taken the name of a port.
+type otherDevice struct {
+	is, want string
+	mend     string
 }
 
-// descriptorsLeft refuses where the next file descriptor would be too high for
-// the library. Open ports before sockets.
-func descriptorsLeft() error {
-	f, err := os.Open(os.DevNull)
+func (e *otherDevice) Error() string {
+	return fmt.Sprintf("another device has its name: %s, not %s; %s", e.is, e.want, e.mend)
+}
+
+// try opens the port if it is the device that it was. A device is looked at
+// before it is opened, which might reset it, and again after, because it may
+// have changed meanwhile.
+func (p *Port) try(c *Config) (*wire, error) {
+	number, err := p.machine.at(c.Port)
 	if err != nil {
-		return fmt.Errorf("no file descriptor is left: %w", err)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("it is not there; is the device plugged in? `porchlight serial list` shows those that are: %w", fs.ErrNotExist)
+		}
+		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	if fd := f.Fd(); fd > highestFD {
-		return fmt.Errorf("%d files and sockets are open, and a serial port needs a file descriptor below %d", fd, highestFD)
+	if _, err := p.judge(c, number); err != nil {
+		return nil, err
 	}
-	return nil
+	w, err := openWire(c.Port, c.Line, c.Signals)
+	if err != nil {
+		return nil, err
+	}
+	number, err = w.number()
+	var is Identity
+	if err == nil {
+		is, err = p.judge(c, number)
+	}
+	if err != nil {
+		_ = w.Close()
+		return nil, err
+	}
+	if p.known == (Identity{}) {
+		p.known = is
+		p.warn(c, is, number)
+	}
+	return w, nil
+}
+
+// judge tells who a device is, and whether that is the one that it must be.
+func (p *Port) judge(c *Config, number deviceNumber) (Identity, error) {
+	is := p.machine.identify(number)
+	switch {
+	case c.USB != "" && !is.fits(c.USB):
+		return is, &otherDevice{is.String(), c.USB, "correct usb in the config, or plug the right one in"}
+	case p.known.IsUSB() && !p.known.same(is):
+		return is, &otherDevice{is.String(), p.known.String(), "if it is meant to be this one from now on, start the gateway again"}
+	}
+	return is, nil
+}
+
+// warn says where a name cannot tell two devices apart.
+func (p *Port) warn(c *Config, is Identity, number deviceNumber) {
+	if !is.IsUSB() || is.Serial != "" {
+		return
+	}
+	twin := slices.ContainsFunc(p.machine.ports(), func(f Found) bool { return f.Identity.twin(is) })
+	if byPath := p.machine.names("by-path", number); twin && !slices.Contains(byPath, c.Port) {
+		p.log.Warn("serial: several devices share a name, because they have no serial number; name the port by its path", "port", c.Port, "usb", is.String(), "path", firstOf(byPath))
+	}
+}
+
+func firstOf(all []string) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return all[0]
 }

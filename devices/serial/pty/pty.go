@@ -3,6 +3,7 @@
 package pty
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -81,6 +82,30 @@ func (p *PTY) Write(b []byte) (int, error) {
 		return n, fmt.Errorf("cannot send to %s: %w", p.Path(), err)
 	}
 	return n, nil
+}
+
+// Read receives bytes as the device, and waits for them; until Close. While nobody
+// has the port open, there are none.
+func (p *PTY) Read(b []byte) (int, error) {
+	n, err := p.device.Read(b)
+	if err != nil {
+		return n, fmt.Errorf("cannot receive from %s: %w", p.Path(), err)
+	}
+	return n, nil
+}
+
+// Baud gives the rate at which the one who has the port open has set it.
+func (p *PTY) Baud() (int, error) {
+	raw, err := p.device.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var t *unix.Termios
+	fault := raw.Control(func(fd uintptr) { t, err = unix.IoctlGetTermios(int(fd), unix.TCGETS2) }) // of the port, not of this end
+	if err = errors.Join(fault, err); err != nil {
+		return 0, fmt.Errorf("cannot read the rate of %s: %w", p.Path(), err)
+	}
+	return int(t.Ospeed), nil
 }
 
 // Close unplugs the device: who has the port open gets an error.

@@ -1,0 +1,98 @@
+package serial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
+)
+
+// argumentTypes translates a profile's.
+var argumentTypes = map[string]devices.ArgumentType{
+	"": devices.NoArgument, "none": devices.NoArgument, "bool": devices.SwitchArgument, "number": devices.NumberArgument,
+	"integer": devices.IntegerArgument, "word": devices.WordArgument, "text": devices.TextArgument,
+}
+
+// heard remembers what commands need of a message.
+func (p *Port) heard(d *Device, out profile.Output) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.correspondents[d.Device.ID]
+	if c == nil {
+		c = &profile.Correspondent{}
+		p.correspondents[d.Device.ID] = c
+	}
+	c.Hear(out)
+}
+
+// find gives a device of the port, and what was heard of it.
+func (p *Port) find(id devices.ID) (*Device, *profile.Correspondent) {
+	all := p.config.Load().Devices
+	i := slices.IndexFunc(all, func(d Device) bool { return d.Device.ID == id })
+	if i < 0 {
+		return nil, nil
+	}
+	c := p.correspondents[id]
+	if c == nil {
+		c = &profile.Correspondent{}
+	}
+	return &all[i], c
+}
+
+// Controls implements [devices.Actuator].
+func (p *Port) Controls(id devices.ID) (all []devices.Control) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d, c := p.find(id)
+	if d == nil {
+		return nil
+	}
+	for _, command := range d.Profile.Commands(c) {
+		a := devices.Argument{
+			Type: argumentTypes[command.Argument.Type], Min: command.Argument.Min, Max: command.Argument.Max,
+			Step: command.Argument.Step, Unit: command.Argument.Unit,
+		}
+		for word := range command.Argument.Words {
+			a.Words = append(a.Words, word)
+		}
+		if a.Words == nil && a.Type == devices.SwitchArgument {
+			a.Words = []string{"off", "on"}
+		}
+		slices.Sort(a.Words)
+		all = append(all, devices.Control{Name: command.Name, Title: command.Title, Argument: a, Risk: command.Risk})
+	}
+	return all
+}
+
+// Execute implements [devices.Actuator]. It is written by the owner of the port,
+// between two questions. That the kernel took it, says nothing of the device;
+// where it answers, as by Modbus, the answer is waited for.
+func (p *Port) Execute(ctx context.Context, c devices.Command, expect func(devices.Confirmation)) error {
+	p.mu.Lock()
+	d, heard := p.find(c.Device)
+	if d == nil {
+		p.mu.Unlock()
+		return fmt.Errorf("%s is not on this port", c.Device)
+	}
+	request, expected, err := d.Profile.Tell(heard, c.Name, c.Argument)
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !p.open.Load() {
+		return errors.New("the serial port is not open")
+	}
+	done := make(chan error, 1)
+	o := order{ctx: ctx, device: c.Device, request: request, expect: func() { expect(expected) }, done: done}
+	select {
+	case p.orders <- o:
+	case <-ctx.Done():
+		return errors.New("the serial port is busy, or was unplugged")
+	}
+	// It is under way, and ends by its own time limit: what came of it is worth
+	// more than to be told in time that nobody knows.
+	return <-done
+}
