@@ -539,6 +539,17 @@ func TestOnce(t *testing.T) {
 	}
 }
 
+// TestPanic has something go wrong in what one person wants.
+func TestPanic(t *testing.T) {
+	p := startParlour(t)
+	p.running.Bridge.people.next("bob@example.net", func(context.Context, *talk) { panic("a fault of ours") })
+	p.running.Bridge.people.beside("bob@example.net", func(context.Context) { panic("another") })
+	p.writes(bobsPhone, "kitchen", "status")
+	p.bodies("bob", 1)
+	p.writes(annasPhone, "kitchen", "status")
+	p.bodies("anna", 1)
+}
+
 // TestOthersWait has one person give commands that take for ever: another is
 // answered, and what the first one writes is bounded.
 func TestOthersWait(t *testing.T) {
