@@ -3,6 +3,7 @@
 #
 #   scripts/deps.sh demo    an XMPP server, for `porchlight demo`
 #   scripts/deps.sh test    that, and the other real peers of the tests
+#   scripts/deps.sh package what `make package-test` needs
 #
 # Where everything is there it does nothing, and does it fast. The packages
 # bring services; none of them is left running or enabled, because the demo and
@@ -14,6 +15,8 @@ demo=(prosody lua-dbi-sqlite3)
 tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	socat python3-pymodbus python3-serial-asyncio # a serial line, and a Modbus slave on it
 	gcc libc6-dev) # the race detector is linked by a C compiler
+
+package=(debootstrap lintian iproute2)
 
 policy=/usr/sbin/policy-rc.d
 mark='# put here by deps.sh of porchlight'
@@ -125,12 +128,13 @@ install() {
 case ${1-} in
 demo) wanted=("${demo[@]}") ;;
 test) wanted=("${demo[@]}" "${tests[@]}") ;;
+package) wanted=("${package[@]}") ;;
 --install)
 	shift
 	install "$@"
 	exit
 	;;
-*) die "usage: $0 demo|test" ;;
+*) die "usage: $0 demo|test|package" ;;
 esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
