@@ -56,6 +56,12 @@ bench: go deps ## throughput, delay and memory
 torture: go deps ## faults of all kinds, and what was acknowledged arrives once: CYCLES=300 SEED=7
 	$(GO) run ./torture -cycles $(CYCLES) $(if $(SEED),-seed $(SEED)) $(ARGS)
 
+# What each client shows is left in dist/clients.
+.PHONY: clients
+clients: go ## slixmpp and Profanity talk to a lamp
+	@scripts/deps.sh clients
+	$(GO) test -tags clients -count 1 -run TestClients -v ./agent
+
 .PHONY: cover
 cover: go deps ## which lines the tests reach
 	@mkdir -p dist

@@ -43,15 +43,22 @@ type Agent struct {
 	intake     *intake
 	orders     *orders
 	profiles   *profile.Library
-	access     authorizer
+	access     *access.Registry
+	auth       authorizer
 	timing     timing
 	started    time.Time
 	aboard     *aboard.Registry
+	alarms     *alarms
+	newcomers  *newcomers
 	health     health
 	succession *succession
 	ticking    devices.Pulse
 	meters     *meters
 	alone      atomic.Bool // there are no drivers but self
+	// strangers are counted so that none fills the log.
+	strangers rejects
+
+	holding []bool // which grants held when that was last told; of Run
 
 	mu      sync.Mutex
 	config  *config.Config
@@ -67,7 +74,6 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
 	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}, meters: newMeters()}
 	a.tls.verify = a.timing.verify
-	a.access.set(grants(c))
 	identity, err := config.ReadIdentity(c.Gateway.DataDir)
 	if err != nil {
 		return nil, err
@@ -77,7 +83,12 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.bridge, err = bridge.New(xmpp, bridge.Options{Auth: &a.access, Log: log, OnSession: a.succession.session, OnTime: a.timing.told})
+	a.bridge, err = bridge.New(xmpp, bridge.Options{
+		Auth: &a.auth, Log: log, Executor: a, Office: office{a},
+		OnSession: a.succession.session,
+		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
+		OnTime:    a.timing.told,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -123,14 +134,23 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("devices that were refused may be asked about again", "error", err)
 	}
 	a.house = newHouse(a.changed)
-	a.house.anew = func(r restart) { a.outbox.AddNote(note(restartEvent(r))) }
-	a.orders = newOrders(a.house, a.actuators, func(e bridge.Event) {
-		a.meters.command(e)
-		a.outbox.AddNote(note(e))
-	})
+	a.house.anew = func(r restart) { a.tell(restartEvent(r)) }
+	a.orders = &orders{house: a.house, actuators: a.actuators, may: a.may, now: a.timing.moment, tell: a.tell, log: log, desks: make(map[devices.ID]*desk)}
+	if a.orders.ledger, err = openLedger(c.Gateway.DataDir, a.orders.unknown); err != nil {
+		log.Error("a command may be done twice if it is given twice, and hazardous ones are refused while they cannot be remembered", "error", err)
+	}
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
 	a.forward.delivered = a.meters.delivered
-	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, log: log, up: a.came}
+	a.openAccess(c)
+	a.alarms = &alarms{
+		path: filepath.Join(c.Gateway.DataDir, alarmsFile), house: a.house, grants: a.access.Grants, now: a.timing.moment,
+		event: a.tell, show: a.present, people: a.bridge, online: a.forward.isOnline, log: log,
+	}
+	if err := a.alarms.open(); err != nil {
+		log.Error("alarms that were raised before may be raised again", "error", err)
+	}
+	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log, up: a.came}
 	a.furnish(c)
 	return a, nil
 }
@@ -155,6 +175,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
+	forwarding.Go(func() { a.alarms.run(forwardCtx) })
 	if m := a.config.Metrics; m != nil {
 		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
 	}
@@ -164,6 +185,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.hire()
 	a.mu.Unlock()
 	a.orders.start(ctx)
+	a.holding = a.access.Grants().Holding(a.timing.moment())
+	a.granted()
 	defer time.AfterFunc(readyAfter, a.health.up).Stop()
 
 	tellGoroutines(ctx)
@@ -181,14 +204,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopBridge()
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
-	return errors.Join(a.succession.err(), a.outbox.Close())
+	return errors.Join(a.succession.err(), a.orders.ledger.close(), a.outbox.Close())
 }
 
 // tick judges silence and keeps state until ctx ends.
 func (a *Agent) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
-	saved, looked := time.Now(), time.Now()
+	saved := time.Now()
 	defer a.ticking.Rest()
 	for {
 		a.ticking.Rest()
@@ -198,10 +221,8 @@ func (a *Agent) tick(ctx context.Context) {
 		case now := <-ticker.C:
 			a.ticking.Busy()
 			a.house.tick(now)
-			if a.access.get().Change(looked, now) {
-				a.bridge.Regrant()
-			}
-			looked = now
+			a.passing()
+			a.newcomers.tell(ctx, now)
 			if a.timing.clock.Dirty() {
 				a.outbox.Save()
 			}
@@ -234,9 +255,13 @@ func (a *Agent) Reload(c *config.Config) {
 	if a.ctx == nil {
 		return
 	}
-	a.access.set(grants(c))
+	if err := a.access.Reload(); err != nil {
+		a.log.Error("what was granted and revoked in chat cannot be read; what it was before holds, and nothing can be changed", "error", err)
+	}
+	a.access.Configure(grants(c))
 	a.profiles, _ = a.profiles.Reload(profilesOf(a.config)) // as in New
 	a.change(c)
+	a.granted()
 	a.log.Info("config reloaded", "devices", len(a.config.Devices), "operators", len(c.Operators), "profiles", len(a.profiles.Names()))
 }
 
@@ -245,7 +270,7 @@ func (a *Agent) Reload(c *config.Config) {
 func (a *Agent) change(c *config.Config) {
 	c = c.After(a.config)
 	for _, e := range deviceEvents(a.config.Devices, c.Devices, time.Now()) {
-		a.outbox.AddNote(note(e))
+		a.tell(e)
 	}
 	a.config = c
 	a.resumed = true
@@ -281,7 +306,7 @@ func (a *Agent) furnish(c *config.Config) {
 // hire has the drivers that the config asks for at work, and no others. It is
 // called with a.mu held.
 func (a *Agent) hire() {
-	wanted, err := drivers(a.config, a.profiles, a.resumed, a.tls.of, a.log)
+	wanted, err := drivers(a.config, a.profiles, a.resumed, &a.tls, a.log)
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
@@ -294,6 +319,7 @@ func (a *Agent) hire() {
 func (a *Agent) changed(device devices.ID) {
 	a.forward.touch(device)
 	a.present(device)
+	a.alarms.touch(device)
 }
 
 func (a *Agent) present(device devices.ID) {
@@ -305,7 +331,7 @@ func (a *Agent) present(device devices.ID) {
 	for i, v := range picture.values {
 		fields[i] = v.Field
 	}
-	p := bridge.Presence{State: picture.state, Fields: fields, Since: picture.since}
+	p := bridge.Presence{State: a.alarms.shown(device, picture.state), Fields: fields, Since: picture.since}
 	if device == devices.Gateway {
 		p = troubled(p, a.outbox, time.Since(a.started))
 	}
@@ -344,6 +370,14 @@ func lossNote(l outbox.Loss) []byte {
 	return note(e)
 }
 
+// tell puts an event in line for the events node.
+func (a *Agent) tell(e bridge.Event) {
+	if e.Category == "command" {
+		a.meters.command(e)
+	}
+	a.outbox.AddNote(note(e))
+}
+
 // note is an event as the outbox keeps it.
 func note(e bridge.Event) []byte {
 	b, err := json.Marshal(e)
@@ -351,45 +385,6 @@ func note(e bridge.Event) []byte {
 		panic(err) // the type has nothing that cannot be marshalled
 	}
 	return b
-}
-
-// An authorizer answers the bridge by the newest grants.
-type authorizer struct {
-	mu     sync.Mutex
-	grants access.Grants
-}
-
-func (a *authorizer) set(g access.Grants) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.grants = g
-}
-
-func (a *authorizer) get() access.Grants {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.grants
-}
-
-// Operators implements [bridge.Authorizer].
-func (a *authorizer) Operators() []bridge.JID {
-	var jids []bridge.JID
-	for _, person := range a.get().People(time.Now()) {
-		if j, err := bridge.ParseJID(person); err == nil { // the config was checked
-			jids = append(jids, j)
-		}
-	}
-	return jids
-}
-
-// MaySee implements [bridge.Authorizer].
-func (a *authorizer) MaySee(who bridge.JID, device devices.ID) bool {
-	return a.get().Allows(who.Bare().String(), access.Viewer, device, time.Now())
-}
-
-// MaySeeEvents implements [bridge.Authorizer].
-func (a *authorizer) MaySeeEvents(who bridge.JID) bool {
-	return a.get().Plays(who.Bare().String(), access.Installer, time.Now())
 }
 
 // errNoBoot says that the time of readings cannot be kept.

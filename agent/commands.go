@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/devices"
 )
@@ -23,6 +25,11 @@ const (
 	orderTime = 10 * time.Second
 	// sendTime is for the broker to acknowledge it.
 	sendTime = 5 * time.Second
+	// maxAge is how old a command may be: servers keep messages for people who
+	// are away, and deliver them hours later.
+	maxAge = time.Minute
+	// floodEvery is how often a flood of commands on a device is told.
+	floodEvery = 10 * time.Second
 )
 
 // orders carries out commands: those of one device one after the other, so that
@@ -30,7 +37,11 @@ const (
 type orders struct {
 	house     *house
 	actuators func() []devices.Actuator
+	may       func(author string, right bridge.Right, device devices.ID) bool
+	now       func() access.Moment
+	ledger    *ledger
 	tell      func(bridge.Event)
+	log       *slog.Logger
 
 	mu      sync.Mutex
 	ctx     context.Context // of the workers; nil while none may begin
@@ -43,6 +54,8 @@ type orders struct {
 type desk struct {
 	waiting []order
 	awaited *report
+	flood   int       // refused because too many wait, and not told
+	flooded time.Time // when that was told last
 }
 
 // An order is a command that was accepted.
@@ -50,6 +63,7 @@ type order struct {
 	ctx     context.Context
 	author  string
 	command devices.Command
+	latest  time.Time // by the machine's clock; zero: whenever
 	outcome chan<- bridge.Outcome
 }
 
@@ -58,10 +72,6 @@ type report struct {
 	devices.Confirmation
 	came  chan time.Time // has one when it came
 	other devices.Value  // what the field had instead
-}
-
-func newOrders(h *house, actuators func() []devices.Actuator, tell func(bridge.Event)) *orders {
-	return &orders{house: h, actuators: actuators, tell: tell, desks: make(map[devices.ID]*desk)}
 }
 
 // start has commands be carried out until ctx ends.
@@ -80,24 +90,67 @@ func (o *orders) stop() {
 	o.working.Wait()
 }
 
-// errStopping refuses commands while the gateway stops, or has not begun.
-var errStopping = errors.New("the gateway is stopping")
+// The reasons for which commands are refused.
+var (
+	errStopping  = errors.New("the gateway is stopping")
+	errLate      = errors.New("it is too late for it")
+	errOld       = fmt.Errorf("it was given more than %.0f seconds ago; give it again if you still want it", maxAge.Seconds())
+	errAgeless   = errors.New("it was kept on its way, and how long is not known while the gateway does not know the time; give it again")
+	errHazardous = errors.New("it is hazardous, and you have to say that you are sure")
+	errLost      = errors.New("the device is lost")
+)
+
+// latest says until when a command may be sent; zero is always.
+func (o *orders) latest(c devices.Command) (latest time.Time, refusal error) {
+	if c.Given.IsZero() && c.Until.IsZero() {
+		return latest, nil
+	}
+	now := o.now()
+	if !now.Known {
+		return latest, errAgeless
+	}
+	left := time.Duration(math.MaxInt64)
+	if !c.Given.IsZero() {
+		age := now.Time.Sub(c.Given)
+		if age.Abs() > maxAge { // ahead of the time, it tells nothing
+			return latest, errOld
+		}
+		left = maxAge - max(age, 0)
+	}
+	if !c.Until.IsZero() {
+		left = min(left, c.Until.Sub(now.Time))
+	}
+	if left <= 0 {
+		return latest, errLate
+	}
+	return time.Now().Add(left), nil
+}
 
 // give takes a command.
 func (o *orders) give(ctx context.Context, author string, c devices.Command) <-chan bridge.Outcome {
 	outcome := make(chan bridge.Outcome, 2)
-	one := order{ctx, author, c, outcome}
+	latest, refusal := o.latest(c)
+	one := order{ctx, author, c, latest, outcome}
+	allowed := o.may(author, bridge.MayRead, c.Device)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	d := o.desks[c.Device]
-	var refusal error
 	switch {
+	case !allowed:
+		refusal = bridge.ErrNotAllowed
 	case o.ctx == nil:
 		refusal = errStopping
 	case !o.house.has(c.Device):
 		refusal = fmt.Errorf("there is no device %s", c.Device)
+	case refusal != nil:
 	case d != nil && len(d.waiting) >= maxOrders:
 		refusal = bridge.ErrBusy
+		if d.flood++; time.Since(d.flooded) < floodEvery {
+			one.outcome <- bridge.Outcome{Kind: bridge.Refused, Err: refusal}
+			close(one.outcome)
+			return outcome
+		}
+		d.flood, d.flooded = 0, time.Now()
 	}
 	if refusal != nil {
 		o.refuse(one, refusal)
@@ -113,22 +166,52 @@ func (o *orders) give(ctx context.Context, author string, c devices.Command) <-c
 	return outcome
 }
 
+// review refuses what waits of those whose rights are gone.
+func (o *orders) review() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, d := range o.desks {
+		d.waiting = slices.DeleteFunc(d.waiting, func(one order) bool {
+			gone := !o.may(one.author, bridge.MayRead, one.command.Device)
+			if gone {
+				o.refuse(one, bridge.ErrNotAllowed)
+			}
+			return gone
+		})
+	}
+}
+
 // refuse is called with o.mu held.
 func (o *orders) refuse(one order, why error) {
 	one.outcome <- bridge.Outcome{Kind: bridge.Refused, Err: why}
 	close(one.outcome)
-	o.audit(one, "refused: "+why.Error())
+	o.audit(one.author, one.command.Device, commandText(one.command), "refused: "+why.Error())
 }
 
-// audit tells of a command. It is called with o.mu held.
-func (o *orders) audit(one order, outcome string) {
+// commandText is a command as people read it.
+func commandText(c devices.Command) string { return strings.TrimSpace(c.Name + " " + c.Argument) }
+
+// audit tells of what somebody did. It is called with o.mu held.
+func (o *orders) audit(author string, device devices.ID, what, outcome string) {
 	now := time.Now()
 	o.number++
-	c := one.command
 	o.tell(bridge.Event{
-		ID: fmt.Sprintf("command-%s-%d-%d", c.Device, now.UnixMicro(), o.number), Time: now, Category: "command", Device: c.Device, Author: one.author,
-		Title: strings.TrimSpace(fmt.Sprintf("%s: %s %s", c.Device, c.Name, c.Argument)), Summary: outcome,
+		ID: fmt.Sprintf("command-%s-%d-%d", device, now.UnixMicro(), o.number), Time: now, Category: "command", Device: device, Author: author,
+		Title: fmt.Sprintf("%s: %s", device, what), Summary: outcome,
 	})
+}
+
+// record is audit for what is no command to a device.
+func (o *orders) record(author string, device devices.ID, what, outcome string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.audit(author, device, what, outcome)
+}
+
+// unknown tells of a command that was under way when a gateway before this one
+// ended.
+func (o *orders) unknown(e entry) {
+	o.record(e.Author, e.Device, e.What, "unknown: the gateway ended before it was known what came of it")
 }
 
 // work carries out the commands of one device until there are no more.
@@ -137,6 +220,9 @@ func (o *orders) work(ctx context.Context, id devices.ID, d *desk) {
 		o.mu.Lock()
 		if len(d.waiting) == 0 {
 			delete(o.desks, id)
+			if d.flood > 0 {
+				o.audit("", id, "too many commands", fmt.Sprintf("%d more were refused", d.flood))
+			}
 			o.mu.Unlock()
 			return
 		}
@@ -149,19 +235,31 @@ func (o *orders) work(ctx context.Context, id devices.ID, d *desk) {
 
 // carryOut sends a command, and waits for what confirms it.
 func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
-	err := one.ctx.Err()
+	via, c, risk, err := o.route(one.command)
+	need := bridge.MayCommand
+	if risk == devices.ReadOnly {
+		need = bridge.MayRead
+	}
 	switch {
+	case !o.may(one.author, need, c.Device): // whatever it was when it was given
+		err = bridge.ErrNotAllowed
 	case ctx.Err() != nil:
 		err = errStopping
-	case err != nil:
-		err = errors.New("it is too late for it")
-	case o.house.isLost(one.command.Device):
-		err = errors.New("the device is lost")
+	case one.ctx.Err() != nil, !one.latest.IsZero() && time.Now().After(one.latest):
+		err = errLate
+	case o.house.isLost(c.Device):
+		err = errLost
+	case err == nil && risk == devices.Hazardous && !c.Sure:
+		err = errHazardous
 	}
-	var via devices.Actuator
-	c := one.command
+	var begun *entry
 	if err == nil {
-		via, c, err = o.route(c)
+		var before entry
+		before, begun, err = o.ledger.begin(one.author, c, risk == devices.Hazardous)
+		if begun == nil && err == nil {
+			before.replay(one.outcome)
+			return
+		}
 	}
 	var awaited *report
 	var began time.Time
@@ -177,6 +275,7 @@ func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
 		cancel()
 	}
 	if err != nil && !errors.Is(err, devices.ErrUncertain) {
+		o.ledger.undo(begun)
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		d.awaited = nil
@@ -184,7 +283,7 @@ func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
 		return
 	}
 	one.outcome <- bridge.Outcome{Kind: bridge.Sent, Err: err}
-	summary := "sent"
+	summary, last := "sent", bridge.Outcome{Kind: bridge.Sent, Err: err}
 	if err != nil {
 		summary += ": " + err.Error()
 	}
@@ -194,7 +293,8 @@ func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
 		select {
 		case at := <-awaited.came:
 			after := max(0, at.Sub(began))
-			one.outcome <- bridge.Outcome{Kind: bridge.Confirmed, After: after}
+			last = bridge.Outcome{Kind: bridge.Confirmed, After: after}
+			one.outcome <- last
 			summary = fmt.Sprintf("confirmed after %s", after.Round(time.Millisecond))
 		case <-patience.C:
 			summary += fmt.Sprintf("; not confirmed within %s", awaited.Within)
@@ -202,13 +302,16 @@ func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
 			summary += "; the gateway stopped"
 		}
 	}
+	if err := o.ledger.end(begun, last); err != nil {
+		o.log.Warn("after a crash, it will not be known what came of a command", "device", c.Device, "error", err)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if d.awaited = nil; awaited != nil && awaited.other.IsValid() && !strings.HasPrefix(summary, bridge.Confirmed.String()) {
 		summary += fmt.Sprintf("; the device reports %s %s", awaited.Field, awaited.other)
 	}
 	close(one.outcome)
-	o.audit(one, summary)
+	o.audit(one.author, c.Device, commandText(one.command), summary)
 }
 
 // heard notes what devices reported at a time.
@@ -247,37 +350,46 @@ func same(a, b devices.Value) bool {
 	return a.Kind() == b.Kind() && strings.EqualFold(a.String(), b.String())
 }
 
-// route finds who can tell the device, and what on, off and toggle are to it.
-func (o *orders) route(c devices.Command) (devices.Actuator, devices.Command, error) {
+// route finds who can tell the device, what on, off and toggle are to it, and
+// the risk.
+func (o *orders) route(c devices.Command) (devices.Actuator, devices.Command, devices.Risk, error) {
 	for _, a := range o.actuators() {
 		controls := a.Controls(c.Device)
 		if len(controls) == 0 {
 			continue
 		}
-		name, err := resolve(controls, &c)
-		c.Name = name
-		return a, c, err
+		control, err := resolve(controls, &c)
+		if err != nil {
+			return nil, c, devices.Reversible, err
+		}
+		c.Name = control.Name
+		return a, c, control.Risk, nil
 	}
-	return nil, c, errors.New("it is not known that the device can be told anything; some have to be heard first")
+	return nil, c, devices.Reversible, errors.New("it is not known that the device can be told anything; some have to be heard first")
 }
 
-// resolve gives the name of the control that a command means.
-func resolve(controls []devices.Control, c *devices.Command) (string, error) {
-	var names, switches []string
+// resolve gives the control that a command means.
+func resolve(controls []devices.Control, c *devices.Command) (devices.Control, error) {
+	var names []string
+	var switches []devices.Control
 	for _, control := range controls {
 		if strings.EqualFold(control.Name, c.Name) {
-			return control.Name, nil
+			return control, nil
 		}
 		names = append(names, control.Name)
 		if a := control.Argument; a.Type == devices.SwitchArgument && slices.Contains(a.Words, strings.ToLower(c.Name)) {
-			switches = append(switches, control.Name)
+			switches = append(switches, control)
 		}
 	}
 	switch {
 	case c.Argument != "" || len(switches) == 0:
-		return c.Name, fmt.Errorf("the device has no command %q; it has %s", c.Name, strings.Join(names, ", "))
+		return devices.Control{}, fmt.Errorf("the device has no command %q; it has %s", c.Name, strings.Join(names, ", "))
 	case len(switches) > 1:
-		return c.Name, fmt.Errorf("the device has several switches: %s; name one, as in %s %s", strings.Join(switches, ", "), switches[0], c.Name)
+		names = nil
+		for _, control := range switches {
+			names = append(names, control.Name)
+		}
+		return devices.Control{}, fmt.Errorf("the device has several switches: %s; name one, as in %s %s", strings.Join(names, ", "), names[0], c.Name)
 	}
 	c.Argument = strings.ToLower(c.Name)
 	return switches[0], nil
@@ -326,6 +438,7 @@ type CommandLine struct {
 	Min   *float64 `json:"min,omitempty"`
 	Max   *float64 `json:"max,omitempty"`
 	Unit  string   `json:"unit,omitempty"`
+	Risk  string   `json:"risk,omitempty"` // read, hazardous; absent: reversible
 }
 
 // argumentNames are for those who look into a gateway.
@@ -343,7 +456,11 @@ func (a *Agent) tryCommand(c devices.Command, w *bufio.Writer) error {
 		var lines []CommandLine
 		for _, control := range a.Controls(c.Device) {
 			arg := control.Argument
-			lines = append(lines, CommandLine{Name: control.Name, Title: control.Title, Type: argumentNames[arg.Type], Words: arg.Words, Min: arg.Min, Max: arg.Max, Unit: string(arg.Unit)})
+			l := CommandLine{Name: control.Name, Title: control.Title, Type: argumentNames[arg.Type], Words: arg.Words, Min: arg.Min, Max: arg.Max, Unit: string(arg.Unit)}
+			if control.Risk != devices.Reversible {
+				l.Risk = control.Risk.String()
+			}
+			lines = append(lines, l)
 		}
 		return encodeAll(out, lines)
 	}

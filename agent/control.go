@@ -146,6 +146,7 @@ type DeviceArgs struct {
 	As    devices.ID `json:"as,omitempty"`    // admit: the id that it gets
 	Name  string     `json:"name,omitempty"`  // admit, rename: what people call it; command: the command's name
 	Value string     `json:"value,omitempty"` // command: its argument
+	Sure  bool       `json:"sure,omitempty"`  // command: even what is hazardous
 }
 
 // ask asks the gateway that is at work on a config.
@@ -351,7 +352,7 @@ func (a *Agent) do(q question, w *bufio.Writer) error {
 	case "pending":
 		return encodeAll(out, a.pendingLines())
 	case "command":
-		return a.tryCommand(devices.Command{Device: id, Name: q.Args.Name, Argument: q.Args.Value}, w)
+		return a.tryCommand(devices.Command{Device: id, Name: q.Args.Name, Argument: q.Args.Value, Sure: q.Args.Sure}, w)
 	case "admit":
 		return done(a.Admit(q.Args.Which, aboard.Terms{As: q.Args.As, Name: q.Args.Name}))
 	case "refuse":

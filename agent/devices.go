@@ -167,7 +167,7 @@ func deviceLines(c *config.Config, a *Agent) []DeviceLine {
 		l.Written, _, l.Own = c.Written(d.ID)
 		if a != nil {
 			if p, ok := a.house.picture(d.ID); ok {
-				l.State = p.state.String()
+				l.State = a.alarms.shown(d.ID, p.state).String()
 				if !p.since.IsZero() {
 					l.Since = &p.since
 				}

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -30,10 +29,11 @@ import (
 // drivers is the one list of all drivers that a config asks for. The error
 // tells of those that cannot be made; the others are there all the same. With
 // resumed, devices may repeat what they said before.
-func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings func(*config.TLS) (*tls.Config, error), log *slog.Logger) (list []devices.Driver, err error) {
+func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings *tlsSettings, log *slog.Logger) (list []devices.Driver, err error) {
 	var onMQTT []mqtt.Device
 	var onCoAP []coap.Device
 	var ports []serial.Config
+	asksCoAP := false
 	for _, d := range c.Devices {
 		device, p := d.Device(), profiles.Get(d.Profile)
 		place := profile.Place{Device: d.ID, Location: device.Location}
@@ -44,7 +44,12 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			place.Topic = d.MQTT.Topic
 			onMQTT = append(onMQTT, mqtt.Device{Device: device, Profile: p, Place: place, Broker: d.MQTT.Broker, Identity: d.Identity})
 		case d.CoAP != nil:
-			onCoAP = append(onCoAP, coap.Device{Device: device, Profile: p, Place: place})
+			device.Profile = p.ID()
+			one := coap.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
+			one.Key, _ = d.CoAP.Key() // the config was checked
+			one.KeyName = cmp.Or(d.CoAP.PSKIdentity, c.Gateway.ID)
+			asksCoAP = asksCoAP || one.URL != ""
+			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
 			ports = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
 		}
@@ -67,7 +72,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 			if b.TLS != nil {
 				var fault error
-				if client.TLS, fault = settings(b.TLS); fault != nil {
+				if client.TLS, fault = settings.of(b.TLS); fault != nil {
 					err = errors.Join(err, fmt.Errorf("cannot use the broker %s: %w", b.Name, fault))
 					continue
 				}
@@ -78,8 +83,18 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 		}
 	}
-	if c.CoAP != nil && c.CoAP.Listen != "" {
-		list = append(list, coap.New(coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}, onCoAP, log))
+	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil) {
+		server := coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}
+		var fault error
+		if server.Secure, fault = secure(c.CoAP.DTLS, settings.verify); fault != nil {
+			err = errors.Join(err, fmt.Errorf("cannot use DTLS: %w", fault))
+		}
+		if server.Listen != "" || server.Secure != nil {
+			list = append(list, coap.New(server, onCoAP, log))
+		}
+	}
+	if asksCoAP {
+		list = append(list, coap.NewClient(profiles, onCoAP, log))
 	}
 	return list, err
 }
@@ -106,6 +121,22 @@ func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []ser
 	return ports
 }
 
+// secure reads what DTLS needs; nil where it is not wanted.
+func secure(d *config.DTLS, verify func() time.Time) (*coap.Secure, error) {
+	if d == nil {
+		return nil, nil
+	}
+	s := &coap.Secure{Listen: d.Listen, Now: verify}
+	var err error
+	if s.Keys, err = d.Keys(); err != nil {
+		return nil, err
+	}
+	if s.Certificate, s.Authorities, err = d.Files(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 // tlsSettings keeps what was made of the TLS settings in the config, so that
 // drivers whose part of it did not change are seen to be the same.
 type tlsSettings struct {
@@ -129,22 +160,14 @@ func (s *tlsSettings) of(t *config.TLS) (*tls.Config, error) {
 	return made, nil
 }
 
-func grants(c *config.Config) access.Grants {
-	var all access.Grants
-	for _, o := range c.Operators {
-		role, _ := access.ParseRole(o.Role) // the config was checked
-		g := access.Grant{JID: o.JID, Role: role, Devices: o.Devices, Until: o.Expires()}
-		if !o.Hours.IsZero() {
-			g.Hours = o.Hours.Contains
-		}
-		all = append(all, g)
-	}
-	return all
-}
-
 // bridgeConfig translates the XMPP part of the config.
 func bridgeConfig(c *config.Config, verify func() time.Time) (bridge.Config, error) {
 	b := bridge.Config{PubSub: c.XMPP.PubSub, Gateway: c.Gateway.ID, Payload: c.XMPP.LogPayload}
+	for _, r := range c.XMPP.Rooms {
+		if j, err := bridge.ParseJID(r.JID); err == nil { // the config was checked
+			b.Rooms = append(b.Rooms, bridge.Room{JID: j, Nick: r.Nick, Alarms: slices.Contains(r.Send, "alarms")})
+		}
+	}
 	switch {
 	case c.XMPP.Component != nil:
 		own := c.XMPP.Component

@@ -158,7 +158,7 @@ func startShapedForwarding(t *testing.T, ids int) (*shapedService, *intake) {
 			t.Error(err)
 		}
 	})
-	return s, &intake{outbox: o, house: h, orders: newOrders(h, nil, nil), timing: timing, log: log}
+	return s, &intake{outbox: o, house: h, orders: &orders{house: h}, timing: timing, log: log}
 }
 
 func numbered(i int) devices.ID { return devices.ID(fmt.Sprintf("d%d", i)) }
@@ -265,7 +265,7 @@ func startForwarding(t *testing.T) *forwarding {
 	f.house.furnish([]devices.Device{{ID: "a"}, {ID: "b"}}, o.State)
 	timing := knownTime(t)
 	f.forward = newForwarder(o, f.house, timing.clock, f.service, limits{4, 1 << 10}, log)
-	f.intake = &intake{outbox: o, house: f.house, orders: newOrders(f.house, nil, nil), timing: timing, log: log}
+	f.intake = &intake{outbox: o, house: f.house, orders: &orders{house: f.house}, timing: timing, log: log}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

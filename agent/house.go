@@ -308,6 +308,7 @@ func (h *house) tick(now time.Time) {
 // A picture is what people are shown of a device.
 type picture struct {
 	state  devices.State
+	own    devices.State // whatever it is reached through
 	values []bridge.NowValue
 	since  time.Time // of the newest reading; zero if there is none
 }
@@ -319,7 +320,7 @@ func (h *house) picture(device devices.ID) (picture, bool) {
 	if r == nil {
 		return picture{}, false
 	}
-	return picture{r.state, append([]bridge.NowValue(nil), r.values...), r.newest}, true
+	return picture{r.state, r.own, append([]bridge.NowValue(nil), r.values...), r.newest}, true
 }
 
 // all gives the devices in the order of their ids.

@@ -26,7 +26,8 @@ type intake struct {
 	calls  calls
 
 	aboard  *aboard.Registry
-	waiting rejects // of devices that nobody decided on yet
+	waits   func(aboard.Pending) // tells people of one
+	waiting rejects              // of devices that nobody decided on yet
 }
 
 // errUnknownDevice is given for readings of a device that is not configured.
@@ -88,6 +89,7 @@ func (in *intake) Unknown(s devices.Stranger) bool {
 		}
 		in.log.Info("unknown device", args...)
 	}
+	in.waits(p)
 	return true
 }
 

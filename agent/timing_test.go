@@ -66,7 +66,7 @@ func (b *board) boot() {
 	}
 	h := newHouse(func(devices.ID) {})
 	h.furnish([]devices.Device{{ID: "kitchen"}}, b.outbox.State)
-	b.intake = &intake{outbox: b.outbox, house: h, orders: newOrders(h, nil, nil), timing: b.timing, log: log}
+	b.intake = &intake{outbox: b.outbox, house: h, orders: &orders{house: h}, timing: b.timing, log: log}
 }
 
 func (b *board) report(n int) {

@@ -39,31 +39,67 @@ type request struct {
 func (b *Bridge) hear(s *stream.Session, st stream.Stanza) bool {
 	who := st.From.Bare()
 	to, ok := b.aim(st.To)
-	if !ok || !b.maySee(who, to) {
+	if !ok || who.Equal(b.account) && !b.component || b.component && who.Domainpart() == b.host {
+		return false // nothing of ours asks us anything
+	}
+	switch r := b.roomOf(st.From); {
+	case r != nil && st.Name == "presence":
+		r.hear(st)
+		return true
+	case r != nil && st.Name == "message":
+		if st.Type == "groupchat" {
+			b.hearRoom(st)
+		}
+		return true
+	case st.Name == "message":
+		b.hearMessage(st, to)
+		return true
+	}
+	if st.Name == "presence" {
+		b.hearPresence(st, to)
+		return true
+	}
+	if !b.knows(who, to) || st.Name != "iq" || !b.limits.allow(who.String(), time.Now()) {
 		return false
 	}
-	switch {
-	case st.Name == "iq" && (st.Type == "get" || st.Type == "set"):
-		if !b.limits.allow(who.String(), time.Now()) {
-			return false
-		}
-		select {
-		case b.requests <- request{s, st, to}:
-			return true
-		default:
-			return false
-		}
-	case st.Name == "presence" && !to.domain:
-		switch st.Type {
-		case "subscribe", "unsubscribe", "probe":
-			b.mu.Lock()
-			b.contacts.ask(to.device, who, st.Type)
-			b.mu.Unlock()
-			wake(b.wakePresence)
-			return true
-		}
+	select {
+	case b.requests <- request{s, st, to}:
+		return true
+	default:
+		return false
 	}
-	return false
+}
+
+// hearPresence takes what somebody wants of a contact (RFC 6121 section 3). A
+// stranger's wish waits, unanswered, for an owner. To his probe the answer is
+// that he is not subscribed, to whatever name (section 4.3.2): his contact list
+// heals, and he learns nothing.
+func (b *Bridge) hearPresence(st stream.Stanza, to target) {
+	who := st.From.Bare()
+	if to.domain || st.Type != "subscribe" && st.Type != "unsubscribe" && st.Type != "probe" {
+		return
+	}
+	_, there := b.device(to.device)
+	if b.component && there && b.auth.MaySee(who, to.device) || !b.component && b.mayBrowse(who) {
+		b.mu.Lock()
+		b.contacts.ask(to.device, who, st.Type)
+		b.mu.Unlock()
+		wake(b.wakePresence)
+		return
+	}
+	if who.Localpart() == "" || !b.limits.allow(strangers, time.Now()) {
+		return
+	}
+	switch {
+	case st.Type == "subscribe" && there && b.office != nil:
+		b.people.next(strangers, func(context.Context, *talk) { b.office.Knock(who, to.device) })
+	case st.Type == "probe" && b.component:
+		b.people.next(strangers, func(ctx context.Context, _ *talk) {
+			if l := b.link.Load(); l != nil {
+				l.session.Send(ctx, presenceElement{From: st.To.Bare().String(), To: who.String(), Type: "unsubscribed"})
+			}
+		})
+	}
 }
 
 // aim says what a stanza was sent to. All that an account gets is for the
@@ -75,10 +111,10 @@ func (b *Bridge) aim(to jid.JID) (target, bool) {
 	return targetOf(b.domain, to)
 }
 
-// maySee reports whether who, a bare JID, may know that the target exists, and
-// it does.
-func (b *Bridge) maySee(who jid.JID, to target) bool {
-	if to.domain {
+// knows reports whether who, a bare JID, may know that the target exists, and
+// it does. Whoever is granted anything may talk to the gateway.
+func (b *Bridge) knows(who jid.JID, to target) bool {
+	if to.domain || to.device == devices.Gateway {
 		return b.mayBrowse(who)
 	}
 	_, there := b.device(to.device)
@@ -111,29 +147,109 @@ type iqElement struct {
 type errorElement struct {
 	XMLName   xml.Name `xml:"error"`
 	Type      string   `xml:"type,attr"`
-	Condition struct {
-		XMLName xml.Name
+	Condition emptyElement
+	Text      *errorText
+	Specific  *emptyElement
+	Param     *paramErrorElement
+}
+
+type errorText struct {
+	XMLName xml.Name `xml:"urn:ietf:params:xml:ns:xmpp-stanzas text"`
+	Text    string   `xml:",chardata"`
+}
+
+// An iqError is a refusal of a request of somebody who may know that it is
+// there.
+type iqError struct {
+	kind      string // cancel, modify, wait, auth
+	condition stanza.Condition
+	specific  xml.Name // beside the condition; zero: none
+	text      string   // for people; "" is none
+	param     string   // what of a control request is wrong (XEP-0325); "" is none
+}
+
+func (e iqError) Error() string { return string(e.condition) + " " + e.text }
+
+func badRequest(text string) error {
+	return iqError{kind: "modify", condition: stanza.BadRequest, text: text}
+}
+
+// errResponded says that the answer went out already.
+var errResponded = errors.New("answered")
+
+// errNotServed has a request answered as if nobody served it.
+var errNotServed error = iqError{kind: "cancel", condition: stanza.ServiceUnavailable}
+
+func (e iqError) element() errorElement {
+	out := errorElement{Type: e.kind, Condition: empty(stanza.NSError, string(e.condition))}
+	if e.text != "" {
+		out.Text = &errorText{Text: e.text}
+	}
+	if e.specific.Local != "" {
+		out.Specific = &emptyElement{e.specific}
+	}
+	if e.param != "" {
+		out.Param = &paramErrorElement{Var: e.param, Text: e.text}
+	}
+	return out
+}
+
+// serve answers a request: at once, or, what may take its time, beside.
+func (b *Bridge) serve(ctx context.Context, r request) {
+	slow := b.slow(r)
+	if slow == nil {
+		payload, err := b.reply(r)
+		b.respond(ctx, r, payload, err)
+		return
+	}
+	if !b.people.beside(r.stanza.From.Bare().String(), func(ctx context.Context) {
+		payload, err := slow(ctx, r)
+		b.respond(ctx, r, payload, err)
+	}) {
+		b.respond(ctx, r, nil, iqError{kind: "wait", condition: stanza.ResourceConstraint})
 	}
 }
 
-// errNotServed has a request answered as if nobody served it.
-var errNotServed = errors.New("not served")
+// slow gives what serves a request that may wait for a device or a disk.
+func (b *Bridge) slow(r request) func(context.Context, request) (any, error) {
+	if r.to.domain {
+		return nil
+	}
+	set := r.stanza.Type == "set"
+	switch name := r.stanza.Child; {
+	case set && name == xml.Name{Space: nsCommands, Local: "command"}:
+		return b.command
+	case set && name == xml.Name{Space: nsControl, Local: "set"} && b.executor != nil:
+		return b.control
+	case !set && name == xml.Name{Space: nsControl, Local: "getForm"} && b.executor != nil:
+		return b.controlForm
+	case !set && name == xml.Name{Space: nsFields, Local: "req"}:
+		return b.readout
+	case !set && (r.stanza.Child.Space == nsItems || r.stanza.Child.Space == nsInfo):
+		return func(_ context.Context, r request) (any, error) { return b.reply(r) }
+	}
+	return nil
+}
 
-func (b *Bridge) serve(ctx context.Context, r request) {
+// respond sends the answer to a request.
+func (b *Bridge) respond(ctx context.Context, r request, payload any, err error) {
+	if errors.Is(err, errResponded) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	st := r.stanza
-	answer := iqElement{Type: "result", ID: st.ID, To: st.From.String()}
+	answer := iqElement{Type: "result", ID: st.ID, To: st.From.String(), Payload: payload}
 	if b.component {
 		answer.From = st.To.String()
 	}
-	payload, err := b.reply(r)
 	if err != nil {
-		e := errorElement{Type: "cancel"}
-		e.Condition.XMLName = xml.Name{Space: stanza.NSError, Local: string(stanza.ServiceUnavailable)}
-		answer.Type, payload = "error", e
+		var refusal iqError
+		if !errors.As(err, &refusal) {
+			refusal = errNotServed.(iqError)
+		}
+		answer.Type, answer.Payload = "error", refusal.element()
 	}
-	answer.Payload = payload
 	if err := r.session.Send(ctx, answer); err != nil {
 		b.log.Debug("a request was not answered", "from", st.From.String(), "error", err)
 	}
@@ -144,7 +260,7 @@ func (b *Bridge) reply(r request) (any, error) {
 	if r.stanza.Type != "get" {
 		return nil, errNotServed
 	}
-	who := r.stanza.From.Bare()
+	a := asker{full: r.stanza.From, bare: r.stanza.From.Bare(), to: r.to.device}
 	switch r.stanza.Child.Space {
 	case nsInfo:
 		var ask struct {
@@ -154,6 +270,9 @@ func (b *Bridge) reply(r request) (any, error) {
 			return nil, err
 		}
 		info, ok := discoInfo(r.to, ask.Query.Node)
+		if !ok && !r.to.domain {
+			info, ok = b.commandInfo(a, ask.Query.Node)
+		}
 		if !ok {
 			return nil, errNotServed
 		}
@@ -165,10 +284,15 @@ func (b *Bridge) reply(r request) (any, error) {
 		if err := r.stanza.Unmarshal(&ask); err != nil {
 			return nil, err
 		}
-		if ask.Query.Node != "" {
+		switch {
+		case ask.Query.Node == nsCommands && !r.to.domain:
+			q := paged(b.commandItems(a, r.stanza.To.String()), ask.Query.Page)
+			q.Node = nsCommands
+			return q, nil
+		case ask.Query.Node != "":
 			return nil, errNotServed
 		}
-		return b.items(who, r.to, ask.Query.Page)
+		return b.items(a.bare, r.to, ask.Query.Page)
 	case nsPing:
 		return nil, nil
 	case nsVersion:
@@ -178,6 +302,8 @@ func (b *Bridge) reply(r request) (any, error) {
 		return nil, errNotServed
 	}
 	switch r.stanza.Child.Space {
+	case nsVCard:
+		return b.vCard(r.to.device), nil
 	case nsLast:
 		return b.last(r.to.device, time.Now())
 	case nsTime:

@@ -27,6 +27,7 @@ type Config struct {
 	PubSub  string        // JID of the PubSub service; empty: ask the account's server; or ServicePEP
 	Gateway string        // id of the gateway, the first part of node names
 	Payload string        // of log nodes: PayloadSenML, also if empty, or PayloadFields
+	Rooms   []Room
 }
 
 // An Authorizer is what the bridge needs to know of rights. It is asked with
@@ -37,6 +38,11 @@ type Authorizer interface {
 	Operators() []JID // everybody who is granted anything now
 	MaySee(who JID, device devices.ID) bool
 	MaySeeEvents(who JID) bool
+	// May asks for a right on a device; on any at all, where device is "".
+	May(who JID, right Right, device devices.ID) bool
+	// AtOtherTimes reports whether somebody who may not see a device now will,
+	// because of his hours: he is told so, and is no stranger. "" is any device.
+	AtOtherTimes(who JID, device devices.ID) bool
 }
 
 // A Device is what the bridge tells of a device.
@@ -50,9 +56,15 @@ type Device struct {
 type Options struct {
 	Auth Authorizer
 	Log  *slog.Logger
+	// Executor and Office do what people want. Without them nothing is done.
+	Executor Executor
+	Office   Office
 	// OnSession is called from Run's goroutine when publishing becomes
 	// possible and when it no longer is. It must not block. It may be nil.
 	OnSession func(up bool)
+	// Now gives the time, and whether it is known: where it is not, nobody can
+	// tell how long a command was on its way. Nil is the machine's, known.
+	Now func() (t time.Time, known bool)
 	// OnTime, where it is not nil, is told now and then what the server says
 	// the time is, a round trip after it was asked (XEP-0202).
 	OnTime func(server time.Time, roundTrip time.Duration)
@@ -67,6 +79,9 @@ type Bridge struct {
 	log       *slog.Logger
 	onSession func(bool)
 	onTime    func(server time.Time, roundTrip time.Duration)
+	executor  Executor // nil: nothing is done
+	office    Office   // the same
+	now       func() (time.Time, bool)
 	packs     packCodec
 	component bool
 	domain    jid.JID // of the component; zero for an account
@@ -79,6 +94,10 @@ type Bridge struct {
 	strikes  strikes
 	requests chan request
 	limits   limits
+	people   people
+	sessions sessions
+	rooms    []*room
+	pictures map[pictured]picture
 
 	wakePresence chan struct{}
 	wakeShare    chan struct{}
@@ -90,6 +109,7 @@ type Bridge struct {
 	devices  map[devices.ID]Device
 	nodes    map[string]*node
 	contacts *contacts
+	states   map[devices.ID]Presence // the newest of all devices
 }
 
 // New makes a Bridge. It does not connect; [Bridge.Run] does.
@@ -103,21 +123,36 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		log:          o.Log,
 		onSession:    o.OnSession,
 		onTime:       o.OnTime,
+		executor:     o.Executor,
+		office:       o.Office,
+		now:          o.Now,
+		people:       people{known: make(map[string]*talk)},
 		requests:     make(chan request, maxRequests),
 		wakePresence: make(chan struct{}, 1),
 		wakeShare:    make(chan struct{}, 1),
 		devices:      make(map[devices.ID]Device),
 		nodes:        make(map[string]*node),
+		states:       make(map[devices.ID]Presence),
 		contacts:     newContacts(presenceInterval),
 		wait:         new(stream.Backoff).Next,
 	}
+	for _, r := range cfg.Rooms {
+		b.rooms = append(b.rooms, newRoom(r))
+	}
+	b.sessions.open = make(map[string]session)
 	b.strikes.counts = make(map[sent]int)
 	b.limits.buckets = make(map[string]*bucket)
 	if b.onSession == nil {
 		b.onSession = func(bool) {}
 	}
+	if b.now == nil {
+		b.now = func() (time.Time, bool) { return time.Now(), true }
+	}
 	var err error
 	if b.packs, err = newPackCodec(); err != nil {
+		return nil, err
+	}
+	if b.pictures, err = draw(); err != nil {
 		return nil, err
 	}
 	switch {
@@ -177,6 +212,7 @@ func (b *Bridge) SetDevices(all []Device) {
 			delete(b.nodes, name)
 		}
 	}
+	maps.DeleteFunc(b.states, func(id devices.ID, _ Presence) bool { _, there := b.devices[id]; return !there })
 	ids := slices.Collect(maps.Keys(b.devices))
 	if !b.component {
 		ids = []devices.ID{devices.Gateway}
@@ -189,14 +225,17 @@ func (b *Bridge) SetDevices(all []Device) {
 // SetPresence says how a device is doing. It is told on change, and at most
 // once a minute unless the state changes. It never blocks.
 func (b *Bridge) SetPresence(id devices.ID, p Presence) {
-	if !b.component && id != devices.Gateway {
-		return
-	}
-	b.mu.Lock()
 	p.Fields = slices.Clone(p.Fields)
-	b.contacts.set(id, p)
+	b.mu.Lock()
+	b.states[id] = p
+	shown := b.component || id == devices.Gateway
+	if shown {
+		b.contacts.set(id, p)
+	}
 	b.mu.Unlock()
-	wake(b.wakePresence)
+	if shown {
+		wake(b.wakePresence)
+	}
 }
 
 // Regrant says that the Authorizer's answers changed: nodes get their members
@@ -205,6 +244,10 @@ func (b *Bridge) Regrant() {
 	b.mu.Lock()
 	b.contacts.review()
 	b.mu.Unlock()
+	b.sessions.drop(func(owner string) bool {
+		who, err := jid.Parse(owner)
+		return err != nil || !b.mayBrowse(who.Bare())
+	})
 	b.unshare()
 	wake(b.wakeShare)
 	wake(b.wakePresence)
@@ -290,6 +333,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { b.answer(ctx) })
+	defer b.people.start(ctx)()
 
 	for {
 		began := time.Now()

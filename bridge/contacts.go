@@ -26,6 +26,7 @@ type contacts struct {
 	devices  map[devices.ID]*contact
 	changed  map[devices.ID]bool      // to be looked at
 	later    map[devices.ID]time.Time // changed, but told too short a time ago
+	filled   bool                     // all was told once, so that whoever is new was let in since
 }
 
 // contact is a device as a contact.
@@ -44,6 +45,7 @@ type audience struct {
 	revision int    // the last that he was told in this session; 0: none
 	declined bool   // he unsubscribed
 	answer   string // to his subscribe or unsubscribe: the stanza's type
+	back     bool   // he is asked to let the device see him, as contacts do
 }
 
 // telling is what makes two presences differ to people. The time of the last
@@ -130,7 +132,7 @@ func (c *contacts) ask(id devices.ID, who jid.JID, kind string) {
 	a.declined = kind == "unsubscribe"
 	switch kind {
 	case "subscribe":
-		a.answer = "subscribed"
+		a.answer, a.back = "subscribed", true
 	case "unsubscribe":
 		a.answer = "unsubscribed"
 	}
@@ -173,6 +175,11 @@ func (c *contacts) due(now time.Time, ids []devices.ID, limit int, operators []j
 			allowed[who.String()] = true
 			if d.operators[who.String()] == nil {
 				d.operators[who.String()] = &audience{jid: who}
+				if c.filled {
+					// He may have asked long ago, of a gateway before this one. If
+					// he did not, his server drops it (RFC 6121 section 3.1.6).
+					d.operators[who.String()].answer = "subscribed"
+				}
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(d.operators)) {
@@ -183,6 +190,10 @@ func (c *contacts) due(now time.Time, ids []devices.ID, limit int, operators []j
 			if a.answer != "" {
 				notices = append(notices, notice{id, a.jid, presenceElement{Type: a.answer}})
 				a.answer = ""
+			}
+			if a.back {
+				notices = append(notices, notice{id, a.jid, presenceElement{Type: "subscribe"}})
+				a.back = false
 			}
 			switch {
 			case !allowed[key]:
@@ -203,6 +214,7 @@ func (c *contacts) due(now time.Time, ids []devices.ID, limit int, operators []j
 			delete(c.later, id)
 		}
 	}
+	c.filled = c.filled || len(c.changed) == 0
 	return notices
 }
 

@@ -92,7 +92,7 @@ type capsElement struct {
 func deviceInfo() infoQuery {
 	return infoQuery{
 		Identity: []identity{{"client", "bot", "Porchlight"}},
-		Features: features(nsInfo, nsItems, nsCaps, nsVersion, nsLast, nsTime, nsPing, nsRSM),
+		Features: features(nsInfo, nsItems, nsCaps, nsVersion, nsLast, nsTime, nsPing, nsRSM, nsCommands, nsReceipts, nsReactions, nsFields, nsControl, nsVCard),
 	}
 }
 

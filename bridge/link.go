@@ -120,6 +120,9 @@ func (l *link) run(ctx context.Context) error {
 	wg.Go(func() { l.tellPresences(inner) })
 	wg.Go(func() { l.shareNodes(inner) })
 	wg.Go(func() { l.askTime(inner) })
+	for _, r := range b.rooms {
+		wg.Go(func() { l.keepRoom(inner, r) })
+	}
 
 	b.link.Store(l)
 	b.onSession(true)
@@ -162,7 +165,7 @@ func (l *link) shareNodes(ctx context.Context) {
 		var first error
 		failed := 0
 		if !b.component {
-			if err := l.tidyRoster(ctx); err != nil {
+			if err := errors.Join(l.tidyRoster(ctx), l.introduce(ctx)); err != nil {
 				first, failed = err, 1
 			}
 		}
@@ -311,7 +314,7 @@ func (b *Bridge) dueNotices(now time.Time) (notices []notice, again time.Time) {
 func (l *link) tell(ctx context.Context, n notice) error {
 	e := n.stanza
 	e.To = n.to.String()
-	subscription := e.Type == "subscribed" || e.Type == "unsubscribed"
+	subscription := e.Type == "subscribe" || e.Type == "subscribed" || e.Type == "unsubscribed"
 	switch {
 	case l.bridge.component:
 		from, err := deviceJID(l.bridge.domain, n.device)
@@ -321,6 +324,9 @@ func (l *link) tell(ctx context.Context, n notice) error {
 		// Subscriptions are between bare JIDs (RFC 6121 section 3.1).
 		if e.From = from.String(); subscription {
 			e.From = from.Bare().String()
+		}
+		if e.Caps != nil { // it is there
+			e.Photo = &photoHash{Photo: l.bridge.pictures[kindOf(n.device, l.bridge.state(n.device).Fields)].hash}
 		}
 	case e.Type == "unavailable" && e.Status != noteStopped:
 		// The account is there as long as the gateway is: without a presence
@@ -334,6 +340,11 @@ func (l *link) tell(ctx context.Context, n notice) error {
 func (l *link) farewell() {
 	ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
 	defer cancel()
+	for _, r := range l.bridge.rooms {
+		if joined, _, _ := r.state(); joined {
+			_ = l.enter(ctx, r, "unavailable") // what follows fails, too
+		}
+	}
 	l.bridge.mu.Lock()
 	notices := l.bridge.contacts.farewell()
 	l.bridge.mu.Unlock()
@@ -367,7 +378,7 @@ func (l *link) tidyRoster(ctx context.Context) error {
 	for _, item := range roster.Query.Items {
 		who, err := jid.Parse(item.JID)
 		if err != nil || item.Subscription != "from" && item.Subscription != "both" ||
-			l.bridge.auth.MaySee(who.Bare(), devices.Gateway) {
+			l.bridge.mayBrowse(who.Bare()) {
 			continue
 		}
 		if err := l.tell(ctx, notice{devices.Gateway, who.Bare(), presenceElement{Type: "unsubscribed"}}); err != nil {

@@ -100,25 +100,33 @@ func (n *node) content(payload string) string {
 type form struct {
 	XMLName xml.Name    `xml:"jabber:x:data x"`
 	Type    string      `xml:"type,attr"`
+	Title   string      `xml:"title,omitempty"`
 	Fields  []formField `xml:"field"`
 }
 
 type formField struct {
 	Var      string        `xml:"var,attr"`
 	Type     string        `xml:"type,attr,omitempty"`
+	Label    string        `xml:"label,attr,omitempty"`
 	Validate *formValidate `xml:"http://jabber.org/protocol/xdata-validate validate"`
 	Values   []string      `xml:"value"`
-	Options  []struct {
-		Value string `xml:"value"`
-	} `xml:"option"`
+	Options  []formOption  `xml:"option"`
+}
+
+type formOption struct {
+	Label string `xml:"label,attr"`
+	Value string `xml:"value"`
 }
 
 // formValidate bounds a field (XEP-0122).
 type formValidate struct {
-	DataType string `xml:"datatype,attr"`
-	Range    *struct {
-		Max string `xml:"max,attr"`
-	} `xml:"http://jabber.org/protocol/xdata-validate range"`
+	DataType string     `xml:"datatype,attr"`
+	Range    *formRange `xml:"http://jabber.org/protocol/xdata-validate range"`
+}
+
+type formRange struct {
+	Min string `xml:"min,attr,omitempty"`
+	Max string `xml:"max,attr,omitempty"`
 }
 
 // value is the first value of a field, and whether the form has the field.

@@ -19,7 +19,8 @@ const (
 )
 
 // An Office does for people what is not a command to a device. Each method
-// asks for the rights of who wants it, a bare JID, when it acts; the error
+// asks for the rights of who wants it when it acts, by his bare JID; what he
+// does is kept in the audit with the JID that is given. The error
 // [ErrNotAllowed] is then told to a stranger as if there were nothing. Other
 // errors are in words for who asked. The methods may be called from any
 // goroutine but the one that reads the stream: they may wait for a disk.

@@ -33,6 +33,7 @@ type presenceElement struct {
 	Status  string   `xml:"status,omitempty"`
 	Idle    *idleElement
 	Caps    *capsElement
+	Photo   *photoHash
 }
 
 // idleElement tells the time of the last reading (XEP-0319).

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,9 @@ type rights map[string][]devices.ID
 func (r rights) Operators() []jid.JID {
 	var all []jid.JID
 	for who := range r {
-		all = append(all, jid.MustParse(who))
+		if j, err := jid.Parse(who); err == nil {
+			all = append(all, j)
+		}
 	}
 	return all
 }
@@ -64,6 +67,19 @@ func (r rights) MaySee(who jid.JID, device devices.ID) bool {
 }
 
 func (r rights) MaySeeEvents(who jid.JID) bool { return r.MaySee(who, "*") }
+
+// May has who sees all be the owner, and who sees some an operator of those.
+func (r rights) May(who jid.JID, right Right, device devices.ID) bool {
+	if r.MaySeeEvents(who) {
+		return true
+	}
+	return right <= MayCommand && (device == "" && len(r[who.String()]) > 0 || r.MaySee(who, device))
+}
+
+// AtOtherTimes has whoever may see "later" come back.
+func (r rights) AtOtherTimes(who jid.JID, _ devices.ID) bool {
+	return slices.Contains(r["later "+who.String()], "*")
+}
 
 func testBridge(t testing.TB, payload string) *Bridge {
 	t.Helper()
@@ -541,7 +557,7 @@ func TestContacts(t *testing.T) {
 	c.set("kitchen", fresh("4"))
 	expect("who unsubscribed hears no more", "kitchen>anna 4", "kitchen>bob unsubscribed")
 	c.ask("kitchen", bob, "subscribe")
-	expect("until he subscribes", "kitchen>bob subscribed", "kitchen>bob 4")
+	expect("until he subscribes", "kitchen>bob subscribed", "kitchen>bob subscribe", "kitchen>bob 4")
 	c.forget()
 	expect("a session has all told again", "kitchen>anna 4", "kitchen>bob 4", "meter>anna 1")
 	delete(auth, "bob@example.net")
@@ -549,6 +565,14 @@ func TestContacts(t *testing.T) {
 	c.review()
 	expect("a right that is gone", "kitchen>bob unavailable", "kitchen>bob unsubscribed")
 	expect("is told once")
+	auth["bob@example.net"] = []devices.ID{"meter"}
+	operators = append(operators, bob)
+	c.review()
+	expect("who was let in since is told that he is", "meter>bob subscribed", "meter>bob 1")
+	delete(auth, "bob@example.net")
+	operators = operators[:1]
+	c.review()
+	expect("and out", "meter>bob unavailable", "meter>bob unsubscribed")
 	c.ask("nothing", anna, "probe")
 	expect("a device that is not")
 	c.keep([]devices.ID{"kitchen"})
@@ -716,7 +740,7 @@ func TestHearKeepsStrangersOut(t *testing.T) {
 		}
 	}
 	st := stream.Stanza{Name: "presence", Type: "subscribe", From: jid.MustParse("eve@example.org"), To: jid.MustParse("kitchen@pi.example.org")}
-	if b.hear(nil, st) || len(b.contacts.devices["kitchen"].operators) != 0 {
+	if b.hear(nil, st); len(b.contacts.devices["kitchen"].operators) != 0 {
 		t.Error("a stranger's subscription leaves a trace")
 	}
 }

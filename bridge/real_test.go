@@ -266,12 +266,19 @@ func (c *changing) get() rights {
 func (c *changing) Operators() []jid.JID                       { return c.get().Operators() }
 func (c *changing) MaySee(who jid.JID, device devices.ID) bool { return c.get().MaySee(who, device) }
 func (c *changing) MaySeeEvents(who jid.JID) bool              { return c.get().MaySeeEvents(who) }
+func (c *changing) May(who jid.JID, right Right, device devices.ID) bool {
+	return c.get().May(who, right, device)
+}
+func (c *changing) AtOtherTimes(who jid.JID, device devices.ID) bool {
+	return c.get().AtOtherTimes(who, device)
+}
 
 // A running bridge.
 type running struct {
 	*Bridge
 	t    *testing.T
 	auth *changing
+	desk desk
 	ups  chan bool
 	stop func()
 }
@@ -288,7 +295,7 @@ func newRunning(t *testing.T, cfg Config) *running {
 	t.Helper()
 	r := &running{t: t, ups: make(chan bool, 100), auth: &changing{r: rights{"anna@localhost": {"*"}, "bob@localhost": {"kitchen"}}}}
 	var err error
-	r.Bridge, err = New(cfg, Options{Auth: r.auth, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), OnSession: func(up bool) { r.ups <- up }})
+	r.Bridge, err = New(cfg, Options{Auth: r.auth, Executor: &r.desk, Office: &r.desk, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), OnSession: func(up bool) { r.ups <- up }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,6 +387,7 @@ func TestRealServers(t *testing.T) {
 						t.Run("forbidden", func(t *testing.T) { testForbidden(t, s, m) })
 					}
 					t.Run("presence and disco", func(t *testing.T) { testPresence(t, s, m) })
+					t.Run("people", func(t *testing.T) { testPeople(t, s, m) })
 					t.Run("restart", func(t *testing.T) { testRestart(t, s, m) })
 				})
 			}

@@ -199,6 +199,8 @@ func adviseNode(err error) string {
 // nobody is an [Authorizer].
 type nobody struct{}
 
-func (nobody) Operators() []JID            { return nil }
-func (nobody) MaySee(JID, devices.ID) bool { return false }
-func (nobody) MaySeeEvents(JID) bool       { return false }
+func (nobody) Operators() []JID                  { return nil }
+func (nobody) MaySee(JID, devices.ID) bool       { return false }
+func (nobody) MaySeeEvents(JID) bool             { return false }
+func (nobody) May(JID, Right, devices.ID) bool   { return false }
+func (nobody) AtOtherTimes(JID, devices.ID) bool { return false }

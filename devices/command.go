@@ -11,6 +11,16 @@ type Command struct {
 	Device   ID
 	Name     string // as of a [Control]
 	Argument string // as people write it; "" where it takes none
+
+	// Given is when, where a server kept it since (XEP-0203); zero is now.
+	Given time.Time
+	// Until is when it is too late for it; zero: by its age alone.
+	Until time.Time
+	// Token tells it from others of its author, as the id of a stanza does: what
+	// comes again with the same is not done again. "" is another each time.
+	Token string
+	// Sure says that its author was asked again, as what is hazardous needs.
+	Sure bool
 }
 
 // A Control is one thing that a device can be told.
@@ -18,7 +28,21 @@ type Control struct {
 	Name     string // that of the field which shows what came of it, where there is one
 	Title    string // for people, "" if there is none
 	Argument Argument
+	Risk     Risk
 }
+
+// Risk is what can come of a command.
+type Risk uint8
+
+// The risks.
+const (
+	Reversible Risk = iota // another command takes it back
+	ReadOnly               // nothing changes
+	Hazardous              // somebody or something can come to harm
+)
+
+// String gives the word that profiles and logs have.
+func (r Risk) String() string { return [...]string{"reversible", "read", "hazardous"}[r] }
 
 // An Argument is what a command takes.
 type Argument struct {

@@ -59,6 +59,7 @@ const (
 	Setting
 	Identity
 	Diagnostic // of the device, not of the world: signal, heap, uptime
+	Fault      // that something is wrong: true, a number but 0, a text that is no word for well
 )
 
 // An Origin identifies the message that a reading came from, so that one
@@ -102,10 +103,11 @@ type Message struct {
 type Stranger struct {
 	Transport string // mqtt, coap or serial
 	// Link is the broker's name in the config, "" being the gateway's own; the
-	// path of a serial port; "" of CoAP.
+	// path of a serial port; by CoAP the URL where it is asked, "" being that it
+	// posts or registers.
 	Link string
 	// Place is what the config would name: its topic or its identity by MQTT,
-	// the name that it posts under by CoAP, the path of a serial port.
+	// the name that it posts or registers under by CoAP, the path of a serial port.
 	Place   string
 	Peer    string // who sent it, for people; "" where that is not known
 	Profile string // id of the firmware profile that knows it

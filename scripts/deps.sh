@@ -4,6 +4,7 @@
 #   scripts/deps.sh demo    an XMPP server, for `porchlight demo`
 #   scripts/deps.sh test    that, and the other real peers of the tests
 #   scripts/deps.sh package what `make package-test` needs
+#   scripts/deps.sh clients those of the tests, and clients that people use
 #
 # Where everything is there it does nothing, and does it fast. The packages
 # bring services; none of them is left running or enabled, because the demo and
@@ -15,7 +16,7 @@ demo=(prosody lua-dbi-sqlite3)
 tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	socat python3-pymodbus python3-serial-asyncio # a serial line, and a Modbus slave on it
 	gcc libc6-dev) # the race detector is linked by a C compiler
-
+clients=(profanity tmux)
 package=(debootstrap lintian iproute2)
 
 policy=/usr/sbin/policy-rc.d
@@ -129,12 +130,13 @@ case ${1-} in
 demo) wanted=("${demo[@]}") ;;
 test) wanted=("${demo[@]}" "${tests[@]}") ;;
 package) wanted=("${package[@]}") ;;
+clients) wanted=("${demo[@]}" "${tests[@]}" "${clients[@]}") ;;
 --install)
 	shift
 	install "$@"
 	exit
 	;;
-*) die "usage: $0 demo|test|package" ;;
+*) die "usage: $0 demo|test|package|clients" ;;
 esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

@@ -55,7 +55,7 @@ func (c Candidate) cleaned() (Candidate, bool) {
 	if c.Place == "" || clean(c.Place, maxPlace) != c.Place || strings.ContainsAny(c.Place, "+#") {
 		return c, false
 	}
-	if c.Transport == "coap" { // it posts to its id
+	if c.posts() { // to its id
 		_, number := strconv.Atoi(c.Place) // which would be taken for another's
 		if id, err := devices.ParseID(c.Place); err != nil || number == nil || devices.Reserved(string(id)) {
 			return c, false
@@ -110,7 +110,7 @@ func (c Candidate) device(id devices.ID, name string) config.Device {
 			d.MQTT.Broker = ""
 		}
 	case "coap":
-		d.CoAP = &config.DeviceCoAP{}
+		d.CoAP = &config.DeviceCoAP{URL: c.Link}
 	case "serial":
 		d.Serial = &config.DeviceSerial{Port: c.Place}
 	}
@@ -135,6 +135,9 @@ func of(d config.Device) Candidate {
 	}
 	return c
 }
+
+// posts reports whether it speaks to the gateway by CoAP, under its id.
+func (c Candidate) posts() bool { return c.Transport == "coap" && c.Link == "" }
 
 // place is what tells it from all others in the same house.
 func (c Candidate) place() string {

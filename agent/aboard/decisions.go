@@ -7,10 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -118,7 +118,7 @@ func (d *decisions) with(n Decision) (*decisions, error) {
 	next = append(next, n)
 	data, err := json.MarshalIndent(decisionsForm{1, next}, "", " ")
 	if err == nil {
-		err = replace(d.path, data)
+		err = durable.Replace(d.path, data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot write what was decided of devices: %w", err)
@@ -126,31 +126,4 @@ func (d *decisions) with(n Decision) (*decisions, error) {
 	after := &decisions{path: d.path, all: next, by: make(map[string]int)}
 	after.index()
 	return after, nil
-}
-
-// replace writes a file so that there is the old or the new one at any time,
-// whenever the power fails.
-func replace(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // hidden, so nobody reads it as a device
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes new names in a directory last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -30,7 +31,7 @@ const (
 
 // A Pending is a device that waits to be admitted or refused.
 type Pending struct {
-	Number int        // of this run of the gateway, from 1; for people to type
+	Number int        // of this run of the gateway, for people to type; odd, so that it is never taken for a person's
 	ID     devices.ID // that it will have
 	Candidate
 	First, Heard time.Time // its first and newest message
@@ -63,6 +64,9 @@ func (c Candidate) Way() string {
 		}
 		return fmt.Sprintf("mqtt %s, topic %s", c.Link, c.Place)
 	case "coap":
+		if c.Link != "" {
+			return "coap, " + c.Link
+		}
 		if c.Peer == "" {
 			return "coap, /d/" + c.Place
 		}
@@ -88,7 +92,7 @@ type Registry struct {
 	decisions *decisions
 	pending   map[devices.ID]*Pending
 	by        map[string]*Pending
-	last      int // number given
+	last      int // number given; -1 at first
 }
 
 // Open makes the registry of a data directory, with nothing pending. The error
@@ -97,7 +101,7 @@ func Open(dir string) (*Registry, error) {
 	d, err := openDecisions(filepath.Join(dir, decisionsFile))
 	return &Registry{
 		dir: dir, now: time.Now, due: make(chan struct{}, 1), decisions: d,
-		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending),
+		config: config.Default(), pending: make(map[devices.ID]*Pending), by: make(map[string]*Pending), last: -1,
 	}, err
 }
 
@@ -171,13 +175,13 @@ func (r *Registry) Seen(c Candidate) (p Pending, fresh bool) {
 		if len(c.Sample) == 0 {
 			return Pending{}, false // it has said what it is, and nothing yet
 		}
-		if id := devices.ID(c.Place); c.Transport == "coap" && (r.taken[id] || r.pending[id] != nil) {
+		if id := devices.ID(c.Place); c.posts() && (r.taken[id] || r.pending[id] != nil) {
 			return Pending{}, false // it calls itself by a name that another has
 		}
 		if len(r.pending) >= maxPending {
 			r.forget(r.silent())
 		}
-		r.last++
+		r.last += 2
 		e = &Pending{Number: r.last, ID: r.name(c, decided), Candidate: c, First: now, SameAs: r.sameAs(c)}
 		e.Sample = nil
 		r.pending[e.ID] = e
@@ -226,7 +230,7 @@ func (p *Pending) copied() Pending {
 // name makes the id that a device will have. It had one before where something
 // was decided of it.
 func (r *Registry) name(c Candidate, decided *Decision) devices.ID {
-	if c.Transport == "coap" {
+	if c.posts() {
 		return devices.ID(c.Place)
 	}
 	free := func(id devices.ID) bool {
@@ -402,7 +406,7 @@ func (r *Registry) admit(c Candidate, id devices.ID, t Terms) (config.Device, er
 	switch {
 	case devices.Reserved(string(id)):
 		return config.Device{}, fmt.Errorf("%s is a word of the gateway's own", id)
-	case c.Transport == "coap" && string(id) != c.Place:
+	case c.posts() && string(id) != c.Place:
 		return config.Device{}, fmt.Errorf("it posts to /d/%s, so that is its id", c.Place)
 	case clean(t.Name, maxName) != t.Name:
 		return config.Device{}, errName
@@ -442,7 +446,7 @@ func (r *Registry) admit(c Candidate, id devices.ID, t Terms) (config.Device, er
 	if err := r.decide(Decision{ID: id, Candidate: c}); err != nil {
 		return d, err
 	}
-	if err := replace(file, text); err != nil {
+	if err := durable.Replace(file, text); err != nil {
 		return d, err
 	}
 	r.mu.Lock()
@@ -548,7 +552,7 @@ func (r *Registry) rename(id devices.ID, name string) error {
 	if err != nil {
 		return err
 	}
-	return replace(file, text)
+	return durable.Replace(file, text)
 }
 
 // device gives a configured device.
@@ -589,5 +593,5 @@ func (r *Registry) remove(id devices.ID) error {
 	if err := os.Remove(file); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(file))
+	return durable.SyncDir(filepath.Dir(file))
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -200,11 +200,8 @@ func (k *checker) tls(at source, t *TLS, modes []string, why string) {
 func (k *checker) operator(at source, o Operator) {
 	k.test(at, "jid", k.checkJID(o.JID, person))
 	for i, pattern := range o.Devices {
-		_, err := path.Match(pattern, "")
-		// Ids have no other characters, so such a pattern could never match.
-		bad := strings.Trim(pattern, `abcdefghijklmnopqrstuvwxyz0123456789-*?[]^`)
-		if pattern == "" || bad != "" || err != nil {
-			k.add(at, fmt.Sprintf("devices[%d]", i), trouble{quoted(pattern) + " cannot match a device's id", "ids, with * ? and [a-z] as in file names", "write for example kitchen-*"})
+		if err := access.CheckPattern(pattern); err != nil {
+			k.add(at, fmt.Sprintf("devices[%d]", i), trouble{err.Error(), "ids, with * ? and [a-z] as in file names", "write for example kitchen-*"})
 		}
 	}
 }
@@ -284,7 +281,41 @@ func (k *checker) coap(at source) {
 	}
 	if d := c.DTLS; d != nil {
 		k.test(at, "dtls.listen", checkListen(d.Listen))
-		d.PSK = k.secret(at.in("dtls"), "psk", d.PSKFile, d.PSKEnv, true)
+		k.dtls(at.in("dtls"), d)
+	}
+}
+
+func (k *checker) dtls(at source, d *DTLS) {
+	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, d.CertFile == "")
+	if !d.PSK.IsZero() {
+		if _, err := d.Keys(); err != nil {
+			key := "psk_file"
+			if d.PSKFile == "" {
+				key = "psk_env"
+			}
+			k.add(at, key, trouble{err.Error(), "lines of a device's id, a colon, and its key in hexadecimal", "write for example kitchen:" + strings.Repeat("0f", 16)})
+		}
+	}
+	k.file(at, "cert_file", &d.CertFile)
+	k.file(at, "key_file", &d.KeyFile)
+	k.file(at, "client_ca_file", &d.ClientCAFile)
+	if d.CertFile == "" && d.KeyFile == "" && d.ClientCAFile == "" {
+		return
+	}
+	if d.CertFile == "" || d.KeyFile == "" || d.ClientCAFile == "" {
+		k.add(at, "", trouble{"does not say all that certificates need", "cert_file, key_file and client_ca_file together", "add what is missing: without client_ca_file anybody could be any device"})
+		return
+	}
+	f, t := openSecret(d.KeyFile, k.credentials)
+	if t != nil {
+		k.add(at, "key_file", *t)
+		return
+	}
+	f.Close()
+	if _, err := readAuthorities(d.ClientCAFile); err != nil {
+		k.add(at, "client_ca_file", trouble{err.Error(), "a PEM file of certificates", "name a file that holds the certificate of the authority"})
+	} else if _, _, err := d.Files(); err != nil {
+		k.add(at, "cert_file", trouble{err.Error(), "a certificate and its key, as PEM", "name files that belong together"})
 	}
 }
 
@@ -441,7 +472,7 @@ func (k *checker) place(at source, d Device, places map[string]source) string {
 	}
 	if d.CoAP != nil {
 		given = append(given, "coap")
-		k.coapPlace(at.in("coap"), *d.CoAP)
+		k.coapPlace(at, d.CoAP, places)
 	}
 	if len(given) == 1 {
 		return given[0]
@@ -489,10 +520,22 @@ func (k *checker) mqttPlace(at source, d Device, places map[string]source) {
 	}
 }
 
-func (k *checker) coapPlace(at source, d DeviceCoAP) {
+func (k *checker) coapPlace(device source, d *DeviceCoAP, places map[string]source) {
+	at := device.in("coap")
+	secure := strings.HasPrefix(d.URL, "coaps:")
+	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, secure)
+	if _, err := d.Key(); err != nil {
+		k.add(at, "psk_file", trouble{err.Error(), "a key in hexadecimal", "write for example " + strings.Repeat("0f", 16)})
+	}
+	if !secure && d.PSKIdentity+d.PSKFile+d.PSKEnv != "" {
+		k.add(at, "", trouble{"has a key, and no coaps url", "psk_identity and psk_file together with a url that begins with coaps:", "correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway"})
+	}
 	if d.URL == "" {
 		if d.Observe {
 			k.add(at, "observe", trouble{"needs a url", "observe together with url", "add url, or remove observe if the device posts by itself"})
+		}
+		if d.Every != 0 {
+			k.add(at, "every", trouble{"needs a url", "every together with url", "add url, or remove every if the device posts by itself"})
 		}
 		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil {
 			k.add(at, "", trouble{"the device posts to the gateway, and nothing listens", "coap with a url, or together with the section coap of the gateway", "add the section coap with listen"})
@@ -501,6 +544,9 @@ func (k *checker) coapPlace(at source, d DeviceCoAP) {
 	}
 	_, t := parseURL(d.URL, "coap", "coaps")
 	k.test(at, "url", t)
+	if t == nil {
+		k.once(device, "coap.url", "coap "+d.URL, places)
+	}
 }
 
 func (k *checker) profile(at source, id, transport string) {
@@ -703,7 +749,7 @@ func parseURL(s string, schemes ...string) (*url.URL, *trouble) {
 		t.mend = orNearest(u.Scheme, schemes, t.mend)
 	case !hostname(u.Hostname()):
 		t.problem = "has no host"
-	case u.RawQuery != "" || u.Fragment != "":
+	case u.RawQuery != "" && schemes[0] != "coap" || u.Fragment != "":
 		t.problem, t.mend = "has a ? or a #", "remove what follows it"
 	case u.Port() != "" && (portErr != nil || port == 0):
 		t.problem = "has a port that is not a number from 1 to 65535"

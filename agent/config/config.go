@@ -4,9 +4,14 @@
 package config
 
 import (
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/calendar"
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -100,21 +105,11 @@ type Room struct {
 
 // An Operator is a person, and what that person may do.
 type Operator struct {
-	JID     string   `yaml:"jid,required" doc:"Address, without a resource."`
-	Role    string   `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
-	Devices []string `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
-	Hours   Hours    `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
-	Until   Date     `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
-}
-
-// Expires gives the moment from which the grant is over: midnight at the
-// beginning of the day Until, in the zone of Hours, else in the system's. It
-// is zero where the grant does not end.
-func (o Operator) Expires() time.Time {
-	if o.Until.IsZero() {
-		return time.Time{}
-	}
-	return o.Until.Midnight(o.Hours.Location())
+	JID     string         `yaml:"jid,required" doc:"Address, without a resource."`
+	Role    string         `yaml:"role,required" enum:"viewer,operator,installer,owner" doc:"viewer sees; operator also commands; installer also sets up; owner also grants."`
+	Devices []string       `yaml:"devices" doc:"Ids of the devices, with * ? and [a-z] as in file names. Default: all."`
+	Hours   calendar.Hours `yaml:"hours" doc:"When, as Mon-Fri 08:00-18:00 Europe/Berlin. Default: always."`
+	Until   calendar.Date  `yaml:"until" doc:"First day on which it is over, as 2027-01-01. Default: never."`
 }
 
 // MQTT is a broker inside the gateway, and brokers elsewhere.
@@ -153,14 +148,51 @@ type CoAP struct {
 	DTLS   *DTLS  `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
 }
 
-// DTLS is CoAP over DTLS with pre-shared keys (RFC 7252 section 9.1.3.1).
+// DTLS is CoAP over DTLS, with keys that are shared, or with certificates (RFC
+// 7252 section 9.1.3).
 type DTLS struct {
-	Listen  string `yaml:"listen,required" doc:"address:port."`
-	PSKFile string `yaml:"psk_file" doc:"File that holds the keys; mode 0600."`
-	PSKEnv  string `yaml:"psk_env" doc:"Environment variable that holds the keys, instead of psk_file."`
+	Listen       string `yaml:"listen,required" doc:"address:port."`
+	PSKFile      string `yaml:"psk_file" doc:"File that holds the keys, one a line: the device's id, a colon, the key in hexadecimal; mode 0600. A device that has one posts in no other way, and as nobody else."`
+	PSKEnv       string `yaml:"psk_env" doc:"Environment variable that holds the keys, instead of psk_file."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file of the gateway's certificate, for devices that have certificates instead of keys."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file of its key; mode 0600."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file of the authorities that sign the devices' certificates. The common name in one is the device's id."`
 
 	PSK Secret // from one of the two
 }
+
+// Keys gives those in PSK by the devices they are of. The error names the line.
+func (d DTLS) Keys() (map[string][]byte, error) {
+	keys := make(map[string][]byte)
+	for i, line := range strings.Split(d.PSK.Reveal(), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		at := strings.LastIndexByte(line, ':') // a name may have one
+		if at <= 0 {
+			return nil, fmt.Errorf("line %d is no name, colon and key", i+1)
+		}
+		key, err := hex.DecodeString(line[at+1:])
+		switch name := line[:at]; {
+		case err != nil || len(key) == 0:
+			return nil, fmt.Errorf("line %d has no key in hexadecimal, two digits a byte", i+1)
+		case len(key) > maxKey:
+			return nil, fmt.Errorf("line %d has a key of more than %d bytes", i+1, maxKey)
+		case keys[name] != nil:
+			return nil, fmt.Errorf("line %d is the second for %q", i+1, name)
+		default:
+			keys[name] = key
+		}
+	}
+	if len(keys) == 0 && d.CertFile == "" {
+		return nil, errors.New("it has no key")
+	}
+	return keys, nil
+}
+
+// maxKey is the most that all must take (RFC 4279 section 5.3).
+const maxKey = 64
 
 // Discovery says what happens to devices that are heard but not configured.
 type Discovery struct {
@@ -178,7 +210,7 @@ type Device struct {
 	Identity string        `yaml:"identity" doc:"The firmware's own name of it, as an address or a serial number: so it is known where it is heard in another place. Default: none."`
 	Parent   devices.ID    `yaml:"parent" doc:"Id of the device that it is reached through, as a Zigbee bridge: it is lost while that is. Default: none."`
 	Groups   []string      `yaml:"groups" doc:"Groups for commands to several devices."`
-	Timezone Zone          `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
+	Timezone calendar.Zone `yaml:"timezone" doc:"Zone of its times that come without one. Default: the system's."`
 }
 
 // Device gives the device as the rest of the gateway knows it.
@@ -209,8 +241,24 @@ type DeviceSerial struct {
 
 // DeviceCoAP is a device's place on CoAP.
 type DeviceCoAP struct {
-	URL     string `yaml:"url" doc:"coap://host:port/path to read from. Absent: the device posts to the gateway."`
-	Observe bool   `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it."`
+	URL     string        `yaml:"url" doc:"coap://host:port/path or coaps://host:port/path to read from; without a path, the device is asked what it has. Absent: the device posts to the gateway, or registers there."`
+	Observe bool          `yaml:"observe" doc:"Let the device report by itself (RFC 7641) instead of asking it, where it can."`
+	Every   time.Duration `yaml:"every" min:"1s" max:"24h" doc:"How often it is asked, or asked to go on reporting. Default: each minute; with observe, when its last report is no longer fresh."`
+
+	PSKIdentity string `yaml:"psk_identity" doc:"What the gateway calls itself towards the device, with a coaps url. Default: the gateway's id."`
+	PSKFile     string `yaml:"psk_file" doc:"File that holds the key for a coaps url, in hexadecimal; mode 0600."`
+	PSKEnv      string `yaml:"psk_env" doc:"Environment variable that holds the key, instead of psk_file."`
+
+	PSK Secret // from one of the two
+}
+
+// Key gives the one in PSK; nil where there is none.
+func (d DeviceCoAP) Key() ([]byte, error) {
+	key, err := hex.DecodeString(strings.TrimSpace(d.PSK.Reveal()))
+	if err != nil || len(key) > maxKey {
+		return nil, errors.New("it is no key in hexadecimal, two digits a byte, of at most 64 bytes")
+	}
+	return key, nil
 }
 
 // Outbox is the store for readings.
@@ -272,20 +320,11 @@ func (c *Config) NotYet() []strictyaml.Fault {
 		not = append(not, at.fault(key, trouble{"has no effect in this version", "", mend}))
 	}
 	main := source{c.doc, ""}
-	if c.XMPP.Rooms != nil {
-		add(main, "xmpp.rooms", "no room is joined")
-	}
-	if c.CoAP != nil && c.CoAP.DTLS != nil {
-		add(main, "coap.dtls", "nothing listens there; use listen on a network that you trust")
-	}
 	ids := make(map[devices.ID]bool, len(c.Devices))
 	for _, d := range c.Devices {
 		ids[d.ID] = true
 	}
 	for i, d := range c.Devices {
-		if d.CoAP != nil && d.CoAP.URL != "" {
-			add(c.sources[i], "coap.url", "the device is not asked; let it post to the gateway")
-		}
 		if d.Parent != "" && !ids[d.Parent] {
 			// No fault: to remove a bridge must not harm what was behind it.
 			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))

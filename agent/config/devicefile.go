@@ -109,6 +109,14 @@ func (d Device) placeNode() (key string, value *yaml.Node) {
 		if d.CoAP.Observe {
 			add("observe", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
 		}
+		if d.CoAP.Every != 0 {
+			add("every", text(d.CoAP.Every.String()))
+		}
+		for _, key := range [][2]string{{"psk_identity", d.CoAP.PSKIdentity}, {"psk_file", d.CoAP.PSKFile}, {"psk_env", d.CoAP.PSKEnv}} {
+			if key[1] != "" {
+				add(key[0], text(key[1]))
+			}
+		}
 	}
 	return "coap", value
 }

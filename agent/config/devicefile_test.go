@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/porchlight-iot/porchlight/agent/calendar"
 )
 
 // TestDeviceFile writes files, reads them back, and changes one that somebody
@@ -22,7 +24,7 @@ func TestDeviceFile(t *testing.T) {
 			t.Fatal(faults)
 		}
 		for i := range c.Devices {
-			c.Devices[i].Timezone = Zone{}
+			c.Devices[i].Timezone = calendar.Zone{}
 		}
 		return c.Devices[1:]
 	}

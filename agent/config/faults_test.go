@@ -134,7 +134,7 @@ func TestFaults(t *testing.T) {
 		"broker twice": {house, house + "\n    - " + house, "" +
 			`c.yaml:10:14: mqtt.brokers[1].name: "house" stands there twice; allowed: each name once; choose another, or remove one of the two` + "\n" +
 			`c.yaml:10:26: mqtt.brokers[1].url: the broker house has the same url and client_id, so the two would push each other out; allowed: one entry a broker, or different client_ids; remove one of the two`},
-		"ports": {`coap: {listen: "127.0.0.1:5683"}`, `coap: {listen: "127.0.0.1:5683", dtls: {listen: ":5683", psk_file: secret}}` + "\nmetrics: {listen: \"127.0.0.1:5683\"}",
+		"ports": {`coap: {listen: "127.0.0.1:5683"}`, `coap: {listen: "127.0.0.1:5683", dtls: {listen: ":5683", psk_file: keys}}` + "\nmetrics: {listen: \"127.0.0.1:5683\"}",
 			`c.yaml:10:49: coap.dtls.listen: ":5683" is taken by coap.listen; allowed: each port once; choose another port`},
 		"dtls": {`coap: {`, `coap: {dtls: {listen: "5684"}, `, "" +
 			`c.yaml:10:8: coap.dtls.psk_file: is missing; allowed: one of psk_file, psk_env; add it; the file needs mode 0600` + "\n" +
@@ -186,6 +186,14 @@ func TestFaults(t *testing.T) {
 		"coap": {kitchen, "{id: a, profile: senml, coap: {observe: true}}\n  - {id: b, profile: senml, coap: {url: \"http://x\"}}", "" +
 			`c.yaml:12:45: devices[0].coap.observe: needs a url; allowed: observe together with url; add url, or remove observe if the device posts by itself` + "\n" +
 			`c.yaml:13:41: devices[1].coap.url: does not begin with one of the schemes; allowed: urls of coap, coaps; write for example coap://127.0.0.1`},
+		"keys": {`coap: {`, `coap: {dtls: {listen: ":5684", psk_file: lines}, `,
+			`c.yaml:10:42: coap.dtls.psk_file: line 1 is no name, colon and key; allowed: lines of a device's id, a colon, and its key in hexadecimal; write for example kitchen:0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f`},
+		"keys for all": {`coap: {`, `coap: {dtls: {listen: ":5684", psk_file: open}, `,
+			`c.yaml:10:42: coap.dtls.psk_file: DIR/open can be read by others (mode 0640); allowed: mode 0600; run chmod 600 DIR/open`},
+		"half a certificate": {`coap: {`, `coap: {dtls: {listen: ":5684", cert_file: secret, key_file: secret}, `,
+			`c.yaml:10:8: coap.dtls: does not say all that certificates need; allowed: cert_file, key_file and client_ca_file together; add what is missing: without client_ca_file anybody could be any device`},
+		"a key and no coaps": {kitchen, `{id: soil, profile: senml, coap: {url: "coap://[::1]", psk_file: key}}`, "" +
+			`c.yaml:12:32: devices[0].coap: has a key, and no coaps url; allowed: psk_identity and psk_file together with a url that begins with coaps:; correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway`},
 		"no value": {"coap: {listen: \"127.0.0.1:5683\"}", "coap:\n#  listen: x", `c.yaml:10:6: coap: has no value; allowed: a mapping with the keys listen, dtls; give it one, or put # before the line`},
 	}
 	for name, tt := range tests {
@@ -194,6 +202,8 @@ func TestFaults(t *testing.T) {
 			write(t, dir, "secret", "hunter2", 0o600)
 			write(t, dir, "open", "hunter2", 0o640)
 			write(t, dir, "empty", " \n", 0o600)
+			write(t, dir, "key", "0F1e\n", 0o600)
+			write(t, dir, "keys", "# of the house\nkitchen:0F1e\n\nurn:dev:1:00\n", 0o600)
 			write(t, dir, "lines", "hunter2\nhunter2\n", 0o600)
 			write(t, dir, "long", strings.Repeat("x", maxSecretBytes+1), 0o600)
 			if !strings.Contains(good, tt.old) {

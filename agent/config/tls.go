@@ -42,3 +42,21 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	}
 	return pool, nil
 }
+
+// Files gives what the certificate files hold: the gateway's certificate, and
+// those who sign the devices'; nil where there are none. They are read anew at
+// each call.
+func (d DTLS) Files() (*tls.Certificate, *x509.CertPool, error) {
+	if d.CertFile == "" {
+		return nil, nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(d.CertFile, d.KeyFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read the certificate: %w", err)
+	}
+	pool, err := readAuthorities(d.ClientCAFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &pair, pool, nil
+}

@@ -269,7 +269,7 @@ func (o *Outbox) unsettled(device devices.ID) (*queue, place) {
 // A state is told by its changes, other numbers by the lowest and the highest.
 func isState(f devices.Field) bool {
 	switch f.Kind {
-	case devices.Status, devices.Event, devices.Setting, devices.Identity:
+	case devices.Status, devices.Event, devices.Setting, devices.Identity, devices.Fault:
 		return true
 	}
 	return f.Value.Kind() != devices.NumberValue

@@ -16,8 +16,9 @@ import (
 
 const (
 	// maxUnread is what the server may send without one stanza coming to an
-	// end.
-	maxUnread = 512 << 10
+	// end. Servers let a stranger send half a megabyte from afar, and what they
+	// escape grows to six times that: nobody is to end our session by it.
+	maxUnread = 4 << 20
 	// writeTimeout is for one piece of a stanza: a server may be as slow as it
 	// likes, as long as it takes something. ejabberd as it is shipped takes 3 kB
 	// a second from a client, in gulps, with up to 40 s of nothing between them.

@@ -48,9 +48,11 @@ func TestParseNode(t *testing.T) {
 // testAuthorizer is an [bridge.Authorizer] that lets nobody in.
 type testAuthorizer struct{}
 
-func (testAuthorizer) Operators() []jid.JID            { return nil }
-func (testAuthorizer) MaySee(jid.JID, devices.ID) bool { return false }
-func (testAuthorizer) MaySeeEvents(jid.JID) bool       { return false }
+func (testAuthorizer) Operators() []jid.JID                       { return nil }
+func (testAuthorizer) MaySee(jid.JID, devices.ID) bool            { return false }
+func (testAuthorizer) MaySeeEvents(jid.JID) bool                  { return false }
+func (testAuthorizer) May(jid.JID, bridge.Right, devices.ID) bool { return false }
+func (testAuthorizer) AtOtherTimes(jid.JID, devices.ID) bool      { return false }
 
 func encoder(t testing.TB, payload string) *bridge.Bridge {
 	t.Helper()

@@ -102,6 +102,7 @@ modules:
   mod_client_state: {}
   mod_disco: {}
   mod_last: {}
+  mod_muc: {host: rooms.localhost}
   mod_offline: {}
   mod_ping: {}
   mod_privacy: {}

@@ -93,6 +93,8 @@ Component {{lua .Component}}
 	component_conflict_resolve = "kick_old"
 {{- end}}
 
+Component "rooms.localhost" "muc"
+
 Component "pubsub.localhost" "pubsub"
 	admins = { {{range .NodeCreators}}{{lua .}}, {{end}}}
 `))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/devices"
 )
 
 // runCommand has a gateway at work tell a device something, and tells how that
@@ -24,6 +25,7 @@ func runCommand(_ context.Context, args []string, stdout, stderr io.Writer) erro
 	flags.SetOutput(stderr)
 	path := flags.String("c", "", "the config `FILE` (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
 	asJSON := flags.Bool("json", false, "print JSON, a line for each outcome")
+	sure := flags.Bool("sure", false, "do what is hazardous, too")
 	var words []string
 	for len(args) > 0 && !strings.HasPrefix(args[0], "-") && len(words) < 3 {
 		words, args = append(words, args[0]), args[1:]
@@ -50,7 +52,7 @@ func runCommand(_ context.Context, args []string, stdout, stderr io.Writer) erro
 	in, answer := io.Pipe()
 	asked := make(chan error, 1)
 	go func() {
-		err := agent.AskDevices(c, "command", agent.DeviceArgs{Which: words[0], Name: words[1], Value: words[2]}, answer)
+		err := agent.AskDevices(c, "command", agent.DeviceArgs{Which: words[0], Name: words[1], Value: words[2], Sure: *sure}, answer)
 		answer.CloseWithError(err)
 		asked <- err
 	}()
@@ -86,7 +88,11 @@ func printOutcomes(answer io.Reader, w io.Writer, asJSON bool) (refused bool, er
 		case l.Outcome != "":
 			fmt.Fprintln(w, l.Outcome)
 		default:
-			fmt.Fprintln(table, strings.TrimRight(l.Name+"\t"+argument(l)+"\t"+l.Title, "\t"))
+			title := l.Title
+			if l.Risk == devices.Hazardous.String() {
+				title = strings.TrimSpace(title + " (hazardous: --sure)")
+			}
+			fmt.Fprintln(table, strings.TrimRight(l.Name+"\t"+argument(l)+"\t"+title, "\t"))
 		}
 	}
 	if err := lines.Err(); err != nil {

@@ -91,7 +91,7 @@ func TestDevices(t *testing.T) {
 	if err := say("spy"); err != nil {
 		t.Fatal(err)
 	}
-	want(exitDone, `(?s)^1  plug  \(plug, Tasmota\)\n   mqtt broker, topic plug; profile tasmota; \d messages?, the newest at .*am2301_temperature 21.40 °C, am2301_humidity 45 %\n2  spy `, "pending")
+	want(exitDone, `(?s)^1  plug  \(plug, Tasmota\)\n   mqtt broker, topic plug; profile tasmota; \d messages?, the newest at .*am2301_temperature 21.40 °C, am2301_humidity 45 %\n3  spy `, "pending")
 	want(exitDone, `^\{"number":1,"id":"plug",.*"fields":\[\{"name":"am2301_temperature","value":21.40,"unit":"°C"\}`, "pending", "--json")
 	want(exitDone, "^refused spy\n$", "refuse", "spy")
 	want(exitDone, "^admitted as kitchen-plug\n$", "admit", "1", "--as", "kitchen-plug", "--name", "Kitchen plug")

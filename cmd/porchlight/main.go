@@ -58,6 +58,7 @@ func commands() []command {
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
 		{"devices", "list the devices; pending, admit, refuse, rename and remove them", runDevices},
+		{"access", "list who may do what, and who waits to be let in", runAccess},
 		{"command", "tell a device something, while the gateway runs", runCommand},
 		{"serial", "list the serial ports, and find out what speaks on one: list, probe", runSerial},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},

@@ -141,9 +141,11 @@ func TestWatchVerifiesNothing(t *testing.T) {
 // everybody is a bridge.Authorizer with one operator, who may see all.
 type everybody struct{ jid.JID }
 
-func (e everybody) Operators() []jid.JID          { return []jid.JID{e.JID} }
-func (everybody) MaySee(jid.JID, devices.ID) bool { return true }
-func (everybody) MaySeeEvents(jid.JID) bool       { return true }
+func (e everybody) Operators() []jid.JID                     { return []jid.JID{e.JID} }
+func (everybody) MaySee(jid.JID, devices.ID) bool            { return true }
+func (everybody) MaySeeEvents(jid.JID) bool                  { return true }
+func (everybody) May(jid.JID, bridge.Right, devices.ID) bool { return true }
+func (everybody) AtOtherTimes(jid.JID, devices.ID) bool      { return false }
 
 // lines counts what is written, line by line.
 type lines struct {
@@ -171,7 +173,9 @@ func (l *lines) String() string {
 
 func (l *lines) wait(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	// Who subscribes before the gateway made him a member tries again, twice as
+	// late each time.
+	deadline := time.After(2 * time.Minute)
 	for strings.Count(l.String(), "\n") < n {
 		select {
 		case <-l.more:

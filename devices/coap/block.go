@@ -1,7 +1,9 @@
 package coap
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/plgd-dev/go-coap/v3/message"
@@ -9,10 +11,33 @@ import (
 )
 
 // A body is a request body that comes in blocks (Block1, RFC 7959 section
-// 2.5). A peer has one under way; beginning another drops it.
+// 2.5). A peer has one under way; beginning another drops it, and where very
+// many peers have, the oldest.
 type body struct {
 	key   string // method and options that all blocks share
 	bytes []byte
+}
+
+const maxBodies = 512
+
+// join takes one block of a request. It returns the whole body when the block
+// was the last, else the answer to this block.
+func (s *session) join(p *peer, m message.Message, bl block) (whole []byte, answer *response) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	had := p.body.key != ""
+	whole, answer = p.body.join(m, bl)
+	switch has := p.body.key != ""; {
+	case had && !has:
+		s.bodies = slices.DeleteFunc(s.bodies, func(other *peer) bool { return other == p })
+	case !had && has:
+		if len(s.bodies) == maxBodies {
+			s.bodies[0].body = body{}
+			s.bodies = s.bodies[1:]
+		}
+		s.bodies = append(s.bodies, p)
+	}
+	return whole, answer
 }
 
 // A block is the value of a Block1 option (RFC 7959 section 2.2).
@@ -31,8 +56,6 @@ func parseBlock(v uint32) (block, error) {
 	return block{option: v, number: int(v >> 4), more: v&8 != 0, size: 16 << szx}, nil
 }
 
-// join takes one block of a request. It returns the whole body when the block
-// was the last, else the answer to this block.
 func (b *body) join(m message.Message, bl block) (whole []byte, answer *response) {
 	key := blockKey(m)
 	if bl.number == 0 {
@@ -81,4 +104,35 @@ func blockKey(m message.Message) string {
 		}
 	}
 	return string(key)
+}
+
+// paged gives the part of a response that the request asks for, or its first part
+// where it is larger than room (Block2, RFC 7959 section 2.4).
+func paged(r response, m message.Message, room int) response {
+	option, err := m.Options.GetUint32(message.Block2)
+	if err != nil && len(r.payload) <= min(room, ourBlock) {
+		return r
+	}
+	bl := block{size: ourBlock}
+	if err == nil {
+		if bl, err = parseBlock(option); err != nil {
+			return *badRequest("%v", err)
+		}
+	}
+	at := bl.number * bl.size
+	for bl.size > room && bl.size > 16 {
+		bl.size /= 2
+	}
+	if at > 0 && at >= len(r.payload) {
+		return *badRequest("there is no block %d", bl.number)
+	}
+	szx, more, end := uint32(bits.Len(uint(bl.size))-5), uint32(0), min(at+bl.size, len(r.payload))
+	if end < len(r.payload) {
+		more = 8
+	}
+	sum := sha256.Sum256(r.payload)
+	r.options = r.options.Add(message.Option{ID: message.ETag, Value: sum[:4]})
+	r.addUint(message.Block2, uint32(at/bl.size)<<4|more|szx)
+	r.payload = r.payload[at:end]
+	return r
 }

@@ -12,8 +12,13 @@
 // profile and the readings to the sink; exchange.go sends the answer when the
 // receipt is done.
 //
+// The other way: session.do asks a peer (ask.go) and session.observe has it
+// report by itself (observe.go), by the same message layer, so that a server asks
+// its devices from the port that they know.
+//
 // The message layer is our own, on go-coap's codec and socket. go-coap's
 // server reads all peers in one loop that waits for the slowest, puts no bound
 // on block-wise bodies, passes a lone block on as if it were the whole body,
 // and forgets what it answered as soon as a peer sends one malformed datagram.
+// Its client repeats at even intervals, and its observations end in silence.
 package coap

@@ -5,7 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -43,27 +43,33 @@ const (
 	maxPeerOpen = 16   // and of one
 )
 
-// A session is one run of the server: its peers and their exchanges.
+// A session is the message layer of one run: its peers, what they ask, and what
+// they are asked (see [session.do]). Datagrams come from a socket (datagram) or
+// from links of their own (attach, hear).
 type session struct {
-	*Server
-	ctx     context.Context
-	sink    devices.Sink
-	conn    *coapnet.UDPConn
-	began   time.Time
-	resumed bool
-	wg      sync.WaitGroup // all goroutines of the session
+	ctx       context.Context
+	sink      devices.Sink
+	log       *slog.Logger
+	conn      *coapnet.UDPConn
+	serve     func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	began     time.Time
+	resumed   bool
+	piggyback time.Duration
+	wg        sync.WaitGroup // all goroutines of the session
 
 	// ready holds the peers that have requests to serve, each once, so that
 	// peers take turns and a peer's own requests keep their order.
 	ready chan *peer
 
-	mu        sync.Mutex
-	peers     map[netip.AddrPort]*peer
-	open      int // exchanges under way
-	answered  int // exchanges that are remembered
-	mid       uint16
-	swept     time.Time
-	complaint bucket // about peers that found no place
+	mu            sync.Mutex
+	peers         map[netip.AddrPort]*peer // by the socket
+	attached      int                      // peers with links of their own
+	open          int                      // exchanges under way
+	answered      int                      // exchanges that are remembered
+	conversations map[string]*conversation // by token
+	bodies        []*peer                  // that have one under way, the oldest first
+	swept         time.Time
+	complaint     bucket // about peers that found no place
 }
 
 // An exchange is one request and what became of it.
@@ -83,24 +89,55 @@ type exchange struct {
 	reply []byte
 }
 
-func newSession(ctx context.Context, s *Server, sink devices.Sink, conn *coapnet.UDPConn) *session {
+func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, log *slog.Logger) *session {
 	return &session{
-		Server: s, ctx: ctx, sink: sink, conn: conn, began: time.Now(),
-		ready:     make(chan *peer, maxPeers),
-		peers:     make(map[netip.AddrPort]*peer),
-		mid:       uint16(rand.Uint32()),
-		complaint: bucket{rate: 1, burst: 1},
+		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback,
+		ready:         make(chan *peer, maxPeers),
+		peers:         make(map[netip.AddrPort]*peer),
+		conversations: make(map[string]*conversation),
+		complaint:     bucket{rate: 1, burst: 1},
 	}
 }
 
-// datagram takes one datagram; b is valid until it returns. It is called from
-// the read loop only and waits for nothing.
+// listen takes datagrams from the socket until the session ends.
+func (s *session) listen() error {
+	buf := make([]byte, maxDatagram)
+	for {
+		var from *net.UDPAddr
+		var cm *coapnet.ControlMessage
+		n, err := s.conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from), coapnet.WithGetControlMessage(&cm))
+		switch {
+		case s.ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		s.datagram(from, cm, buf[:n])
+	}
+}
+
+// datagram takes one datagram of the socket; b is valid until it returns. It is
+// called from the read loop only and waits for nothing.
 func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
 	now := time.Now()
-	p := s.admit(from, cm, now)
-	if p == nil {
-		return
+	if p := s.admit(from, cm, now); p != nil {
+		s.receive(p, b, now)
 	}
+}
+
+// hear takes one datagram of an attached peer; b is valid until it returns. It
+// waits for nothing, and may be called from any goroutine, but not from two for
+// one peer.
+func (s *session) hear(p *peer, b []byte) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.charge(p, now) {
+		s.receive(p, b, now)
+	}
+}
+
+func (s *session) receive(p *peer, b []byte, now time.Time) {
+	p.credit.Add(amplification * int64(len(b)))
 	m := message.Message{Options: make(message.Options, 0, maxOptions)}
 	if _, err := coder.DefaultCoder.Decode(b, &m); err != nil {
 		s.sink.Reject(p.name, fmt.Errorf("cannot read the datagram as CoAP: %w", err))
@@ -112,12 +149,16 @@ func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []by
 		return
 	}
 	switch class := m.Code >> 5; {
-	case m.Type == message.Acknowledgement || m.Type == message.Reset:
-		s.acknowledged(p, m.MessageID)
+	case m.Code == codes.Empty && (m.Type == message.Acknowledgement || m.Type == message.Reset):
+		s.acknowledged(p, m)
+	case m.Type == message.Reset: // section 4.2: it has to be empty
 	case m.Code == codes.Empty: // a ping (section 4.3)
 		s.reset(p, m)
-	case class != 0: // an answer that nobody waits for, or a reserved code
-		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d: only requests are expected", class, m.Code&31))
+	case class == 2 || class == 4 || class == 5:
+		s.response(p, m, b, now)
+	case m.Type == message.Acknowledgement:
+	case class != 0 || s.serve == nil:
+		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d", class, m.Code&31))
 		s.reset(p, m)
 	case len(b) > maxMessage:
 		s.sink.Reject(p.name, fmt.Errorf("cannot take a message of %d bytes: at most %d", len(b), maxMessage))
@@ -150,14 +191,7 @@ func (s *session) reset(p *peer, m message.Message) {
 func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	sum := sha256.Sum256(b)
 	s.mu.Lock()
-	// The whole datagram is compared, not the message ID alone: small devices
-	// begin with the same ID after each reset, and repetitions are identical.
-	if old := p.exchanges[m.MessageID]; old != nil && old.sum == sum && now.Sub(old.came) < exchangeLifetime {
-		reply := old.reply
-		s.mu.Unlock()
-		if reply != nil && old.confirmable {
-			s.send(p, reply)
-		}
+	if s.repeated(p, m, sum, now) {
 		return
 	}
 	if p.open >= maxPeerOpen || s.open >= maxOpen {
@@ -183,6 +217,23 @@ func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	if schedule {
 		s.ready <- p // has room for every peer
 	}
+}
+
+// repeated treats a message that came before as it was treated then. It is
+// called with the lock held, and gives it back where it reports true.
+func (s *session) repeated(p *peer, m message.Message, sum [sha256.Size]byte, now time.Time) bool {
+	// The whole datagram is compared, not the message ID alone: small devices
+	// begin with the same ID after each reset, and repetitions are identical.
+	old := p.exchanges[m.MessageID]
+	if old == nil || old.sum != sum || now.Sub(old.came) >= exchangeLifetime {
+		return false
+	}
+	reply := old.reply
+	s.mu.Unlock()
+	if reply != nil && old.confirmable {
+		s.send(p, reply)
+	}
+	return true
 }
 
 // unsure reports whether a confirmable request that comes at a moment may have
@@ -291,17 +342,18 @@ func (s *session) await(ex *exchange, r response, receipt devices.Receipt) {
 // acknowledgement, or, where that was already sent, in a confirmable message
 // that is repeated until the device acknowledges it.
 func (s *session) answer(ex *exchange, r response) {
-	m := message.Message{Code: r.code, Token: ex.request.Token, Options: r.options, Payload: r.payload}
 	p := ex.peer
+	r = afforded(p, r, ex.request.Token)
+	m := message.Message{Code: r.code, Token: ex.request.Token, Options: r.options, Payload: r.payload}
 
 	s.mu.Lock()
 	switch {
 	case !ex.confirmable:
-		m.Type, m.MessageID = message.NonConfirmable, s.nextMID()
+		m.Type, m.MessageID = message.NonConfirmable, p.nextMID()
 	case ex.reply == nil:
 		m.Type, m.MessageID = message.Acknowledgement, ex.mid
 	default:
-		m.Type, m.MessageID = message.Confirmable, s.nextMID()
+		m.Type, m.MessageID = message.Confirmable, p.nextMID()
 	}
 	b := encode(m)
 	crashpoint.At(crashpoint.Answering)
@@ -313,77 +365,39 @@ func (s *session) answer(ex *exchange, r response) {
 		s.send(p, b)
 		return
 	}
-	acknowledged := make(chan struct{})
-	p.separate[m.MessageID] = acknowledged
 	s.mu.Unlock()
 
-	s.send(p, b)
 	// Until then the exchange counts as open, so that a peer which
 	// acknowledges nothing holds maxPeerOpen goroutines and not more.
-	s.repeat(p, b, acknowledged)
+	if err := s.transmit(s.ctx, p, m.MessageID, b); err != nil && s.ctx.Err() == nil {
+		s.log.Debug("CoAP: a response is lost", "peer", p.name, "error", err)
+	}
 
 	s.mu.Lock()
-	delete(p.separate, m.MessageID)
 	s.remember(ex)
 	s.mu.Unlock()
 }
 
-// repeat sends a confirmable message again until it is acknowledged or the
-// peer may be taken to be gone (RFC 7252 section 4.2).
-func (s *session) repeat(p *peer, b []byte, acknowledged <-chan struct{}) {
-	timeout := ackTimeout + rand.N(ackTimeout/2)
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-acknowledged:
-			return
-		case <-s.ctx.Done():
-			return
-		case <-timer.C:
-		}
-		if n == maxRetransmit {
-			s.log.Debug("CoAP: no acknowledgement of a response", "peer", p.name)
-			return
-		}
-		s.send(p, b)
-		timeout *= 2
-		timer.Reset(timeout)
-	}
-}
-
-// acknowledged ends the repetition of a message of ours. A reset ends it too:
-// the device no longer knows what it asked.
-func (s *session) acknowledged(p *peer, mid int32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if done := p.separate[mid]; done != nil {
-		close(done)
-		delete(p.separate, mid)
-	}
-}
-
 // answerAtOnce answers without an exchange. A repetition is a new request.
 func (s *session) answerAtOnce(p *peer, request message.Message, r response) {
+	r = afforded(p, r, request.Token)
 	m := message.Message{Code: r.code, Token: request.Token, Options: r.options, Payload: r.payload}
 	m.Type, m.MessageID = message.Acknowledgement, request.MessageID
 	if request.Type == message.NonConfirmable {
 		s.mu.Lock()
-		m.Type, m.MessageID = message.NonConfirmable, s.nextMID()
+		m.Type, m.MessageID = message.NonConfirmable, p.nextMID()
 		s.mu.Unlock()
 	}
 	s.send(p, encode(m))
 }
 
+// send sends a datagram, unless it is more than the peer may be sent.
 func (s *session) send(p *peer, b []byte) {
-	err := s.conn.WriteWithOptions(b, coapnet.WithRemoteAddr(p.udp), coapnet.WithControlMessage(p.local))
-	if err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-		s.log.Debug("CoAP: cannot answer", "peer", p.name, "error", err)
+	if !p.pay(len(b)) {
+		s.log.Debug("CoAP: not sent to an address that is not proven", "peer", p.name)
+		return
 	}
-}
-
-// nextMID gives the message ID of a message of ours. The lock is held.
-func (s *session) nextMID() int32 {
-	s.mid++
-	return int32(s.mid)
+	if err := p.link.send(b); err != nil && s.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		s.log.Debug("CoAP: cannot send", "peer", p.name, "error", err)
+	}
 }

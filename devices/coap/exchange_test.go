@@ -38,7 +38,8 @@ func quiet(t testing.TB, sink devices.Sink) *session {
 	}
 	s := New(Config{}, []Device{{Device: devices.Device{ID: "kitchen"}, Profile: anything{}}}, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
-	ss := newSession(ctx, s, sink, conn)
+	ss := newSession(ctx, sink, conn, s.log)
+	ss.serve = newService(ss, s).request
 	t.Cleanup(func() {
 		cancel()
 		_ = conn.Close()
@@ -129,7 +130,7 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	p := s.admit(endpoint(1), nil, time.Now())
 	add := func(n int) {
 		for range n {
-			ex := &exchange{peer: p, mid: s.nextMID()}
+			ex := &exchange{peer: p, mid: p.nextMID()}
 			p.exchanges[ex.mid] = ex
 			p.open++
 			s.open++

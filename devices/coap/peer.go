@@ -2,8 +2,11 @@ package coap
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	coapnet "github.com/plgd-dev/go-coap/v3/net"
@@ -27,32 +30,86 @@ const (
 	strangerProbes = 8
 )
 
-// A peer is one endpoint: an address and a port (RFC 7252 section 1.2). Where
-// nothing else is said its fields are guarded by the session's lock.
+// A link carries datagrams to one peer. It waits for nothing, and is used from
+// any goroutine.
+type link interface {
+	send(b []byte) error
+}
+
+// A socketLink is an address that is spoken to by the session's socket.
+type socketLink struct {
+	conn  *coapnet.UDPConn
+	to    *net.UDPAddr
+	local *coapnet.ControlMessage // the address of ours that it speaks to
+}
+
+func (l socketLink) send(b []byte) error {
+	return l.conn.WriteWithOptions(b, coapnet.WithRemoteAddr(l.to), coapnet.WithControlMessage(l.local))
+}
+
+// A peer is one endpoint: an address and a port, or a DTLS association (RFC 7252
+// sections 1.2 and 9.1). Where nothing else is said its fields are guarded by
+// the session's lock.
 type peer struct {
 	// These never change.
-	name  string
-	udp   *net.UDPAddr
-	local *coapnet.ControlMessage // the address of ours that it speaks to
+	name string
+	who  string // the device that it has proved to be; "" where it proves nothing
+	link link
+	turn chan struct{} // has one while a message of ours is on the way (NSTART, section 4.7)
 
 	seen      time.Time
-	trusted   bool // a reading of it was taken
+	trusted   bool // a reading of it was taken, or it answered what it was asked
+	held      int  // by how many of ours, who want it to stay
 	bucket    bucket
 	complaint bucket
 	dropped   int
 
+	gone      bool                // its link has ended
 	exchanges map[int32]*exchange // by message ID
 	answered  []*exchange         // those that are over, oldest first
 	queue     []*exchange         // those that are not yet served
 	open      int                 // those that are not over
 	scheduled bool                // the peer is in ready, or with a worker
 
-	separate map[int32]chan struct{} // our confirmable messages, closed when acknowledged
+	mid   uint16                  // of our last message
+	sent  map[int32]*transmission // our confirmable messages under way, by message ID
+	asked int                     // conversations
+	spoke time.Time               // when it last answered in one
 
-	body body // touched only by the worker that has the peer
+	body body
+
+	// proven says that it is at its address: it answered what it was asked, or
+	// somebody configured it. credit is how many bytes may be sent to it before
+	// that, as its address may be forged (RFC 7252 section 11.3).
+	proven atomic.Bool
+	credit atomic.Int64
 }
 
-// admit finds the peer that a datagram came from, or makes it. It gives nil
+// amplification is how many times as much may be sent to an address that is not
+// proven as came from it (RFC 9175 section 2.4; RFC 9000 section 8.1 has the same).
+const amplification = 3
+
+// room is how many bytes may be sent to the peer now.
+func (p *peer) room() int {
+	if p.proven.Load() {
+		return maxDatagram
+	}
+	return int(max(0, p.credit.Load()))
+}
+
+// pay reports whether n bytes may be sent to the peer now.
+func (p *peer) pay(n int) bool {
+	if p.proven.Load() {
+		return true
+	}
+	if p.credit.Add(-int64(n)) >= 0 {
+		return true
+	}
+	p.credit.Add(int64(n))
+	return false
+}
+
+// admit finds the peer that a datagram of the socket came from, or makes it. It gives nil
 // where the datagram is to be dropped: the peer sends too much, or there are
 // too many peers.
 func (s *session) admit(from *net.UDPAddr, cm *coapnet.ControlMessage, now time.Time) *peer {
@@ -72,23 +129,108 @@ func (s *session) admit(from *net.UDPAddr, cm *coapnet.ControlMessage, now time.
 			complain := s.complaint.take(now)
 			s.mu.Unlock()
 			if complain {
-				s.sink.Reject(addr.String(), fmt.Errorf("cannot hear more than %d CoAP peers at once", maxPeers))
+				s.sink.Reject(addr.String(), errTooManyPeers)
 			}
 			return nil
 		}
-		p = &peer{
-			name: addr.String(), udp: from, local: local,
-			bucket:    bucket{rate: peerRate, burst: peerBurst},
-			complaint: bucket{rate: 1, burst: 1},
-			exchanges: make(map[int32]*exchange),
-			separate:  make(map[int32]chan struct{}),
-		}
+		p = newPeer(addr.String(), socketLink{s.conn, from, local})
 		s.peers[addr] = p
 	}
+	if !s.charge(p, now) {
+		return nil
+	}
+	return p
+}
+
+var errTooManyPeers = fmt.Errorf("cannot hear more than %d CoAP peers at once", maxPeers)
+
+func newPeer(name string, l link) *peer {
+	return &peer{
+		name: name, link: l, turn: make(chan struct{}, 1), mid: uint16(rand.Uint32()),
+		bucket:    bucket{rate: peerRate, burst: peerBurst},
+		complaint: bucket{rate: 1, burst: 1},
+		exchanges: make(map[int32]*exchange),
+		sent:      make(map[int32]*transmission),
+	}
+}
+
+// attach makes a peer that has a link of its own, as a DTLS association; name
+// is for people, who is the device that it has proved to be. Its datagrams come by [session.hear]. It stays until it is
+// given to [session.detach].
+func (s *session) attach(name string, l link, who string) (*peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.peers)+s.attached >= maxPeers && !s.makeRoom(time.Now()) {
+		return nil, errTooManyPeers
+	}
+	s.attached++
+	p := newPeer(name, l)
+	p.who, p.seen, p.held = who, time.Now(), 1
+	p.proven.Store(true)
+	return p, nil
+}
+
+// detach forgets a peer that has a link of its own. What it is asked just now
+// fails.
+func (s *session) detach(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attached--
+	s.answered -= len(p.answered)
+	s.dropBody(p)
+	p.answered, p.exchanges, p.gone = nil, make(map[int32]*exchange), true
+	for _, tr := range p.sent {
+		tr.end(errGone)
+	}
+	for _, c := range s.conversations {
+		if c.peer == p {
+			c.fail(errGone)
+		}
+	}
+}
+
+// reach gives the peer at an address that somebody wants to be asked. It stays
+// until it is given to [session.release].
+func (s *session) reach(addr netip.AddrPort) (*peer, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[addr]
+	if p == nil {
+		if !s.makeRoom(now) {
+			return nil, errTooManyPeers
+		}
+		p = newPeer(addr.String(), socketLink{conn: s.conn, to: net.UDPAddrFromAddrPort(addr)})
+		p.seen = now
+		s.peers[addr] = p
+	}
+	p.held++
+	p.proven.Store(true)
+	return p, nil
+}
+
+// hold keeps a peer until it is given to [session.release].
+func (s *session) hold(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.held++
+}
+
+// release gives a peer back.
+func (s *session) release(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.held--
+}
+
+// charge reports whether a datagram of the peer may be used now. It is called
+// with the lock held, and gives it back.
+func (s *session) charge(p *peer, now time.Time) bool {
 	p.seen = now
 	if p.bucket.take(now) {
 		s.mu.Unlock()
-		return p
+		return true
 	}
 	p.dropped++
 	dropped := 0
@@ -99,7 +241,13 @@ func (s *session) admit(from *net.UDPAddr, cm *coapnet.ControlMessage, now time.
 	if dropped > 0 {
 		s.sink.Reject(p.name, fmt.Errorf("cannot take more than %d datagrams a second: %d dropped", peerRate, dropped))
 	}
-	return nil
+	return false
+}
+
+// nextMID gives the message ID of a message of ours. The lock is held.
+func (p *peer) nextMID() int32 {
+	p.mid++
+	return int32(p.mid)
 }
 
 // makeRoom reports whether there is room for one more peer, after forgetting
@@ -110,17 +258,17 @@ func (s *session) makeRoom(now time.Time) bool {
 	if now.Sub(s.swept) > sweepInterval {
 		s.swept = now
 		for addr, p := range s.peers {
-			if now.Sub(p.seen) > exchangeLifetime && p.open == 0 {
+			if now.Sub(p.seen) > exchangeLifetime && p.open == 0 && p.held == 0 {
 				s.forget(addr, p)
 			}
 		}
 	}
-	if len(s.peers) < maxPeers {
+	if len(s.peers)+s.attached < maxPeers {
 		return true
 	}
 	probes := 0
 	for addr, p := range s.peers { // begins anywhere
-		if !p.trusted && p.open == 0 {
+		if !p.trusted && p.open == 0 && p.held == 0 {
 			s.forget(addr, p)
 			return true
 		}
@@ -133,7 +281,15 @@ func (s *session) makeRoom(now time.Time) bool {
 
 func (s *session) forget(addr netip.AddrPort, p *peer) {
 	s.answered -= len(p.answered)
+	s.dropBody(p)
 	delete(s.peers, addr)
+}
+
+func (s *session) dropBody(p *peer) {
+	if p.body.key != "" {
+		p.body = body{}
+		s.bodies = slices.DeleteFunc(s.bodies, func(other *peer) bool { return other == p })
+	}
 }
 
 // remember ends an exchange and keeps its reply for repetitions, as long as
@@ -142,6 +298,9 @@ func (s *session) remember(ex *exchange) {
 	p := ex.peer
 	s.open--
 	p.open--
+	if p.gone {
+		return
+	}
 	s.answered++
 	p.answered = append(p.answered, ex)
 	keep := rememberMany

@@ -19,9 +19,12 @@ const (
 	NoFormat  = -1 // the message does not say
 	TextPlain = 0
 	linkList  = 40
+	Octets    = 42
 	JSON      = 50
+	CBOR      = 60
 	SenMLJSON = 110
 	SenMLCBOR = 112
+	LwM2MTLV  = 11542
 )
 
 const (
@@ -31,28 +34,33 @@ const (
 	maxDiagnostic = 200 // bytes of text in an answer
 )
 
-// links is what a device finds that looks around (RFC 6690). It names no
-// devices: anybody can ask.
-const links = `</d>;title="POST or PUT readings to /d/<device>";ct="0 50 110 112"`
+// A service answers requests for a [Server].
+type service struct {
+	*session
+	server    *Server
+	directory directory
+}
 
-// serve does what a request asks. Where readings were taken it returns their
+// request does what a request asks. Where readings were taken it returns their
 // receipt, and the response is valid only when that is done without an error.
 // A response without a code is none: see [session.unsure].
-func (s *session) serve(ex *exchange) (response, devices.Receipt) {
+func (s *service) request(ex *exchange) (response, devices.Receipt) {
 	m := ex.request
 	path := pathOf(m)
 	switch {
 	case len(path) == 2 && path[0] == ".well-known" && path[1] == "core":
-		if m.Code != codes.GET {
-			return methodNotAllowed(), nil
-		}
-		r := response{code: codes.Content, payload: []byte(links)}
-		r.addUint(message.ContentFormat, linkList)
-		return r, nil
+		return s.links(ex), nil
+	case len(path) == 2 && path[0] == ".well-known" && path[1] == "rd",
+		len(path) > 0 && len(path) <= 2 && path[0] == "rd":
+		return s.register(ex, path), nil
 	case len(path) < 2 || path[0] != "d":
 		return notFound("nothing is here, post to /d/<device>"), nil
 	}
-	device, ok := (*s.devices.Load())[devices.ID(path[1])]
+	device, ok := (*s.server.devices.Load())[devices.ID(path[1])]
+	if r, may := s.may(ex.peer, path[1], device); !may {
+		s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: %s", path[1], r.payload))
+		return r, nil
+	}
 	if !ok {
 		if !s.meet(ex, path) {
 			s.sink.Reject(ex.peer.name, fmt.Errorf("cannot take a reading of %.60q: no such CoAP device is configured", path[1]))
@@ -62,36 +70,64 @@ func (s *session) serve(ex *exchange) (response, devices.Receipt) {
 	if m.Code != codes.POST && m.Code != codes.PUT {
 		return methodNotAllowed(), nil
 	}
-
-	payload := m.Payload
-	option, err := m.Options.GetUint32(message.Block1)
-	inBlocks := err == nil
-	if inBlocks {
-		bl, err := parseBlock(option)
-		if err != nil {
-			return *badRequest("%v", err), nil
-		}
-		var answer *response
-		if payload, answer = ex.peer.body.join(m, bl); answer != nil {
-			if answer.code != codes.Continue {
-				s.sink.Reject(string(device.ID), fmt.Errorf("cannot take a body in blocks: %s", answer.payload))
-			}
-			return *answer, nil
-		}
+	payload, answer := s.body(ex, string(device.ID))
+	if answer != nil {
+		return *answer, nil
 	}
 	r, receipt := s.post(ex, device, strings.Join(path[2:], "/"), payload)
-	if inBlocks {
+	return inBlocks(r, m), receipt
+}
+
+// body gives the body of a request once it is whole; else the answer to this
+// block of it.
+func (s *service) body(ex *exchange, source string) ([]byte, *response) {
+	option, err := ex.request.Options.GetUint32(message.Block1)
+	if err != nil {
+		return ex.request.Payload, nil
+	}
+	bl, err := parseBlock(option)
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	payload, answer := s.join(ex.peer, ex.request, bl)
+	if answer != nil && answer.code != codes.Continue {
+		s.sink.Reject(source, fmt.Errorf("cannot take a body in blocks: %s", answer.payload))
+	}
+	return payload, answer
+}
+
+// inBlocks says in the response to a body's last block that it was that.
+func inBlocks(r response, m message.Message) response {
+	if option, err := m.Options.GetUint32(message.Block1); err == nil {
 		r.addUint(message.Block1, option)
 	}
-	return r, receipt
+	return r
+}
+
+// may says whether a peer may post as a device, which need not be configured: one
+// that has proved who it is as that and nobody else, and another where the device
+// has no key by which it could prove it.
+func (s *service) may(p *peer, name string, device Device) (response, bool) {
+	keys := *s.server.keys.Load()
+	_, secret := keys[name]
+	if !secret && device.Identity != "" {
+		_, secret = keys[device.Identity]
+	}
+	switch {
+	case p.who == "" && secret:
+		return response{code: codes.Unauthorized, payload: []byte("this device has a key, and has to post by coaps")}, false
+	case p.who != "" && p.who != name && (device.Identity == "" || p.who != device.Identity):
+		return response{code: codes.Forbidden, payload: []byte("a device may post as itself only")}, false
+	}
+	return response{}, true
 }
 
 // meet shows a device that is not configured, if its message can be read. The
 // answer is the same whether or not that is so. A body in blocks would have to
 // be kept for it.
-func (s *session) meet(ex *exchange, path []string) bool {
+func (s *service) meet(ex *exchange, path []string) bool {
 	m := ex.request
-	profiles := s.profiles.Load()
+	profiles := s.server.profiles.Load()
 	if profiles == nil || m.Code != codes.POST && m.Code != codes.PUT || m.Options.HasOption(message.Block1) {
 		return false
 	}
@@ -119,13 +155,13 @@ func formatOf(m message.Message) int {
 }
 
 // post hands the payload to the device's profile and the readings to the sink.
-func (s *session) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
+func (s *service) post(ex *exchange, device Device, field string, payload []byte) (response, devices.Receipt) {
 	format := formatOf(ex.request)
 	switch format {
-	case NoFormat, TextPlain, JSON, SenMLJSON, SenMLCBOR:
+	case NoFormat, TextPlain, Octets, JSON, CBOR, SenMLJSON, SenMLCBOR, LwM2MTLV:
 	default:
 		s.sink.Reject(string(device.ID), fmt.Errorf("cannot read content format %d", format))
-		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50 or 0", format)}, nil
+		return response{code: codes.UnsupportedMediaType, payload: fmt.Appendf(nil, "content format %d is not supported: use 110, 112, 50, 60 or 0", format)}, nil
 	}
 	out, err := device.decode(profile.Message{
 		Topic: field, Payload: payload, ContentFormat: format, Received: ex.came,
@@ -214,9 +250,7 @@ type response struct {
 }
 
 func (r *response) addUint(id message.OptionID, v uint32) {
-	value := make([]byte, 4)
-	n, _ := message.EncodeUint32(value, v)
-	r.options = r.options.Add(message.Option{ID: id, Value: value[:n]})
+	r.options = r.options.Add(uintOption(id, v))
 }
 
 func badRequest(format string, a ...any) *response {
@@ -246,6 +280,21 @@ func unavailable(why string, seconds uint32) response {
 	return r
 }
 
+// afforded cuts the text of an error to what may be sent to a peer.
+func afforded(p *peer, r response, token message.Token) response {
+	if r.code < codes.BadRequest {
+		return r
+	}
+	room := p.room() - 4 - len(token) - 1
+	for _, o := range r.options {
+		room -= 3 + len(o.Value)
+	}
+	if room = max(0, room); len(r.payload) > room {
+		r.payload = []byte(strings.ToValidUTF8(string(r.payload[:room]), ""))
+	}
+	return r
+}
+
 // encode writes a message of ours, with text in it cut to a size that cannot
 // be used to amplify a flood.
 func encode(m message.Message) []byte {
@@ -253,12 +302,21 @@ func encode(m message.Message) []byte {
 		text := strings.ToValidUTF8(string(m.Payload[:maxDiagnostic]), "")
 		m.Payload = []byte(text)
 	}
-	size, err := coder.DefaultCoder.Size(m)
-	if err == nil {
-		b := make([]byte, size)
-		if _, err = coder.DefaultCoder.Encode(m, b); err == nil {
-			return b
-		}
+	b, err := encoded(m)
+	if err != nil {
+		panic(fmt.Sprintf("coap: cannot encode an answer: %v", err)) // all its parts are ours
 	}
-	panic(fmt.Sprintf("coap: cannot encode an answer: %v", err)) // all its parts are ours
+	return b
+}
+
+func encoded(m message.Message) ([]byte, error) {
+	size, err := coder.DefaultCoder.Size(m)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode a message: %w", err)
+	}
+	b := make([]byte, size)
+	if _, err = coder.DefaultCoder.Encode(m, b); err != nil {
+		return nil, fmt.Errorf("cannot encode a message: %w", err)
+	}
+	return b, nil
 }

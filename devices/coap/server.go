@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"reflect"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,16 +28,33 @@ type Decoder interface {
 	Decode(at profile.Place, m profile.Message) (profile.Output, error)
 }
 
-// A Device is one device that may post.
+// A Device is one device that may post, or one that is asked.
 type Device struct {
 	devices.Device
 	Profile Decoder
 	Place   profile.Place
+	// Identity is the firmware's own name of it, by which it may prove itself and
+	// register; "" where that is not known.
+	Identity string
+
+	// URL is where it is asked (RFC 7252 section 6.1), "" for one that posts.
+	// Without a path, it is asked what it has.
+	URL string
+	// Key is the one shared with a device that has a coaps URL, where the gateway
+	// calls itself KeyName.
+	Key     []byte
+	KeyName string
+	// Observe has it report by itself, where it can.
+	Observe bool
+	// Every is how often it is asked, or asked to go on reporting; 0 is each
+	// minute, or when its last report is no longer fresh.
+	Every time.Duration
 }
 
 // Config says where and how to listen.
 type Config struct {
-	Listen string // host:port, UDP
+	Listen string  // host:port, UDP; "" is nowhere
+	Secure *Secure // nil: not by DTLS
 
 	// Resumed says that a gateway before this one may have stopped between
 	// taking a reading and answering for it. CoAP does not mark repetitions,
@@ -54,34 +73,71 @@ type Server struct {
 	config   Config
 	devices  atomic.Pointer[map[devices.ID]Device]
 	profiles atomic.Pointer[profile.Library]
+	ear      atomic.Pointer[ear] // nil without profiles
+	changed  chan struct{}       // has one where there are other devices
+	service  atomic.Pointer[service]
+	keys     atomic.Pointer[map[string][]byte] // of Secure
+	rekeyed  chan struct{}                     // has one when they changed
 	log      *slog.Logger
 	addr     atomic.Pointer[net.UDPAddr]
 	ran      atomic.Bool
 
+	secureAddr atomic.Pointer[net.UDPAddr]
+	listener   atomic.Pointer[secureListener]
+
 	piggyback time.Duration
+	grace     time.Duration // in which the update of a registration may be late
 }
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
-	s := &Server{config: config, log: log, piggyback: piggyback}
+	s := &Server{config: config, changed: make(chan struct{}, 1), rekeyed: make(chan struct{}, 1), log: log, piggyback: piggyback, grace: maxTransmitSpan}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
-		all[d.ID] = d
+		if d.URL == "" {
+			all[d.ID] = d
+		}
 	}
 	s.devices.Store(&all)
 	s.profiles.Store(config.Profiles)
+	if config.Profiles != nil {
+		s.ear.Store(newEar(config.Profiles))
+	}
+	keys := make(map[string][]byte)
+	if config.Secure != nil {
+		maps.Copy(keys, config.Secure.Keys)
+	}
+	s.keys.Store(&keys)
 	return s
 }
 
 // Adopt implements [devices.Adopter]. What was answered stays known.
 func (s *Server) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Server)
-	if !ok || n.config.Listen != s.config.Listen {
+	if !ok || n.config.Listen != s.config.Listen || !s.config.Secure.same(n.config.Secure) {
 		return false
 	}
 	s.devices.Store(n.devices.Load())
-	s.profiles.Store(n.profiles.Load())
+	if profiles := n.profiles.Load(); profiles != s.profiles.Load() {
+		s.profiles.Store(profiles)
+		s.ear.Store(n.ear.Load())
+	}
+	s.keys.Store(n.keys.Load())
+	for _, c := range []chan struct{}{s.changed, s.rekeyed} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
 	return true
+}
+
+// same reports whether two differ in nothing but the keys.
+func (s *Secure) same(other *Secure) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s.Listen == other.Listen && reflect.DeepEqual(s.Certificate, other.Certificate) && (s.Authorities == other.Authorities || s.Authorities.Equal(other.Authorities))
 }
 
 // Name implements [devices.Driver].
@@ -95,48 +151,119 @@ func (s *Server) Addr() net.Addr {
 	return nil
 }
 
+// SecureAddr is where the server listens for DTLS, nil while it does not.
+func (s *Server) SecureAddr() net.Addr {
+	if a := s.secureAddr.Load(); a != nil {
+		return a
+	}
+	return nil
+}
+
 // Run implements [devices.Driver]: it listens until ctx ends. What was not yet
 // answered then stays unanswered, so the device sends it again.
 func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
-	conn, err := coapnet.NewListenUDP("udp", s.config.Listen)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var plain, secure *coapnet.UDPConn
+	var err error
+	if s.config.Listen != "" {
+		if plain, err = listen(ctx, s.config.Listen, &s.addr); err != nil {
+			return err
+		}
+		defer s.addr.Store(nil)
+	}
+	if s.config.Secure != nil {
+		if secure, err = listen(ctx, s.config.Secure.Listen, &s.secureAddr); err != nil {
+			return err
+		}
+		defer s.secureAddr.Store(nil)
+	}
+	ss := newSession(ctx, sink, plain, s.log)
+	v := newService(ss, s)
+	ss.serve, ss.piggyback = v.request, s.piggyback
+	s.service.Store(v)
+	defer s.service.Store(nil)
+	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
+	defer ss.wg.Wait()
+	defer cancel()
+
+	ss.startWorkers()
+	ss.wg.Go(v.keep)
+	failed := make(chan error, 2)
+	receive := func(addr *net.UDPAddr, security string, listen func() error) {
+		s.log.Info("CoAP: listening", "address", addr, "security", security, "devices", len(*s.devices.Load()))
+		ss.wg.Go(func() {
+			if err := listen(); err != nil {
+				failed <- fmt.Errorf("cannot receive on %s/udp: %w", addr, err)
+			}
+		})
+	}
+	if plain != nil {
+		receive(s.addr.Load(), "none", ss.listen)
+	}
+	if secure != nil {
+		receive(s.secureAddr.Load(), "DTLS", func() error { return s.listenSecure(ss, secure) })
+	}
+	sink.Up(s.Name())
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// listen opens a socket, which is closed when ctx ends.
+func listen(ctx context.Context, address string, bound *atomic.Pointer[net.UDPAddr]) (*coapnet.UDPConn, error) {
+	conn, err := coapnet.NewListenUDP("udp", address)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("cannot listen on %s/udp: the address is in use by another CoAP server or gateway: %w", s.config.Listen, err)
+			return nil, fmt.Errorf("cannot listen on %s/udp: the address is in use by another CoAP server or gateway: %w", address, err)
 		}
-		return fmt.Errorf("cannot listen on %s/udp: %w", s.config.Listen, err)
+		return nil, fmt.Errorf("cannot listen on %s/udp: %w", address, err)
 	}
 	if socket, ok := conn.NetConn().(*net.UDPConn); ok {
 		_ = socket.SetReadBuffer(receiveBuffer) // as much of it as the system allows
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	ss := newSession(ctx, s, sink, conn)
-	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
-	defer ss.wg.Wait()
-	defer cancel()
-	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the read
-	defer func() {
-		unhook()
-		_ = conn.Close()
-	}()
-
+	context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the read
 	addr, _ := conn.LocalAddr().(*net.UDPAddr)
-	s.addr.Store(addr)
-	defer s.addr.Store(nil)
-	ss.startWorkers()
-	s.log.Info("CoAP: listening", "address", addr, "devices", len(*s.devices.Load()))
-	sink.Up(s.Name())
-
-	buf := make([]byte, maxDatagram)
-	for {
-		var from *net.UDPAddr
-		var cm *coapnet.ControlMessage
-		n, err := conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from), coapnet.WithGetControlMessage(&cm))
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return fmt.Errorf("cannot receive on %s/udp: %w", s.config.Listen, err)
-		}
-		ss.datagram(from, cm, buf[:n])
-	}
+	bound.Store(addr)
+	return conn, nil
 }
+
+func newService(s *session, server *Server) *service {
+	return &service{session: s, server: server, directory: directory{
+		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1),
+	}}
+}
+
+// Controls implements [devices.Actuator]: of devices that registered.
+func (s *Server) Controls(id devices.ID) []devices.Control {
+	d, ok := (*s.devices.Load())[id]
+	v, ear := s.service.Load(), s.ear.Load()
+	if !ok || v == nil || ear == nil {
+		return nil
+	}
+	if _, p := v.directory.of(id); p == nil {
+		return nil
+	}
+	return ear.controls(d)
+}
+
+// Execute implements [devices.Actuator], as [Client.Execute].
+func (s *Server) Execute(ctx context.Context, cmd devices.Command, expect func(devices.Confirmation)) error {
+	v := s.service.Load()
+	if v == nil {
+		return errors.New("the CoAP server does not run")
+	}
+	a, p := v.directory.of(cmd.Device)
+	if p == nil {
+		return errors.New("the device has not registered, so nobody knows where it is")
+	}
+	return a.tell(ctx, p, nil, cmd, expect)
+}
+
+var (
+	_ devices.Adopter  = (*Server)(nil)
+	_ devices.Actuator = (*Server)(nil)
+)

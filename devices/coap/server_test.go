@@ -199,9 +199,15 @@ func senml(value string) []byte {
 // of class 2, else what was answered.
 func libcoap(t testing.TB, s *coap.Server, path, format string, payload []byte, flags ...string) <-chan error {
 	t.Helper()
-	binary, err := exec.LookPath("coap-client-notls")
+	return libcoapAt(t, "coap-client-notls", fmt.Sprintf("coap://%s/%s", s.Addr(), path), format, payload, flags...)
+}
+
+// libcoapAt runs one of its clients, which differ in whose TLS library they have.
+func libcoapAt(t testing.TB, client, url, format string, payload []byte, flags ...string) <-chan error {
+	t.Helper()
+	binary, err := exec.LookPath(client)
 	if err != nil {
-		t.Fatalf("libcoap's coap-client-notls is needed, `make deps` installs it: %v", err)
+		t.Fatalf("libcoap's %s is needed, `make deps` installs it: %v", client, err)
 	}
 	file := filepath.Join(t.TempDir(), "payload")
 	if err := os.WriteFile(file, payload, 0o600); err != nil {
@@ -212,7 +218,7 @@ func libcoap(t testing.TB, s *coap.Server, path, format string, payload []byte, 
 		args = append(args, "-t", format)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	cmd := exec.CommandContext(ctx, binary, append(args, fmt.Sprintf("coap://%s/%s", s.Addr(), path))...)
+	cmd := exec.CommandContext(ctx, binary, append(args, url)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {

@@ -41,7 +41,7 @@ func (e *ear) controls(device *Device) (all []devices.Control) {
 				a.Words = []string{"off", "on"}
 			}
 			slices.Sort(a.Words)
-			all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a})
+			all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a, Risk: c.Risk})
 		}
 		if all != nil {
 			return all

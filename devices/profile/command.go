@@ -22,21 +22,29 @@ type Command struct {
 	Argument describe.Argument
 	Confirm  string        // name of the field that confirms it
 	Within   time.Duration // for that
+	Risk     devices.Risk
 
 	rule      *commandRule
 	announced *describe.Command
 	target    target // of the member that it is for
 }
 
+// risks are the words of a profile.
+var risks = map[string]devices.Risk{"read": devices.ReadOnly, "hazardous": devices.Hazardous}
+
 // confirmedWithin is for devices that say nothing else.
 const confirmedWithin = 5 * time.Second
 
 // An Outgoing is a message to a device.
 type Outgoing struct {
+	// Topic is an MQTT topic. By CoAP it is a path below the device's own, "" for
+	// that itself, with a query after ?; one that begins with / is whole.
 	Topic   string
 	Payload []byte
 	QoS     byte
 	Retain  bool
+	Method  string // CoAP: put, post, get or delete
+	Format  int    // CoAP: content format of the payload
 	// Field is the name of the field that confirms it, with Value, or with any
 	// value where that is the zero Value, no later than Within.
 	Field  string
@@ -62,23 +70,58 @@ func (s *Session) see(p *Profile, topic string, captures map[string]string, out 
 	if len(p.file.Commands)+len(p.file.Poll) == 0 || out.Identity == "" {
 		return
 	}
-	key := deviceKey{p.ID(), out.Identity}
-	v := s.seen[key]
+	v := s.notice(p, out.Identity)
 	if v == nil {
-		if len(s.seen) >= maxDescribed {
-			return
-		}
-		v = &seen{}
-		s.seen[key] = v
+		return
 	}
 	if v.topic == "" || captures["device"] != "" { // else it does not tell where to answer
 		v.topic = topic
 	}
-	for _, t := range out.targets {
+	v.add(out.targets)
+}
+
+// notice gives what was seen of a device; nil where no more can be remembered.
+func (s *Session) notice(p *Profile, identity string) *seen {
+	key := deviceKey{p.ID(), identity}
+	v := s.seen[key]
+	if v == nil && len(s.seen) < maxDescribed {
+		v = &seen{}
+		s.seen[key] = v
+	}
+	return v
+}
+
+func (v *seen) add(targets []target) {
+	for _, t := range targets {
 		if len(v.targets) < maxRules && !slices.Contains(v.targets, t) {
 			v.targets = append(v.targets, t)
 		}
 	}
+}
+
+// Expect has [Session.Commands] know a device of CoAP, by the key that
+// [Session.HearBody] will be given, before it was heard.
+func (s *Session) Expect(profile, key string) {
+	if p := s.library.Get(profile); p != nil {
+		s.notice(p, key)
+	}
+}
+
+// HearBody reads a body of CoAP, of a device whose profile is known. Nothing in
+// it says whose it is; key does, from then on.
+func (s *Session) HearBody(profile, key string, at Place, m Message) (Output, error) {
+	p := s.library.Get(profile)
+	if p == nil {
+		return Output{}, ErrUnknown
+	}
+	out, err := p.decode(newHeard(m), map[string]string{"field": m.Topic}, at, nil)
+	if err != nil {
+		return Output{Profile: p.ID()}, err
+	}
+	if v := s.notice(p, key); v != nil {
+		v.add(out.targets)
+	}
+	return out, nil
 }
 
 // Commands gives what a device can be told, by what it announced and by the
@@ -88,12 +131,16 @@ func (s *Session) Commands(profile, key string) (all []Command) {
 	if d, ok := s.Describe(profile, key); ok {
 		for i := range d.Commands {
 			if c := &d.Commands[i]; c.Topic != "" {
-				add(Command{Name: c.Name, Title: c.Title, Argument: c.Argument, Confirm: c.Confirm, Within: c.Within, announced: c})
+				add(Command{Name: c.Name, Title: c.Title, Argument: c.Argument, Confirm: c.Confirm, Within: c.Within, Risk: c.Risk, announced: c})
 			}
 		}
 	}
-	p, v := s.library.Get(profile), s.seen[deviceKey{profile, key}]
-	if p == nil || v == nil {
+	p := s.library.Get(profile)
+	if p == nil {
+		return all
+	}
+	v := s.seen[deviceKey{p.ID(), key}]
+	if v == nil {
 		return all
 	}
 	captures := p.capturesOf(v.topic)
@@ -129,7 +176,7 @@ func (p *Profile) commands(v *seen, more func(ref) string, add func(Command)) {
 				}
 				return more(r)
 			}
-			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), rule: rule, target: to}
+			c := Command{Title: rule.Title, Argument: rule.Argument.argument(), Risk: risks[rule.Risk], rule: rule, target: to}
 			c.Name, _ = rule.Name.fill(look)
 			if rule.Confirm != nil {
 				c.Confirm, _ = rule.Confirm.Field.fill(look)
@@ -184,6 +231,7 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		return out, checkTopic(out.Topic)
 	}
 	out.QoS, out.Retain = byte(c.rule.QoS), c.rule.Retain
+	out.Method, out.Format = cmp.Or(c.rule.Method, "put"), c.rule.Format
 	if c.rule.Confirm != nil && c.rule.Confirm.Any {
 		out.Value = devices.Value{}
 	}
@@ -192,7 +240,7 @@ func (s *Session) Encode(profile, key, name, argument string) (Outgoing, error) 
 		payload = template{parts: []piece{{refs: []ref{{name: "value"}}, form: forms[""]}}}
 	}
 	p := s.library.Get(profile)
-	err = p.address(&out, s.seen[deviceKey{profile, key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.target.key, "path": c.target.path, "value": sent})
+	err = p.address(&out, s.seen[deviceKey{p.ID(), key}].topic, c.rule.Topic, c.rule.Reply, payload, map[string]string{"key": c.target.key, "path": c.target.path, "value": sent})
 	return out, err
 }
 
@@ -205,6 +253,9 @@ func (p *Profile) address(out *Outgoing, heardOn string, topic template, reply m
 		return errors.New("the payload cannot be made")
 	}
 	out.Payload = []byte(text)
+	if reply == nil && topic.isZero() {
+		return nil // checked: only by CoAP
+	}
 	if reply == nil {
 		if out.Topic, ok = topic.fill(look); !ok {
 			return errors.New("the device was not heard on a topic that tells where to answer")

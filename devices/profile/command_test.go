@@ -1,8 +1,11 @@
 package profile
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/porchlight-iot/porchlight/devices"
 )
 
 // TestCommands tells devices what to do, by what was heard of them.
@@ -66,6 +69,32 @@ func TestCommands(t *testing.T) {
 	}
 	if polls, _ = h.Polls("shelly-gen1", "", "start"); len(polls) != 1 || polls[0].Topic != "shellies/command" {
 		t.Errorf("%+v", polls)
+	}
+}
+
+// TestRisk says what can come of a command, by the profile or by what the
+// device announced.
+func TestRisk(t *testing.T) {
+	h := newHouse(t)
+	h.hear("v3/app@ttn/devices/dev1/up", `{"end_device_ids":{"device_id":"dev1"},"uplink_message":{"f_port":1}}`)
+	h.hear("house/tele/hall/lamp/STATE", `{"POWER1":"ON"}`)
+	h.hear("homeassistant/lock/door/config", `{"name":"Lock","uniq_id":"l","cmd_t":"door/set","stat_t":"door/state","dev":{"ids":"door"}}`)
+	h.hear("homeassistant/cover/blind/config", `{"name":"Blind","uniq_id":"b","cmd_t":"blind/set","dev_cla":"shade","dev":{"ids":"door"}}`)
+	h.hear("homeassistant/cover/garage/config", `{"name":"Garage","uniq_id":"g","cmd_t":"garage/set","dev_cla":"garage","dev":{"ids":"door"}}`)
+	for _, c := range []struct {
+		profile, device, name string
+		want                  devices.Risk
+	}{
+		{"ttn-v3", "dev1", "downlink", devices.Hazardous},
+		{"tasmota", "hall/lamp", "power1", devices.Reversible},
+		{"homeassistant-discovery", "door", "lock", devices.Hazardous},
+		{"homeassistant-discovery", "door", "blind", devices.Reversible},
+		{"homeassistant-discovery", "door", "garage", devices.Hazardous},
+	} {
+		all := h.Commands(c.profile, c.device)
+		if i := slices.IndexFunc(all, func(x Command) bool { return x.Name == c.name }); i < 0 || all[i].Risk != c.want {
+			t.Errorf("%s of %s, want %s: %+v", c.name, c.device, c.want, all)
+		}
 	}
 }
 

@@ -188,7 +188,7 @@ func (r *fieldRule) isInvalid(v devices.Value) bool {
 // kinds are the words for them.
 var kinds = map[string]devices.FieldKind{
 	"measurement": devices.Measurement, "counter": devices.Counter, "state": devices.Status, "event": devices.Event,
-	"setting": devices.Setting, "identity": devices.Identity, "diagnostic": devices.Diagnostic,
+	"setting": devices.Setting, "identity": devices.Identity, "diagnostic": devices.Diagnostic, "fault": devices.Fault,
 }
 
 func (r *fieldRule) kind(v devices.Value) devices.FieldKind {

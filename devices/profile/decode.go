@@ -239,6 +239,9 @@ func (r *reading) read() (Output, error) {
 		}
 		return out, err
 	}
+	if decode := partDecoders[rule.Code]; decode != nil {
+		return r.inParts(decode)
+	}
 	doc, key, available, err := r.document()
 	if err != nil {
 		return Output{}, err
@@ -386,9 +389,12 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 			doc, identity = rule.CBOR.within(doc, look)
 		}
 	case rule.JSON != nil:
-		if rule.JSON.Quotes {
+		switch {
+		case rule.JSON.Quotes:
 			doc, err = parseJSON(bytes.ReplaceAll(h.Payload, []byte("'"), []byte(`"`)), maxMembers)
-		} else {
+		case rule.JSON.Words:
+			doc, err = parseJSON(jsonWords(h.Payload), maxMembers)
+		default:
 			doc, err = h.json()
 		}
 		if err == nil {

@@ -97,7 +97,7 @@ func combineFields(a, b []describe.Field) []describe.Field {
 func combineCommands(x, y describe.Command) describe.Command {
 	x.Title, x.Topic, x.Payload = cmp.Or(y.Title, x.Title), cmp.Or(y.Topic, x.Topic), cmp.Or(y.Payload, x.Payload)
 	x.Confirm, x.Within, x.QoS = cmp.Or(y.Confirm, x.Confirm), cmp.Or(y.Within, x.Within), cmp.Or(y.QoS, x.QoS)
-	x.Retain = x.Retain || y.Retain
+	x.Retain, x.Risk = x.Retain || y.Retain, max(x.Risk, y.Risk)
 	if y.Encode != nil {
 		x.Encode = y.Encode
 	}

@@ -39,7 +39,11 @@ type Message struct {
 	Topic         string // MQTT topic; CoAP path below the device; empty for serial
 	Payload       []byte
 	ContentFormat int // CoAP (RFC 7252 section 12.3); -1 where there is none
-	Received      time.Time
+	// Sender is the firmware's own name of the device where it stands beside the
+	// message: an option of CoAP, the endpoint that registered. "" where there is
+	// none.
+	Sender   string
+	Received time.Time
 	// Retained is set where a broker kept the message and its age is not known
 	// (MQTT-3.3.1.3).
 	Retained bool

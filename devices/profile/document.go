@@ -112,6 +112,34 @@ func parseJSON(payload []byte, most int) (*node, error) {
 	return nil, fmt.Errorf("not JSON: %w at byte %d", err, d.InputOffset())
 }
 
+// jsonWords puts what JSON has in the place of words that others print.
+func jsonWords(text []byte) []byte {
+	var out []byte
+	quoted, escaped := false, false
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		if quoted || c == '"' || !unicode.IsLetter(rune(c)) {
+			out = append(out, c)
+			if c == '"' && !escaped {
+				quoted = !quoted
+			}
+			escaped = quoted && c == '\\' && !escaped
+			continue
+		}
+		end := i
+		for end < len(text) && unicode.IsLetter(rune(text[end])) {
+			end++
+		}
+		word := strings.ToLower(string(text[i:end]))
+		if slices.Contains([]string{"nan", "inf", "infinity", "none"}, word) {
+			out, word = bytes.TrimRight(out, "+-"), "null"
+		}
+		out = append(out, word...)
+		i = end - 1
+	}
+	return out
+}
+
 type jsonReader struct {
 	d          *json.Decoder
 	left, most int

@@ -76,7 +76,7 @@ type decodeRule struct {
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
 	Registers    *registersRule    `yaml:"registers" doc:"An answer of Modbus RTU; field is what was asked: unit=1 fc=4 addr=0x0000 count=80."`
-	Code         string            `yaml:"code" enum:"sparkplug,dsmr,iec62056_21,sml,nmea,mysensors,esp3,firmata" doc:"A decoder in code."`
+	Code         string            `yaml:"code" enum:"coiot,dsmr,esp3,firmata,iec62056_21,linkformat,lwm2m,mysensors,nmea,sml,sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
@@ -92,6 +92,7 @@ type treeRule struct {
 
 	Named  *namedRule `yaml:"named" doc:"A list of objects that have their names in them: each becomes a member of that name."`
 	Quotes bool       `yaml:"quotes" doc:"Texts stand in single quotes, which is no JSON."`
+	Words  bool       `yaml:"words" doc:"nan, inf, None, True and False stand for values, as printed by programs that know no JSON."`
 }
 
 type namedRule struct {
@@ -153,7 +154,7 @@ type fieldRule struct {
 	Value   []string             `yaml:"value" alone:"true" doc:"Where an object is selected: the member that is the value, the first that is there."`
 	Time    *timeRule            `yaml:"time" doc:"With value: where in the object the time of this value is; what has one is a reading of its own."`
 	Join    *joinRule            `yaml:"join" doc:"Instead of select: several members that are one number."`
-	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic" doc:"What the field means; without it, a number is a measurement and all else a state."`
+	Kind    string               `yaml:"kind" enum:"measurement,counter,state,event,setting,identity,diagnostic,fault" doc:"What the field means; without it, a number is a measurement and all else a state. A fault raises an alarm while it is true, a number other than 0, or a text that is no word for well."`
 	Type    string               `yaml:"type" enum:"number,integer,bool,text" doc:"number, integer: a text that holds a number becomes one, another is dropped; bool: a truth value, in any of the usual words; text: all becomes a text, the items of a list one with commas."`
 	Unit    string               `yaml:"unit" doc:"The unit."`
 	UnitOf  string               `yaml:"unit_of" doc:"Name of a member beside or above that tells the unit."`
@@ -212,8 +213,11 @@ type commandRule struct {
 	Payload  template          `yaml:"payload" doc:"What is sent; {value} is the argument, which is the default."`
 	Retain   bool              `yaml:"retain" doc:"The broker keeps it."`
 	QoS      int               `yaml:"qos" min:"0" max:"2" doc:"Quality of service."`
+	Risk     string            `yaml:"risk" enum:"read,reversible,hazardous" doc:"What can come of it: nothing (read), what another command takes back (reversible, the default), or harm (hazardous): then people are asked whether they are sure."`
 	Hex      template          `yaml:"hex" doc:"Serial: instead of payload, bytes in hex; what stands in its places is hex too: {value|hex2}."`
 	Modbus   *modbusWriteRule  `yaml:"modbus" doc:"Serial: the argument is written to registers or a coil."`
+	Method   string            `yaml:"method" enum:"put,post,get,delete" doc:"CoAP: put, if not said. topic then is a path below the device's url, or with / before it a whole one, and may have a query after ?; without it, the url is told."`
+	Format   int               `yaml:"format" min:"0" max:"65535" doc:"CoAP: content format of the payload; 0 is text."`
 	Confirm  *confirmRule      `yaml:"confirm" doc:"How the device confirms it; without it, by a field of the command's name."`
 }
 

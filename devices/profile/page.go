@@ -459,7 +459,11 @@ func (w *page) commands() {
 		if len(c.Topic.source) == 0 && c.Reply == nil {
 			to = ""
 		}
-		w.row(code(c.Name.source), c.Title, where, c.Argument.plain(), to, confirm)
+		title := c.Title
+		if c.Risk != "" {
+			title = strings.TrimPrefix(title+", "+c.Risk, ", ")
+		}
+		w.row(code(c.Name.source), title, where, c.Argument.plain(), to, confirm)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -49,7 +50,11 @@ func (s Sample) Message(received time.Time) (Message, error) {
 	m := Message{Topic: s.Topic, ContentFormat: -1, Received: received, Retained: s.Retained}
 	if s.Transport == "coap" {
 		m.Topic, _, _ = strings.Cut(strings.TrimPrefix(m.Topic, "/"), " ")
-		m.Topic, _, _ = strings.Cut(m.Topic, "?")
+		var query string
+		m.Topic, query, _ = strings.Cut(m.Topic, "?")
+		if asked, err := url.ParseQuery(query); err == nil && fieldName(asked.Get("ep")) != "" {
+			m.Sender = asked.Get("ep") // the endpoint that registers
+		}
 	}
 	if s.Format != nil {
 		m.ContentFormat = *s.Format

@@ -228,8 +228,8 @@ func TestStreams(t *testing.T) {
 			samples[s.Firmware] = append(samples[s.Firmware], s)
 		}
 	}
-	random := rand.New(rand.NewPCG(5, 5))
 	for firmware, all := range samples {
+		random := rand.New(rand.NewPCG(5, 5))
 		p := library.Get(firmware)
 		rule := p.Framing()
 		for _, noisy := range []bool{false, true} {
@@ -246,7 +246,7 @@ func TestStreams(t *testing.T) {
 				}
 				frame := slices.Clone(m.Payload)
 				switch {
-				case rule.IsLines():
+				case rule.IsLines() || rule.JSON != nil:
 					frame = append(frame, "\r\n"...)
 				case rule.Telegram != nil && bytes.HasSuffix(frame, []byte("!")):
 					frame = append(frame, "\r\n"...)
@@ -258,6 +258,9 @@ func TestStreams(t *testing.T) {
 					}
 					if rule.MIDI != nil { // has no checksum
 						cut = nil
+					}
+					if rule.JSON != nil {
+						cut = append(slices.Clone(cut), '\n')
 					}
 					stream = append(stream, cut...)
 					want = append(want, line(out)) // which the rest of a cut frame may swallow
@@ -297,7 +300,7 @@ func TestStreams(t *testing.T) {
 				}
 			}
 			for _, g := range got {
-				if !slices.Contains(want, g) {
+				if !slices.Contains(want, g) && rule.Sum != "crc8" { // by which one of 256 is taken
 					t.Errorf("%s: %q is of no sample", firmware, g)
 				}
 			}

@@ -45,6 +45,17 @@ func (l *Library) Posted(m Message) (Output, error) {
 	return Output{}, ErrUnknown
 }
 
+// ByCode gives the profile that reads messages with a decoder in code, the first
+// by its id; nil if none does.
+func (l *Library) ByCode(code string) *Profile {
+	for _, id := range l.names {
+		if p := l.profiles[id]; slices.ContainsFunc(p.file.Decode, func(r decodeRule) bool { return r.Code == code }) {
+			return p
+		}
+	}
+	return nil
+}
+
 // leniency ranks profiles by how much they take for theirs.
 func (p *Profile) leniency() int {
 	strictest := 3

@@ -62,7 +62,7 @@ func (p *Port) Controls(id devices.ID) (all []devices.Control) {
 			a.Words = []string{"off", "on"}
 		}
 		slices.Sort(a.Words)
-		all = append(all, devices.Control{Name: command.Name, Title: command.Title, Argument: a})
+		all = append(all, devices.Control{Name: command.Name, Title: command.Title, Argument: a, Risk: command.Risk})
 	}
 	return all
 }

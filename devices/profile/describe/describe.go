@@ -142,6 +142,7 @@ type Command struct {
 	// "" is Name.
 	Confirm string
 	Within  time.Duration // for that; 0 is the usual
+	Risk    devices.Risk
 }
 
 // An Argument is what may be given to a command.

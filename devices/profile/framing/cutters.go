@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,6 +15,8 @@ var errSum = errors.New("the checksum is wrong")
 // cutter makes the one of the rule's kind.
 func (r Rule) cutter() cutter {
 	switch {
+	case r.JSON != nil:
+		return jsonCutter{}
 	case r.Telegram != nil:
 		return telegramCutter{*r.Telegram}
 	case r.Escape != nil:
@@ -32,8 +35,6 @@ func (r Rule) cutter() cutter {
 		return modbusCutter{}
 	case r.MIDI != nil:
 		return midiCutter{}
-	case r.Line != nil:
-		return &lineCutter{start: r.Line.Start, max: r.max()}
 	}
 	return &lineCutter{max: r.max()}
 }
@@ -99,7 +100,6 @@ func untilStart(b, start []byte) int {
 // that the device never said. The next line begins after its end. Blank lines are
 // nothing.
 type lineCutter struct {
-	start   string
 	max     int
 	endless bool // the line is too long, and its rest is dropped
 }
@@ -126,10 +126,7 @@ func (c *lineCutter) next(b []byte, tried int, _ bool) (drop, size int, err erro
 	case !printable(line):
 		return end + 1, 0, fmt.Errorf("a line of %d bytes has noise in it, %.32q", len(line), line)
 	}
-	if i := bytes.Index(line, []byte(c.start)); i > 0 {
-		drop = i
-	}
-	return drop, end + 1 - drop, nil
+	return 0, end + 1, nil
 }
 
 func (c *lineCutter) body(frame []byte) []byte { return frame }
@@ -144,6 +141,47 @@ func printable(b []byte) bool {
 	}
 	return utf8.Valid(b)
 }
+
+// A jsonCutter cuts JSON objects, by their braces. A line that begins with a brace,
+// or with a word, while one is open is not part of it: its end was lost.
+type jsonCutter struct{}
+
+func (jsonCutter) next(b []byte, _ int, _ bool) (drop, size int, err error) {
+	if drop = bytes.IndexByte(b, '{'); drop != 0 {
+		if drop < 0 {
+			drop = len(b)
+		}
+		return drop, 0, nil
+	}
+	depth, quoted, escaped := 0, false, false
+	for i, octet := range b {
+		switch {
+		case i > 0 && (b[i-1] == '\n' || b[i-1] == '\r') && (octet == '{' || unicode.IsLetter(rune(octet)) && !bytes.ContainsRune([]byte("tfnNI"), rune(octet))):
+			return i, 0, errors.New("an object has no end")
+		case octet < ' ' && octet != '\t' && octet != '\n' && octet != '\r' || octet == 0x7f:
+			return i, 0, errors.New("an object has noise in it")
+		case escaped:
+			escaped = false
+		case quoted && octet == '\\':
+			escaped = true
+		case octet == '"':
+			quoted = !quoted
+		case quoted:
+		case octet == '{':
+			depth++
+		case octet == '}':
+			if depth--; depth == 0 {
+				if !utf8.Valid(b[:i+1]) {
+					return 1, 0, errors.New("an object has noise in it")
+				}
+				return 0, i + 1, nil
+			}
+		}
+	}
+	return 0, 0, nil
+}
+
+func (jsonCutter) body(frame []byte) []byte { return frame }
 
 // A telegramCutter cuts lines that belong together. A first line within a
 // telegram is that of the next one: the end of this one was lost.

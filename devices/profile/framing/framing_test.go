@@ -68,7 +68,7 @@ func modbus(s string) []byte {
 func kinds() []kind {
 	return []kind{
 		{"line", Rule{}, [][]byte{[]byte(`{"t":21.4}`), []byte("a=1,b=2"), []byte("20;2D;UPM/Esic;ID=0001;")}, true},
-		{"json", Rule{Line: &Line{Start: "{"}}, [][]byte{[]byte(`{"t":21.4}`), []byte(`{"t":{}}`)}, true},
+		{"json", Rule{JSON: &struct{}{}}, [][]byte{[]byte(`{"t":21.4}`), []byte("{\n  \"t\": {},\n  \"s\": \"\\\"}\"\n}")}, true},
 		{"dsmr", Rule{Telegram: &Telegram{Start: "/", End: "!", Sum: "crc16_arc"}}, [][]byte{
 			telegram("/ISk5\\2MT382-1000\r\n\r\n1-0:1.8.1(000671.578*kWh)\r\n!"),
 			telegram("/KFM5KAIFA-METER\r\n\r\n0-0:96.13.0(303132!)\r\n1-0:1.7.0(00.170*kW)\r\n!"),

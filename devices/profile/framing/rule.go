@@ -16,7 +16,8 @@ const (
 // A Rule says how frames are marked. One of its kinds is set; the zero Rule is
 // lines.
 type Rule struct {
-	Line     *Line     `yaml:"line" doc:"Lines of text, which CR, LF or both end."`
+	Line     *struct{} `yaml:"line" doc:"Lines of text, which CR, LF or both end."`
+	JSON     *struct{} `yaml:"json" doc:"JSON objects, of one line or of several; what stands before or between is no part of them."`
 	Telegram *Telegram `yaml:"telegram" doc:"Lines of text from one that begins with a character to one that begins with another (DSMR, IEC 62056-21)."`
 	Escape   *struct{} `yaml:"escape" doc:"Version 1 of the transport of SML: escape sequences of four bytes 1b begin and end it, with a CRC-16."`
 	HDLC     *struct{} `yaml:"hdlc" doc:"A flag 7e on both sides; 7d before a byte whose bit 5 was changed (RFC 1662 section 4.2), as SHDLC has it."`
@@ -31,11 +32,6 @@ type Rule struct {
 	Sum   string `yaml:"sum" enum:"sum8,not_sum8,zero_sum8,sum16,crc8,crc16_modbus" doc:"Its checksum: the sum of the bytes, its complement, what makes the sum 0, the sum in 16 bits (high first), a CRC-8 of polynomial 07, the CRC of Modbus (low first). It and what stands after it is taken away."`
 	First int    `yaml:"first" min:"0" max:"4095" doc:"Place of the first byte that the checksum is of; the last is the one before it."`
 	After int    `yaml:"after" min:"0" max:"16" doc:"How many bytes stand after the checksum."`
-}
-
-// Line is text.
-type Line struct {
-	Start string `yaml:"start" doc:"What a line has before this is no part of it: \"{\" for JSON with words before."`
 }
 
 // Telegram is lines of text that belong together.
@@ -80,7 +76,7 @@ func (r Rule) Checked() bool {
 }
 
 func (r Rule) kinds() (n int) {
-	for _, set := range []bool{r.Line != nil, r.Telegram != nil, r.Escape != nil, r.HDLC != nil, r.SLIP != nil, r.Length != nil, r.Fixed != nil, r.Closed != nil, r.Modbus != nil, r.MIDI != nil} {
+	for _, set := range []bool{r.Line != nil, r.JSON != nil, r.Telegram != nil, r.Escape != nil, r.HDLC != nil, r.SLIP != nil, r.Length != nil, r.Fixed != nil, r.Closed != nil, r.Modbus != nil, r.MIDI != nil} {
 		if set {
 			n++
 		}
@@ -96,7 +92,7 @@ func (r Rule) Check() error {
 	if r.Sum == "" && r.First+r.After > 0 {
 		return errors.New("first and after are of a checksum, add sum")
 	}
-	if r.Sum != "" && (r.Line != nil || r.Telegram != nil || r.Escape != nil || r.Modbus != nil || r.MIDI != nil || r.kinds() == 0) {
+	if r.Sum != "" && (r.Line != nil || r.JSON != nil || r.Telegram != nil || r.Escape != nil || r.Modbus != nil || r.MIDI != nil || r.kinds() == 0) {
 		return errors.New("this kind of frames has its own checksum or none, remove sum")
 	}
 	one := func(key, s string) error {
@@ -155,6 +151,13 @@ func (r Rule) Open(frame []byte) ([]byte, error) {
 		}
 	}
 	drop, size, err := c.next(frame, 0, true)
+	if r.JSON != nil && err == nil { // words may stand around
+		if drop > 0 {
+			frame = frame[drop:]
+			drop, size, err = c.next(frame, 0, true)
+		}
+		frame = frame[:max(size, len(bytes.TrimSpace(frame)))]
+	}
 	switch {
 	case err != nil:
 		return nil, err

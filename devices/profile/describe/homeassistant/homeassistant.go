@@ -270,7 +270,7 @@ func (a *announcement) tellCommand(e entity, p part, name string) (bool, error) 
 	}
 	c := describe.Command{
 		Name: p.fieldName(name), Title: e.label("name"), Topic: topic, Retain: e.truth("retain", false), QoS: byte(min(max(e.number("qos", 0), 0), 2)),
-		Argument: p.argument(e),
+		Argument: p.argument(e), Risk: e.risk(),
 	}
 	if c.Argument.Type == "none" {
 		c.Payload = p.only(e)
@@ -282,6 +282,19 @@ func (a *announcement) tellCommand(e entity, p part, name string) (bool, error) 
 	c.Encode = encode
 	a.device.Commands = append(a.device.Commands, c)
 	return true, nil
+}
+
+// risk is what can come of telling an entity something, by what it is.
+func (e entity) risk() devices.Risk {
+	switch e.component {
+	case "lock", "alarm_control_panel", "siren", "valve", "update":
+		return devices.Hazardous
+	case "cover":
+		if slices.Contains([]string{"door", "garage", "gate"}, e.text("device_class", "")) {
+			return devices.Hazardous
+		}
+	}
+	return devices.Reversible
 }
 
 // tellAvailability adds the topics that say whether the device is there. A

@@ -139,6 +139,9 @@ func (e expose) add(d *describe.Device, path []string, topic, group string, dept
 	}
 	if len(path) == 1 && e.settable() {
 		if c, ok := e.command(topic); ok {
+			if group == "lock" || e.Property == "warning" { // of a siren
+				c.Risk = devices.Hazardous
+			}
 			d.Commands = append(d.Commands, c)
 		}
 	}

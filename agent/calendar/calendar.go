@@ -1,4 +1,6 @@
-package config
+// Package calendar reads times as people write them: zones, days, and hours of
+// the week.
+package calendar
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package config
+package calendar
 
 import (
 	"testing"
@@ -73,26 +73,6 @@ func TestHoursRefused(t *testing.T) {
 		var h Hours
 		if err := h.UnmarshalText([]byte(s)); err == nil || !h.IsZero() {
 			t.Errorf("%q is taken as %v", s, h)
-		}
-	}
-}
-
-func TestExpires(t *testing.T) {
-	berlin, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	until := Date{2027, 1, 1}
-	for _, tt := range []struct {
-		o    Operator
-		want time.Time
-	}{
-		{Operator{}, time.Time{}},
-		{Operator{Until: until}, time.Date(2027, 1, 1, 0, 0, 0, 0, time.Local)},
-		{Operator{Until: until, Hours: hours(t, "Mon 08:00-18:00 Europe/Berlin")}, time.Date(2027, 1, 1, 0, 0, 0, 0, berlin)},
-	} {
-		if got := tt.o.Expires(); !got.Equal(tt.want) {
-			t.Errorf("it expires at %v, want %v", got, tt.want)
 		}
 	}
 }

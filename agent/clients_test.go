@@ -1,0 +1,145 @@
+//go:build clients
+
+package agent_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestClients has clients that people use talk to a lamp: slixmpp and
+// Profanity. What each of them shows is left in dist/clients.
+func TestClients(t *testing.T) {
+	s, server := newStreet(t)
+	write(t, s.path, fmt.Sprintf(`
+gateway: {id: porch, data_dir: data}
+xmpp:
+  component: {domain: porch.localhost, server: %q, secret_file: secret}
+  pubsub: %s
+operators:
+  - {jid: anna@localhost, role: owner}
+mqtt:
+  brokers:
+    - {name: house, url: "mqtt://%s"}
+devices:
+  - {id: lamp, name: Hall lamp, profile: tasmota, mqtt: {topic: lamp}, groups: [lights]}
+`, server.ComponentAddr(), server.PubSub(), s.broker))
+	startGateway(t, s.path, 3)
+	lamp := startTasmota(t, s.broker, "lamp")
+	phone := startPhone(t, server, "anna", "anna's password")
+	s.until("the lamp can be told", func() bool {
+		lamp.says("tele/lamp/STATE", `{"POWER":"OFF","Dimmer":20}`, false)
+		return strings.HasPrefix(phone.says("lamp", "off", 1)[0], "sent")
+	})
+	host, port, err := net.SplitHostPort(server.C2S())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := func(name string, text []byte) {
+		dir := filepath.Join("..", "dist", "clients")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("slixmpp", func(t *testing.T) {
+		out, err := exec.CommandContext(t.Context(), "/usr/bin/python3", "testdata/talker.py", "anna@localhost", "anna's password", host, port, server.CAFile(), "lamp@porch.localhost").CombinedOutput()
+		keep("slixmpp.txt", out)
+		t.Logf("%s", out)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, part := range []string{
+			"presence: gw available", "chat: sent / confirmed after ", "receipt: yes", "commands: ", " toggle", "form: ", " dimmer", "note: confirmed after ",
+			"control:", "readout: done ", "vcard: Hall lamp image/png", "\nend\n",
+		} {
+			if !strings.Contains(string(out), part) {
+				t.Errorf("it does not show %q", part)
+			}
+		}
+	})
+	t.Run("profanity", func(t *testing.T) { profanity(t, port, lamp, keep) })
+}
+
+// profanity has Profanity driven in a terminal, as by somebody at its keys.
+func profanity(t *testing.T, port string, lamp *tasmota, keep func(string, []byte)) {
+	home := t.TempDir()
+	accounts := filepath.Join(home, ".local", "share", "profanity", "accounts")
+	if err := os.MkdirAll(filepath.Dir(accounts), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, accounts, "[anna@localhost]\nenabled=true\njid=anna@localhost\nserver=127.0.0.1\nport="+port+"\nresource=prof\npassword=anna's password\ntls.policy=trust\nauth.policy=default\npresence.last=online\npresence.login=online\n")
+	socket := filepath.Join(home, "tmux")
+	tmux := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command("tmux", append([]string{"-S", socket}, args...)...)
+		cmd.Env = append(os.Environ(), "HOME="+home, "TERM=screen-256color", "LANG=C.UTF-8", "XDG_DATA_HOME=", "XDG_CONFIG_HOME=")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("tmux %q: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	tmux("new-session", "-d", "-x", "110", "-y", "40", "profanity", "-a", "anna@localhost")
+	defer tmux("kill-server")
+	var all strings.Builder
+	screen := func(what, part string, times int) {
+		t.Helper()
+		deadline := time.Now().Add(patience)
+		for {
+			text := tmux("capture-pane", "-p")
+			if strings.Count(text, part) >= times {
+				fmt.Fprintf(&all, "---- %s\n%s\n", what, text)
+				return
+			}
+			if time.Now().After(deadline) {
+				keep("profanity.txt", []byte(all.String()+text))
+				t.Fatalf("%s: there is no %q on\n%s", what, part, text)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	types := func(line string) {
+		t.Helper()
+		tmux("send-keys", "-l", line)
+		tmux("send-keys", "Enter")
+	}
+	screen("logged in", "logged in successfully", 1)
+	types("/sub request lamp@porch.localhost")
+	types("/msg lamp@porch.localhost status")
+	screen("status", "Hall lamp is fresh", 1)
+	types("on")
+	screen("on", "confirmed after", 1)
+	types("help")
+	screen("help", "set dimmer <0 to 100 %>", 1)
+	types("/cmd list")
+	screen("commands", "!   toggle", 1)
+	types("/cmd exec off")
+	screen("a command", "confirmed after", 2)
+	types("/cmd exec set")
+	screen("a form", "Set…", 1)
+	for len(lamp.told) > 0 {
+		<-lamp.told
+	}
+	types("/field2 55")
+	types("/form submit")
+	select {
+	case told := <-lamp.told:
+		if told != "Dimmer 55" {
+			t.Errorf("the lamp was told %s", told)
+		}
+	case <-time.After(patience):
+		t.Error("the form told the lamp nothing")
+	}
+	types("/win 2")
+	screen("submitted", "confirmed after", 3)
+	keep("profanity.txt", []byte(all.String()))
+}

@@ -1,0 +1,226 @@
+package coap
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	coapnet "github.com/plgd-dev/go-coap/v3/net"
+	"github.com/plgd-dev/go-coap/v3/udp/coder"
+
+	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/profile"
+)
+
+// A Group is where devices tell all who are there how they are (CoIoT): with
+// messages of a code of their own, to the group of all CoAP nodes, or to the
+// gateway alone. Nobody is answered.
+type Group struct {
+	Addr       netip.AddrPort // zero: 224.0.1.187:5683
+	Interfaces []string       // names of those to hear; none: all
+}
+
+// What CoIoT adds to CoAP.
+const (
+	coiotStatus codes.Code       = 30   // 0.30
+	coiotDevice message.OptionID = 3332 // model#id#version
+	coiotSerial message.OptionID = 3420 // the same in the repetitions of a message
+
+	coiotRate, coiotBurst = 200, 400 // messages of all devices
+	maxTold               = 1024     // devices whose last message is remembered
+	repeatTime            = time.Minute
+)
+
+var allNodes = netip.MustParseAddrPort("224.0.1.187:5683") // RFC 7252 section 12.8
+
+// A told is what a device said last.
+type told struct {
+	sum [sha256.Size]byte
+	at  time.Time
+}
+
+// A listener of CoIoT knows what was said, as each message comes several times.
+type coiot struct {
+	server *Server
+	sink   devices.Sink
+	ctx    context.Context
+
+	mu     sync.Mutex
+	bucket bucket
+	last   map[string]told
+}
+
+// listenGroup joins the group: with the socket of the server, where that has its
+// port on all addresses, else with one of its own, which is given back.
+func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDPConn, error) {
+	addr := g.Addr
+	if !addr.IsValid() {
+		addr = allNodes
+	}
+	conn := plain
+	own := true
+	if plain != nil {
+		at, _ := plain.LocalAddr().(*net.UDPAddr)
+		own = at == nil || !at.IP.IsUnspecified() || at.Port != int(addr.Port())
+	}
+	if own {
+		// Others on this machine may listen to the group too.
+		shared := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			if e := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) }); e != nil {
+				return e
+			}
+			return err
+		}}
+		socket, err := shared.ListenPacket(ctx, "udp4", addr.String())
+		if err != nil {
+			return nil, fmt.Errorf("cannot listen to the group %s: %w", addr, err)
+		}
+		conn = coapnet.NewUDPConn("udp4", socket.(*net.UDPConn)) // what a network of udp gives
+		context.AfterFunc(ctx, func() { _ = conn.Close() })      // ends the read
+	}
+	joined, trouble := 0, error(nil)
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
+	}
+	for _, i := range all {
+		wanted := len(g.Interfaces) == 0 && i.Flags&net.FlagUp != 0 && i.Flags&net.FlagMulticast != 0
+		for _, name := range g.Interfaces {
+			wanted = wanted || name == i.Name
+		}
+		if !wanted {
+			continue
+		}
+		if err := conn.JoinGroup(&i, net.UDPAddrFromAddrPort(addr)); err != nil {
+			trouble = cmp.Or(trouble, fmt.Errorf("on %s: %w", i.Name, err))
+			continue
+		}
+		joined++
+	}
+	if joined == 0 {
+		if own {
+			_ = conn.Close()
+		}
+		return nil, fmt.Errorf("cannot join the group %s: %w", addr, cmp.Or(trouble, errors.New("there is no such interface")))
+	}
+	if !own {
+		return nil, nil
+	}
+	return conn, nil
+}
+
+// datagram takes one that was sent to the group.
+func (c *coiot) datagram(from netip.AddrPort, b []byte) {
+	m := message.Message{Options: make(message.Options, 0, maxOptions)}
+	if len(b) > maxMessage {
+		return
+	}
+	if _, err := coder.DefaultCoder.Decode(b, &m); err == nil && m.Code == coiotStatus {
+		c.status(from.String(), m, time.Now())
+	}
+}
+
+// status takes what a device tells of itself.
+func (c *coiot) status(from string, m message.Message, now time.Time) {
+	identity, err := m.Options.GetBytes(coiotDevice)
+	name := string(identity)
+	if err != nil || len(name) > 100 || !strings.Contains(name, "#") || devices.Slug(name) == "" {
+		return
+	}
+	serial, _ := m.Options.GetBytes(coiotSerial)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", pathOf(m), serial, m.Payload))
+	c.mu.Lock()
+	before, known := c.last[name]
+	again := known && before.sum == sum && now.Sub(before.at) < repeatTime
+	if again || !c.bucket.take(now) {
+		c.mu.Unlock()
+		return
+	}
+	if !known && len(c.last) >= maxTold {
+		for other := range c.last { // begins anywhere
+			delete(c.last, other)
+			break
+		}
+	}
+	c.last[name] = told{sum, now}
+	c.mu.Unlock()
+	c.take(from, name, profile.Message{Topic: strings.Join(pathOf(m), "/"), Payload: m.Payload, ContentFormat: NoFormat, Received: now, Sender: name})
+}
+
+func (c *coiot) take(from, name string, m profile.Message) {
+	device, ok := c.device(name)
+	if !ok {
+		c.meet(from, name, m)
+		return
+	}
+	out, err := device.decode(m)
+	if err != nil {
+		c.sink.Reject(string(device.ID), err)
+		return
+	}
+	if out.Availability != devices.AvailabilityUnknown {
+		c.sink.Availability(device.ID, out.Availability, false)
+	}
+	if len(out.Readings) == 0 {
+		return
+	}
+	// It does not wait for an answer, so nothing waits for the receipt.
+	if _, err := c.sink.Report(c.ctx, devices.Message{Readings: out.Readings}); err != nil && c.ctx.Err() == nil {
+		c.sink.Reject(string(device.ID), err)
+	}
+}
+
+// device finds a device by what it calls itself: the version after the second #
+// changes with its firmware.
+func (c *coiot) device(name string) (Device, bool) {
+	all := *c.server.devices.Load()
+	plain := withoutVersion(name)
+	if d, ok := all[devices.Slug(plain)]; ok {
+		return d, true
+	}
+	for _, d := range all {
+		if d.Identity != "" && (d.Identity == name || withoutVersion(d.Identity) == plain) {
+			return d, true
+		}
+	}
+	return Device{}, false
+}
+
+func withoutVersion(name string) string {
+	if parts := strings.Split(name, "#"); len(parts) > 2 {
+		return parts[0] + "#" + parts[1]
+	}
+	return name
+}
+
+// meet shows a device that is not configured.
+func (c *coiot) meet(from, name string, m profile.Message) {
+	profiles := c.server.profiles.Load()
+	if profiles == nil {
+		return
+	}
+	p := profiles.ByCode("coiot")
+	if p == nil {
+		return
+	}
+	out, err := Device{Profile: p}.decode(m)
+	if err != nil {
+		return
+	}
+	model, _, _ := strings.Cut(name, "#")
+	s := devices.Stranger{Transport: "coap", Place: string(devices.Slug(withoutVersion(name))), Peer: from, Profile: p.ID(), Identity: withoutVersion(name), Model: model}
+	for _, r := range out.Readings {
+		s.Fields = append(s.Fields, r.Fields...)
+	}
+	c.sink.Unknown(s)
+}

@@ -1,0 +1,91 @@
+package coap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/pion/dtls/v3"
+)
+
+// reachSecure makes a DTLS association with a device that is asked, from a
+// socket of its own, with the key that the device knows by a name. The peer
+// stays until release is called, and is gone when the device ends the
+// association.
+func (s *session) reachSecure(ctx context.Context, to netip.AddrPort, name string, key []byte) (p *peer, release func(), err error) {
+	socket, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open a socket to the device: %w", err)
+	}
+	from := &only{UDPConn: socket, from: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
+	conn, err := dtls.ClientWithOptions(from, net.UDPAddrFromAddrPort(to),
+		dtls.WithLoggerFactory(noLog()),
+		dtls.WithPSK(func([]byte) ([]byte, error) { return key, nil }),
+		dtls.WithPSKIdentityHint([]byte(name)),
+		dtls.WithCipherSuites(slices.Concat(keySuites[1:], keySuites[:1])...), // the first is more work for the device
+		dtls.WithConnectionIDGenerator(dtls.OnlySendCIDGenerator()))
+	if err != nil {
+		_ = socket.Close()
+		return nil, nil, fmt.Errorf("cannot speak DTLS: %w", err)
+	}
+	limited, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := conn.HandshakeContext(limited); err != nil {
+		_ = conn.Close()
+		_ = socket.Close()
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errors.New("it does not answer, or has another key")
+		}
+		return nil, nil, fmt.Errorf("cannot agree on keys with the device: %w", err)
+	}
+	from.complete.Store(true)
+	if p, err = s.attach(to.String(), secureLink{conn}, ""); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	over := make(chan struct{})
+	s.wg.Go(func() {
+		defer close(over)
+		defer s.detach(p)
+		buf := make([]byte, 2*maxMessage)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			s.hear(p, buf[:n])
+		}
+	})
+	return p, func() {
+		_ = conn.Close() // ends the read, and closes the socket
+		<-over
+	}, nil
+}
+
+// An only is a socket that hears one address, and once the handshake is complete
+// nothing that no key protects: an alert, which anybody can send, would end the
+// association.
+type only struct {
+	*net.UDPConn
+	from     netip.AddrPort
+	complete atomic.Bool
+}
+
+// ReadFrom implements [net.PacketConn].
+func (o *only) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := o.UDPConn.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return n, nil, err
+		}
+		r, _, ok := cutRecord(b[:n])
+		forged := o.complete.Load() && ok && r.epoch == 0 && r.kind != handshakeRecord && r.kind != changeCipherSpec
+		if netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) == o.from && !forged {
+			return n, net.UDPAddrFromAddrPort(from), nil
+		}
+	}
+}
