@@ -16,9 +16,11 @@ export GO
 work=$(mktemp -d)
 pids=()
 cleanup() {
-	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+	for pid in "${pids[@]}"; do
+		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
+	done
 	for root in "$work"/root*; do
-		umount "$root/proc" "$root/dev" 2>/dev/null || true
+		umount -l "$root/proc" "$root/dev" 2>/dev/null || true
 	done
 	rm -rf --one-file-system "$work"
 }
@@ -35,7 +37,7 @@ fail() {
 }
 # wait_for WHAT COMMAND... waits until it succeeds.
 wait_for() {
-	local what=$1 deadline=$((SECONDS + 60))
+	local what=$1 deadline=$((SECONDS + 300)) # who was away for long is tried once in a while
 	shift
 	until "$@" >/dev/null 2>&1; do
 		((SECONDS < deadline)) || fail "waited in vain for $what"
@@ -136,7 +138,9 @@ as_service() {
 	chroot --userspec=porchlight:porchlight --groups=porchlight,dialout "$in" /usr/bin/porchlight "$@"
 }
 start_gateway() { # ROOT
-	as_service "$1" run -c /etc/porchlight/porchlight.yaml >>"$work/gateway.log" 2>&1 &
+	# Not by as_service: its process would be a shell of this script.
+	chroot --userspec=porchlight:porchlight --groups=porchlight,dialout "$1" \
+		/usr/bin/porchlight run -c /etc/porchlight/porchlight.yaml >>"$work/gateway.log" 2>&1 &
 	gateway=$!
 	pids+=("$gateway")
 	wait_for "the gateway" as_service "$1" devices -c /etc/porchlight/porchlight.yaml
