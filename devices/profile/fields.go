@@ -117,7 +117,7 @@ func (w *walker) value(n *node, at place, selected *node) {
 			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
 		}
 	}
-	if len(w.out) >= w.profile.file.Limits.Fields {
+	if len(w.names) >= w.profile.file.Limits.Fields {
 		return
 	}
 	f, ok := w.field(n, at, selected)
