@@ -144,7 +144,8 @@ func (w *walker) timeOf(at place, selected *node) time.Time {
 	if rule == nil || rule.Time == nil || selected == nil {
 		return time.Time{}
 	}
-	return w.timeBy(*rule.Time, selected)
+	n, _ := rule.Time.Path.find(selected)
+	return w.believed(*rule.Time, n)
 }
 
 // ruleFor gives the rule that selects a path: that of the announcement, with
