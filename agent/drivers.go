@@ -96,6 +96,9 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			list = append(list, coap.New(server, onCoAP, log))
 		}
 	}
+	if c.CoAP != nil && len(c.CoAP.Discover) > 0 && c.Discovery.Accept != "off" {
+		list = append(list, coap.NewScout(c.CoAP.Discover, profiles, onCoAP, log))
+	}
 	if asksCoAP {
 		list = append(list, coap.NewClient(profiles, onCoAP, log))
 	}

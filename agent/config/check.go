@@ -279,6 +279,11 @@ func (k *checker) coap(at source) {
 	if c.Listen != "" {
 		k.test(at, "listen", checkListen(c.Listen))
 	}
+	for i, name := range c.Discover {
+		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ :") {
+			k.add(at, fmt.Sprintf("discover[%d]", i), trouble{quoted(name) + " is not the name of a network interface", "names of network interfaces", "'ip link' shows them; write for example eth0"})
+		}
+	}
 	if d := c.DTLS; d != nil {
 		k.test(at, "dtls.listen", checkListen(d.Listen))
 		k.dtls(at.in("dtls"), d)

@@ -144,9 +144,10 @@ type Broker struct {
 
 // CoAP is where devices post to.
 type CoAP struct {
-	Listen string `yaml:"listen" doc:"address:port on which devices post readings. Absent: none."`
-	DTLS   *DTLS  `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
-	CoIoT  *CoIoT `yaml:"coiot" doc:"Devices that tell the group of all CoAP nodes, 224.0.1.187, how they are. Absent: nobody listens to them."`
+	Listen   string   `yaml:"listen" doc:"address:port on which devices post readings, or register. Absent: none."`
+	DTLS     *DTLS    `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	CoIoT    *CoIoT   `yaml:"coiot" doc:"Devices that tell the group of all CoAP nodes, 224.0.1.187, how they are. Absent: nobody listens to them."`
+	Discover []string `yaml:"discover" doc:"Names of network interfaces, as eth0, on which CoAP servers are looked for by multicast. Default: none."`
 }
 
 // CoIoT is what some devices made of CoAP: they tell a group, and nobody answers.

@@ -278,8 +278,7 @@ type conversation struct {
 // a confirmable one for which there is no room is not acknowledged, so that it
 // comes again.
 func (s *session) converse(p *peer, room int) (*conversation, error) {
-	token := make(message.Token, 8) // section 5.3.1: so that nobody can guess it
-	_, _ = rand.Read(token)
+	token := newToken()
 	c := &conversation{session: s, peer: p, token: token, answers: make(chan message.Message, room)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,6 +295,13 @@ func (s *session) converse(p *peer, room int) (*conversation, error) {
 	p.held++
 	s.conversations[string(token)] = c
 	return c, nil
+}
+
+// newToken gives one that nobody can guess (RFC 7252 section 5.3.1).
+func newToken() message.Token {
+	token := make(message.Token, 8)
+	_, _ = rand.Read(token)
+	return token
 }
 
 // close ends a conversation. What still comes is refused, which ends an
@@ -462,6 +468,14 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 	sum := sha256.Sum256(b)
 	s.mu.Lock()
 	if m.Type != message.Acknowledgement && s.repeated(p, m, sum, now) {
+		return
+	}
+	if group := s.groups[string(m.Token)]; group != nil {
+		select {
+		case group <- p:
+		default:
+		}
+		s.mu.Unlock()
 		return
 	}
 	c := s.conversations[string(m.Token)]

@@ -29,8 +29,7 @@ const (
 	maxEndpointName      = 63   // bytes (RFC 9176 section 5)
 	defaultLifetime      = 90000 * time.Second
 
-	maxSampled = 4 // resources of an endpoint that nobody knows
-	maxLooking = 8 // such endpoints that are looked at, at a time
+	maxLooking = 8 // endpoints that nobody knows and that are looked at, at a time
 )
 
 // A directory has the endpoints that registered (RFC 9176). It is not kept: after
@@ -390,42 +389,11 @@ func (s *service) show(r *registration) {
 			d.looking--
 			d.mu.Unlock()
 		}()
-		if len(all) == 0 {
-			all, _ = asker{session: s.session}.look(s.ctx, p)
-		}
-		for _, one := range all[:min(len(all), maxSampled)] {
-			one.accept = NoFormat
-			if len(one.formats) > 0 {
-				one.accept = one.formats[0]
-			}
-			got, err := s.do(s.ctx, p, one.request())
-			if err != nil {
-				break
-			}
-			out, err := sample(profiles, profile.Message{Topic: strings.Join(one.path, "/"), Payload: got.payload, ContentFormat: got.format, Received: time.Now()})
-			if !got.ok() || err != nil || stranger.Profile != "" && stranger.Profile != out.Profile {
-				continue
-			}
-			stranger.Profile = out.Profile
-			for _, reading := range out.Readings {
-				stranger.Fields = append(stranger.Fields, reading.Fields...)
-			}
-		}
+		_ = s.sample(s.ctx, p, profiles, all, &stranger) // what was read until then is shown
 		if len(stranger.Fields) > 0 {
 			s.sink.Unknown(stranger)
 		}
 	})
-}
-
-// sample reads what an unknown device holds. A decoder that panics does not
-// understand it.
-func sample(profiles *profile.Library, m profile.Message) (out profile.Output, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the decoder panics: %v", r)
-		}
-	}()
-	return profiles.Posted(m)
 }
 
 // leave takes a registration out. It is called with the directory locked.

@@ -69,7 +69,9 @@ type session struct {
 	open          int                      // exchanges under way
 	answered      int                      // exchanges that are remembered
 	conversations map[string]*conversation // by token
-	bodies        []*peer                  // that have one under way, the oldest first
+	groups        map[string]chan *peer    // who answered what a group was asked, by token
+	groupMID      uint16
+	bodies        []*peer // that have one under way, the oldest first
 	swept         time.Time
 	strangers     bucket // of datagrams from all whom nothing is known of
 	complaint     bucket // about strangers, and peers that found no place
@@ -99,6 +101,7 @@ func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, l
 		peers:         make(map[netip.AddrPort]*peer),
 		shared:        make(map[string]*shared),
 		conversations: make(map[string]*conversation),
+		groups:        make(map[string]chan *peer),
 		strangers:     bucket{rate: strangerRate, burst: strangerBurst},
 		complaint:     bucket{rate: 1, burst: 1},
 	}
