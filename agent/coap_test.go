@@ -44,12 +44,13 @@ devices:
   - {id: attic, profile: senml, coap: {}}
   - {id: cellar, profile: senml, coap: {}}
   - {id: lamp, profile: lwm2m, coap: {}}
+  - {id: porch-lamp, profile: lwm2m, coap: {}}
   - {id: clock, profile: value, coap: {url: "coap://%s/time?ticks", observe: true, every: 1s}}
 `, server.ComponentAddr(), server.PubSub(), listen, secure, clock))
-	write(t, filepath.Join(dir, "keys"), fmt.Sprintf("attic:%x\n", "a key of the test"))
+	write(t, filepath.Join(dir, "keys"), fmt.Sprintf("attic:%x\nporch-lamp:%x\n", "a key of the test", "a key of the lamp"))
 	died := libcoapServer(t, clock)
 	gateway, _ := startGateway(t, path, 3) // CoAP twice, itself
-	reader := startReader(t, server, "anna's password", "", "cellar/log", "attic/log", "lamp/log", "clock/log")
+	reader := startReader(t, server, "anna's password", "", "cellar/log", "attic/log", "lamp/log", "porch-lamp/log", "clock/log")
 
 	pack := filepath.Join(dir, "pack.json")
 	write(t, pack, `[{"n":"temperature","u":"Cel","v":7.25},{"n":"humidity","u":"%RH","v":81}]`)
@@ -61,21 +62,24 @@ devices:
 	reader.await(t, "the pack with a key", func(l line) bool {
 		return l.Node == "porch/attic/log" && l.has("temperature", "number", 7.25, "Cel")
 	})
-	lamp(t, listen, "lamp")
-	reader.await(t, "the lamp's thermometer", func(l line) bool {
-		return l.Node == "porch/lamp/log" && l.has("temperature", "number", 21.5, "Cel")
-	})
-	for end := time.Now().Add(patience); len(gateway.Controls("lamp")) == 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the lamp can be told nothing")
+	lamp(t, listen, "lamp", "")
+	lamp(t, secure, "porch-lamp", "a key of the lamp")
+	for _, id := range []devices.ID{"lamp", "porch-lamp"} {
+		reader.await(t, "the lamp's thermometer", func(l line) bool {
+			return l.Node == "porch/"+string(id)+"/log" && l.has("temperature", "number", 21.5, "Cel")
+		})
+		for end := time.Now().Add(patience); len(gateway.Controls(id)) == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s can be told nothing", id)
+			}
 		}
-	}
-	confirmed := false
-	for o := range gateway.Execute(t.Context(), "anna@localhost", devices.Command{Device: "lamp", Name: "on"}) {
-		confirmed = confirmed || o.Kind == bridge.Confirmed
-	}
-	if !confirmed {
-		t.Error("the lamp does not confirm that it is on")
+		confirmed := false
+		for o := range gateway.Execute(t.Context(), "anna@localhost", devices.Command{Device: id, Name: "on"}) {
+			confirmed = confirmed || o.Kind == bridge.Confirmed
+		}
+		if !confirmed {
+			t.Errorf("%s does not confirm that it is on", id)
+		}
 	}
 	later := func(than float64) func(line) bool {
 		return func(l line) bool { return l.Node == "porch/clock/log" && ticks(l) > than }

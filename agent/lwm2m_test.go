@@ -7,17 +7,20 @@ import (
 	"sync"
 	"testing"
 
+	piondtls "github.com/pion/dtls/v3"
+	"github.com/plgd-dev/go-coap/v3/dtls"
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 	"github.com/plgd-dev/go-coap/v3/mux"
 	"github.com/plgd-dev/go-coap/v3/options"
 	"github.com/plgd-dev/go-coap/v3/udp"
+	"github.com/plgd-dev/go-coap/v3/udp/client"
 )
 
 // lamp registers with the gateway as a client of LwM2M 1.0 with a thermometer and
 // a light. It is written from OMA LwM2M Core 1.0 section 5, on go-coap: no client
-// that is a program could be had.
-func lamp(t *testing.T, gateway, name string) {
+// that is a program could be had. With a key it speaks DTLS.
+func lamp(t *testing.T, gateway, name, key string) {
 	t.Helper()
 	var mu sync.Mutex
 	light := byte(0)
@@ -54,7 +57,16 @@ func lamp(t *testing.T, gateway, name string) {
 	one("/3303/0", "</3303/0/5700>", func() []byte { return []byte{0xe4, 0x16, 0x44, 0x41, 0xac, 0x00, 0x00} })
 	one("/3311/0", "</3311/0/5850>", lit)
 	one("/3311/0/5850", "", lit)
-	conn, err := udp.Dial(gateway, options.WithMux(router), options.WithErrors(func(error) {}))
+	var conn *client.Conn
+	var err error
+	if key == "" {
+		conn, err = udp.Dial(gateway, options.WithMux(router), options.WithErrors(func(error) {}))
+	} else {
+		conn, err = dtls.Dial(gateway, dtls.NewDTLSClientOptions(
+			piondtls.WithPSK(func([]byte) ([]byte, error) { return []byte(key), nil }), piondtls.WithPSKIdentityHint([]byte(name)),
+			piondtls.WithCipherSuites(piondtls.TLS_PSK_WITH_AES_128_CCM_8),
+		), options.WithMux(router), options.WithErrors(func(error) {}))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
