@@ -187,6 +187,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	ss := newSession(ctx, sink, plain, s.log)
 	v := newService(ss, s)
 	ss.serve, ss.piggyback, ss.ackTimeout = v.request, s.piggyback, s.ackTimeout
+	ss.stray = v.wake
 	s.service.Store(v)
 	defer s.service.Store(nil)
 	if s.config.Group != nil {
@@ -245,7 +246,7 @@ func listen(ctx context.Context, address string, bound *atomic.Pointer[net.UDPAd
 
 func newService(s *session, server *Server) *service {
 	return &service{session: s, server: server, directory: directory{
-		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1),
+		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1), wakes: bucket{rate: wakeRate, burst: wakeRate},
 	}}
 }
 
