@@ -127,7 +127,7 @@ func (o *Outbox) light() bool {
 		return false
 	}
 	for q := range o.waiting {
-		if _, unwritten := q.unwrittenHeld(); unwritten || q.found != nil || q.wants && len(q.disk) > 0 && !q.blocked() {
+		if _, unwritten := q.unwrittenHeld(); unwritten || q.found != nil || q.freezable() {
 			return false
 		}
 	}
@@ -339,7 +339,7 @@ func (o *Outbox) gatherRest(c *commit) {
 	for _, j := range c.jobs {
 		q := j.queue
 		j.wanted, j.held, j.unfreeze, j.limit = q.wants, q.resolution(), q.unfreeze, q.limit
-		j.freeze = j.wanted && len(q.disk) > 0 && !q.blocked()
+		j.freeze = q.freezable()
 		if j.freeze {
 			j.disk = append(j.disk, q.disk...)
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))

@@ -156,3 +156,68 @@ func TestSplitWhileWritten(t *testing.T) {
 		o.Settle(p)
 	}
 }
+
+// TestWantedWhileWritten: what is wanted while a commit freezes it is not
+// frozen again when it is under way.
+func TestWantedWhileWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var whileWritten func()
+		options := testOptions()
+		options.CommitAfter = time.Second
+		options.State = func(bool) []byte {
+			if f := whileWritten; f != nil {
+				whileWritten = nil
+				f()
+			}
+			return nil
+		}
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), options)
+		commit := func() {
+			time.Sleep(2 * options.CommitAfter) // virtual
+			synctest.Wait()
+		}
+		// Boundaries on disk that are there when a pack is too big do not count
+		// any more.
+		take(t, o, message("kitchen", 1, 2, 3, 4))
+		o.Split(o.Next())
+		o.Settle(o.Next())
+		o.Settle(o.Next())
+
+		o.SetRoom(2)
+		take(t, o, message("kitchen", 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16))
+		p := o.Next()
+		commit() // to the journal, and what goes out next gets its boundary
+		o.Settle(p)
+		p = o.Next()
+		o.AddNote([]byte("has the commit be a full one"))
+		written := false
+		whileWritten = func() {
+			o.Settle(p)
+			if more := o.Next(); more != nil {
+				t.Errorf("%s goes out while its boundary is being written", more.Item())
+			}
+			written = true
+		}
+		time.Sleep(options.CommitAfter) // and not until the next commit
+		synctest.Wait()
+		if !written {
+			t.Fatal("no full commit")
+		}
+		o.SetRoom(0)
+		for next := p.Last + 1; next <= 16; next = p.Last + 1 {
+			if p = o.Next(); p == nil {
+				commit() // makes packs of what is on disk only
+				p = o.Next()
+			}
+			if p == nil {
+				t.Fatalf("nothing goes out, want %d", next)
+			}
+			if p.First != next {
+				t.Fatalf("%s goes out, want %d", p.Item(), next)
+			}
+			commit()
+			o.Settle(p)
+			commit()
+		}
+	})
+}

@@ -165,6 +165,12 @@ func (q *queue) sendable() bool {
 	return q.committing == 0 && q.unsent() > 0 && !q.diskFirst
 }
 
+// freezable reports whether packs are to be made of what is on disk. Never of
+// what is under way: it may have been wanted before it was.
+func (q *queue) freezable() bool {
+	return q.wants && len(q.disk) > 0 && !q.blocked() && q.sending == nil && len(q.prepared) == 0
+}
+
 // remove takes numbers out of the spans, and gives those that were there.
 func (q *queue) remove(s span) span { return q.replace(s) }
 
