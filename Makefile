@@ -12,6 +12,8 @@ FUZZTIME ?= 20s
 # others each time, and the seed is printed.
 CYCLES ?= 30
 SEED ?=
+# What to package: make package ARCHES="amd64 armhf"
+ARCHES ?=
 # The race detector is not there on 32 bits; `make test RACE=` leaves it out.
 RACE ?= $(if $(filter amd64 arm64 ppc64le s390x,$(shell $(GO) env GOARCH)),-race)
 
@@ -91,6 +93,12 @@ dist-amd64 dist-arm64: dist-%: go
 	GOOS=linux GOARCH=$* $(BUILD) -o dist/porchlight-linux-$* ./cmd/porchlight
 dist-armv7 dist-armv6: dist-armv%: go
 	GOOS=linux GOARCH=arm GOARM=$* $(BUILD) -o dist/porchlight-linux-armv$* ./cmd/porchlight
+
+.PHONY: package package-twice
+package: go ## Debian packages, tarballs, SBOMs and check sums, in dist/package
+	@GO=$(GO) scripts/package.sh $(ARCHES)
+package-twice: go ## that two builds of a commit, in two places, give the same bytes
+	@GO=$(GO) scripts/package-twice.sh $(or $(ARCHES),amd64)
 
 .PHONY: deps deps-demo
 deps: ## Debian packages that the tests and the demo need

@@ -70,6 +70,9 @@ var libraries = map[string][]string{
 	"google.golang.org/protobuf":          {"devices/profile"},
 	"go.yaml.in/yaml":                     {"strictyaml", "devices/profile", "agent/config"},
 	"go.uber.org/goleak":                  {"devices/devicetest"},
+	"filippo.io/age":                      {"agent/backup"},
+	"github.com/coreos/go-systemd":        {"cmd"},
+	"github.com/prometheus":               {"agent"},
 	"golang.org/x":                        {"agent", "bridge", "cmd", "devices/mqtt", "devices/coap", "devices/serial", "devices/profile", "torture"},
 }
 

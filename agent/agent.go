@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/aboard"
@@ -34,21 +35,26 @@ const (
 
 // An Agent is one gateway. Make it with New and run it once.
 type Agent struct {
-	log       *slog.Logger
-	outbox    *outbox.Outbox
-	bridge    *bridge.Bridge
-	house     *house
-	forward   *forwarder
-	intake    *intake
-	orders    *orders
-	profiles  *profile.Library
-	access    *access.Registry
-	auth      authorizer
-	timing    timing
-	started   time.Time
-	aboard    *aboard.Registry
-	alarms    *alarms
-	newcomers *newcomers
+	log        *slog.Logger
+	outbox     *outbox.Outbox
+	bridge     *bridge.Bridge
+	house      *house
+	forward    *forwarder
+	intake     *intake
+	orders     *orders
+	profiles   *profile.Library
+	access     *access.Registry
+	auth       authorizer
+	timing     timing
+	started    time.Time
+	aboard     *aboard.Registry
+	alarms     *alarms
+	newcomers  *newcomers
+	health     health
+	succession *succession
+	ticking    devices.Pulse
+	meters     *meters
+	alone      atomic.Bool // there are no drivers but self
 	// strangers are counted so that none fills the log.
 	strangers rejects
 
@@ -66,15 +72,20 @@ type Agent struct {
 // follow, which closes it.
 func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	profiles, _ := profile.Load(profilesOf(c)) // what is wrong with them was told with the config
-	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}}
+	a := &Agent{log: log, profiles: profiles, config: c, started: time.Now(), timing: timing{source: clock.Machine(), log: log}, health: health{ready: make(chan struct{})}, meters: newMeters()}
 	a.tls.verify = a.timing.verify
+	identity, err := config.ReadIdentity(c.Gateway.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	a.succession = &succession{generation: identity.Generation, sessions: make(chan bool, 1)}
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
 	a.bridge, err = bridge.New(xmpp, bridge.Options{
 		Auth: &a.auth, Log: log, Executor: a, Office: office{a},
-		OnSession: func(up bool) { a.forward.online(up) },
+		OnSession: a.succession.session,
 		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
 		OnTime:    a.timing.told,
 	})
@@ -87,20 +98,23 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	_, err = os.Stat(filepath.Join(c.Gateway.DataDir, outboxFile))
 	a.resumed = err == nil
 	a.outbox, err = outbox.Open(filepath.Join(c.Gateway.DataDir, outboxFile), outbox.Options{
-		MaxBytes:     int64(c.Outbox.MaxBytes),
-		CommitAfter:  c.Outbox.CommitAfter,
-		Ack:          ack(c),
-		DiskFirst:    c.XMPP.LogPayload == bridge.PayloadFields,
-		Machine:      machine(),
-		BootID:       bootID(),
-		Encode:       a.bridge.EncodeLog,
-		Boot:         a.timing.boot,
-		State:        a.timing.state,
-		Date:         a.timing.date,
-		Apply:        a.timing.apply,
-		Now:          a.timing.now,
-		Written:      writtenBytes,
-		LossNote:     lossNote,
+		MaxBytes:    int64(c.Outbox.MaxBytes),
+		CommitAfter: c.Outbox.CommitAfter,
+		Ack:         ack(c),
+		DiskFirst:   c.XMPP.LogPayload == bridge.PayloadFields,
+		Machine:     machine(),
+		BootID:      bootID(),
+		Encode:      a.bridge.EncodeLog,
+		Boot:        a.timing.boot,
+		State:       a.timing.state,
+		Date:        a.timing.date,
+		Apply:       a.timing.apply,
+		Now:         a.timing.now,
+		Written:     writtenBytes,
+		LossNote: func(l outbox.Loss) []byte {
+			a.meters.loss(l)
+			return lossNote(l)
+		},
 		RecoveryNote: recoveryNote,
 		Log:          log,
 	})
@@ -126,6 +140,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("a command may be done twice if it is given twice, and hazardous ones are refused while they cannot be remembered", "error", err)
 	}
 	a.forward = newForwarder(a.outbox, a.house, a.timing.clock, a.bridge, under, log)
+	a.forward.delivered = a.meters.delivered
 	a.openAccess(c)
 	a.alarms = &alarms{
 		path: filepath.Join(c.Gateway.DataDir, alarmsFile), house: a.house, grants: a.access.Grants, now: a.timing.moment,
@@ -135,13 +150,13 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		log.Error("alarms that were raised before may be raised again", "error", err)
 	}
 	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
-	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log}
+	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log, up: a.came}
 	a.furnish(c)
 	return a, nil
 }
 
 // Run runs the gateway until ctx ends. It returns an error where the outbox
-// could not be closed in order.
+// could not be closed in order, and [ErrSucceeded] where another took its place.
 func (a *Agent) Run(ctx context.Context) error {
 	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
 	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
@@ -156,10 +171,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
+	forwarding.Go(func() { a.succeed(forwardCtx, end) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
 	forwarding.Go(func() { a.alarms.run(forwardCtx) })
+	if m := a.config.Metrics; m != nil {
+		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
+	}
 	a.mu.Lock()
 	go a.watchStore(ctx, a.config.Gateway.DataDir, end) // a failed disk may hold it for long
 	a.ctx = ctx
@@ -168,6 +187,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.orders.start(ctx)
 	a.holding = a.access.Grants().Holding(a.timing.moment())
 	a.granted()
+	defer time.AfterFunc(readyAfter, a.health.up).Stop()
 
 	tellGoroutines(ctx)
 	a.tick(ctx)
@@ -184,7 +204,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopBridge()
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
-	return errors.Join(a.orders.ledger.close(), a.outbox.Close())
+	return errors.Join(a.succession.err(), a.orders.ledger.close(), a.outbox.Close())
 }
 
 // tick judges silence and keeps state until ctx ends.
@@ -192,11 +212,14 @@ func (a *Agent) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	saved := time.Now()
+	defer a.ticking.Rest()
 	for {
+		a.ticking.Rest()
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			a.ticking.Busy()
 			a.house.tick(now)
 			a.passing()
 			a.newcomers.tell(ctx, now)
@@ -287,8 +310,9 @@ func (a *Agent) hire() {
 	if err != nil {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
-	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
-	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.intake, a.log) })
+	a.alone.Store(len(wanted) == 0)
+	wanted = append(wanted, &self{root: "/", generation: a.succession.generation, started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
+	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.meters.sink(d, a.intake), a.log) })
 }
 
 // changed is called when a device's picture changed.
@@ -347,7 +371,12 @@ func lossNote(l outbox.Loss) []byte {
 }
 
 // tell puts an event in line for the events node.
-func (a *Agent) tell(e bridge.Event) { a.outbox.AddNote(note(e)) }
+func (a *Agent) tell(e bridge.Event) {
+	if e.Category == "command" {
+		a.meters.command(e)
+	}
+	a.outbox.AddNote(note(e))
+}
 
 // note is an event as the outbox keeps it.
 func note(e bridge.Event) []byte {

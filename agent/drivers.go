@@ -83,13 +83,16 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 		}
 	}
-	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil) {
+	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil || c.CoAP.CoIoT != nil) {
 		server := coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}
 		var fault error
 		if server.Secure, fault = secure(c.CoAP.DTLS, settings.verify); fault != nil {
 			err = errors.Join(err, fmt.Errorf("cannot use DTLS: %w", fault))
 		}
-		if server.Listen != "" || server.Secure != nil {
+		if c.CoAP.CoIoT != nil {
+			server.Group = &coap.Group{Interfaces: c.CoAP.CoIoT.Interfaces}
+		}
+		if server.Listen != "" || server.Secure != nil || server.Group != nil {
 			list = append(list, coap.New(server, onCoAP, log))
 		}
 	}

@@ -51,9 +51,11 @@ type forwarder struct {
 	limits limits
 	log    *slog.Logger
 
-	session chan bool     // whether there is a session now; newest wins
-	wake    chan struct{} // something may be sendable
-	done    sync.WaitGroup
+	pulse     devices.Pulse         // of run
+	delivered func(devices.ID, int) // is told of each pack that the server accepted; may be nil
+	session   chan bool             // whether there is a session now; newest wins
+	wake      chan struct{}         // something may be sendable
+	done      sync.WaitGroup
 
 	mu      sync.Mutex
 	up      bool
@@ -123,16 +125,19 @@ func (f *forwarder) signal() {
 // run forwards until ctx ends, and returns when nothing of it is under way.
 func (f *forwarder) run(ctx context.Context) {
 	defer f.done.Wait()
+	defer f.pulse.Rest()
 	up := false
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		wait := time.Hour
+		f.pulse.Busy()
 		changed := f.clock.Changed() // before it is asked
 		if up {
 			wait = f.fill(ctx)
 		}
 		timer.Reset(wait)
+		f.pulse.Rest()
 		select {
 		case <-ctx.Done():
 			return
@@ -295,6 +300,9 @@ func (f *forwarder) finishPack(p *outbox.Pack, err error) {
 		crashpoint.At(crashpoint.PackSettling)
 		f.pause(node, nil)
 		f.outbox.Settle(p)
+		if f.delivered != nil {
+			f.delivered(p.Device, p.Count())
+		}
 		crashpoint.At(crashpoint.PackSettled)
 	case bridge.Split, bridge.SetAside:
 		if f.outbox.Split(p) {

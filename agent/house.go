@@ -324,6 +324,19 @@ func (h *house) picture(device devices.ID) (picture, bool) {
 }
 
 // all gives the devices in the order of their ids.
+func (h *house) states() map[devices.State]int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := make(map[devices.State]int)
+	for state := devices.StateUnknown; state <= devices.StateLost; state++ {
+		n[state] = 0
+	}
+	for _, r := range h.rooms {
+		n[r.state]++
+	}
+	return n
+}
+
 func (h *house) all() []devices.Device {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -22,6 +22,8 @@ type intake struct {
 	timing *timing
 	log    *slog.Logger
 	reject rejects
+	up     func(driver string)
+	calls  calls
 
 	aboard  *aboard.Registry
 	waits   func(aboard.Pending) // tells people of one
@@ -33,6 +35,7 @@ var errUnknownDevice = errors.New("no such device is configured")
 
 // Report implements [devices.Sink].
 func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt, error) {
+	defer in.calls.begin()()
 	crashpoint.At(crashpoint.MessageCame)
 	came := in.timing.arrive()
 	for i := range m.Readings {
@@ -62,11 +65,13 @@ func (in *intake) Report(_ context.Context, m devices.Message) (devices.Receipt,
 
 // Availability implements [devices.Sink].
 func (in *intake) Availability(device devices.ID, a devices.Availability, retained bool) {
+	defer in.calls.begin()()
 	in.house.tell(device, a, retained, time.Now())
 }
 
 // Unknown implements [devices.Sink].
 func (in *intake) Unknown(s devices.Stranger) bool {
+	defer in.calls.begin()()
 	if !in.aboard.Accepts() {
 		return false
 	}
@@ -89,7 +94,12 @@ func (in *intake) Unknown(s devices.Stranger) bool {
 }
 
 // Up implements [devices.Sink].
-func (in *intake) Up(driver string) { in.log.Info("driver up", "driver", driver) }
+func (in *intake) Up(driver string) {
+	in.log.Info("driver up", "driver", driver)
+	if in.up != nil {
+		in.up(driver)
+	}
+}
 
 // Reject implements [devices.Sink].
 func (in *intake) Reject(source string, why error) {

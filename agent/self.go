@@ -19,16 +19,20 @@ import (
 // selfEvery is how often the gateway reports on itself.
 const selfEvery = time.Minute
 
+// selfName is the name of the driver that is the gateway itself.
+const selfName = "gateway"
+
 // self is the gateway as a device: the first reading needs no sensor.
 type self struct {
-	root    string // of /proc and /sys; "/" but in tests
-	started time.Time
-	depth   func() int    // readings in the outbox
-	rejects func() uint64 // inputs not used
+	root       string // of /proc and /sys; "/" but in tests
+	started    time.Time
+	generation int64         // 0 where this gateway was never restored
+	depth      func() int    // readings in the outbox
+	rejects    func() uint64 // inputs not used
 }
 
 // Name implements [devices.Driver].
-func (s *self) Name() string { return "gateway" }
+func (s *self) Name() string { return selfName }
 
 // Run implements [devices.Driver].
 func (s *self) Run(ctx context.Context, sink devices.Sink) error {
@@ -56,6 +60,9 @@ func (s *self) fields() []devices.Field {
 		number("outbox_depth", float64(s.depth()), "", devices.Diagnostic),
 		number("rejected", float64(s.rejects()), "", devices.Diagnostic),
 		{Name: "clock_synchronised", Value: devices.Bool(clockSynchronised()), Kind: devices.Diagnostic},
+	}
+	if s.generation > 0 {
+		f = append(f, number(generationField, float64(s.generation), "", devices.Diagnostic))
 	}
 	if t, ok := s.temperature(); ok {
 		f = append(f, number("cpu_temperature", t, "°C", devices.Measurement))

@@ -89,6 +89,8 @@ type Bridge struct {
 	host      string  // the domain that names and URIs are made under
 
 	link     atomic.Pointer[link] // nil while there is no session
+	reading  devices.Pulse        // of the one who reads the stream, while he has a stanza
+	running  devices.Pulse        // of Run
 	strikes  strikes
 	requests chan request
 	limits   limits
@@ -189,7 +191,11 @@ func New(cfg Config, o Options) (*Bridge, error) {
 			return nil, err
 		}
 	}
-	b.cfg.Stream.Handler = b.hear
+	b.cfg.Stream.Handler = func(s *stream.Session, st stream.Stanza) bool {
+		b.reading.Busy()
+		defer b.reading.Rest()
+		return b.hear(s, st)
+	}
 	b.cfg.Stream.Log = o.Log
 	return b, nil
 }
@@ -343,6 +349,12 @@ func (b *Bridge) Run(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// Pulses show whether the bridge gets on. Connecting counts as waiting, because
+// it has its own time limits.
+func (b *Bridge) Pulses() map[string]*devices.Pulse {
+	return map[string]*devices.Pulse{"XMPP reader": &b.reading, "XMPP session": &b.running}
 }
 
 // once has one session, from its beginning to its end.

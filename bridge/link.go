@@ -112,6 +112,7 @@ func (l *link) run(ctx context.Context) error {
 	// What runs beside ends before the farewell, so it must not end with ctx.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	b.running.Busy()
 	b.mu.Lock()
 	b.contacts.forget()
 	b.mu.Unlock()
@@ -127,11 +128,14 @@ func (l *link) run(ctx context.Context) error {
 	b.onSession(true)
 	crashpoint.At(crashpoint.SessionUp)
 	var err error
+	b.running.Rest()
 	select {
 	case <-ctx.Done():
 	case <-l.session.Done():
 		err = l.session.Err()
 	}
+	b.running.Busy()
+	defer b.running.Rest()
 	crashpoint.At(crashpoint.SessionDown)
 	b.link.Store(nil)
 	b.onSession(false)

@@ -168,7 +168,8 @@ const (
 // refuses a form with a field that it does not know.
 type nodeForm struct {
 	known    map[string]bool
-	maxItems string // the most that a node can keep
+	maxItems string   // the most that a node can keep
+	access   []string // access models; nil where it does not tell
 }
 
 // plainForm is for a service that does not show its form: the fields that any
@@ -185,6 +186,11 @@ func readForm(f form) nodeForm {
 	n := nodeForm{known: make(map[string]bool), maxItems: "max"}
 	for _, field := range f.Fields {
 		n.known[field.Var] = true
+		if field.Var == optAccess {
+			for _, o := range field.Options {
+				n.access = append(n.access, o.Value)
+			}
+		}
 		v := field.Validate
 		if field.Var != optMaxItems || v == nil || v.DataType == "pubsub:integer-or-max" || v.Range == nil {
 			continue

@@ -30,7 +30,45 @@ func (b *Bridge) ReadLog(ctx context.Context, device devices.ID) ([]LogItem, err
 		return nil, ErrOffline
 	}
 	n := b.deviceNode(device, laneLog)
-	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Max: maxReadBack}})
+	all, err := l.items(ctx, n, maxReadBack)
+	if err != nil {
+		return nil, err
+	}
+	var items []LogItem
+	for _, item := range all {
+		store, first, last, err := ParseItem(item.ID)
+		if err == nil {
+			var rs []devices.Record
+			if _, _, rs, err = DecodeItem(item.ID, bytes.TrimSpace(item.Payload)); err == nil {
+				items = append(items, LogItem{store, first, last, rs})
+			}
+		}
+		if err != nil {
+			b.log.Debug("an item of the log is none of ours", "node", n.name, "error", err)
+		}
+	}
+	return items, nil
+}
+
+// ReadNow gives what the now node of a device holds: a record for each time, the
+// newest first; none where there is no node or nothing in it. Errors are as those
+// of [Bridge.PublishLog].
+func (b *Bridge) ReadNow(ctx context.Context, device devices.ID) ([]devices.Record, error) {
+	l := b.link.Load()
+	if l == nil {
+		return nil, ErrOffline
+	}
+	items, err := l.items(ctx, b.deviceNode(device, laneNow), 1)
+	if err != nil || len(items) == 0 {
+		return nil, err
+	}
+	_, records, err := decodeFields(bytes.TrimSpace(items[0].Payload))
+	return records, err
+}
+
+// items gives the newest items of a node; none where there is no node.
+func (l *link) items(ctx context.Context, n *node, most int) ([]itemElement, error) {
+	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Max: most}})
 	if is(err, stanza.ItemNotFound) {
 		return nil, nil
 	} else if err != nil {
@@ -45,18 +83,5 @@ func (b *Bridge) ReadLog(ctx context.Context, device devices.ID) ([]LogItem, err
 	if iq.PubSub.Items == nil {
 		return nil, nil
 	}
-	var items []LogItem
-	for _, item := range iq.PubSub.Items.Items {
-		store, first, last, err := ParseItem(item.ID)
-		if err == nil {
-			var rs []devices.Record
-			if _, _, rs, err = DecodeItem(item.ID, bytes.TrimSpace(item.Payload)); err == nil {
-				items = append(items, LogItem{store, first, last, rs})
-			}
-		}
-		if err != nil {
-			b.log.Debug("an item of the log is none of ours", "node", n.name, "error", err)
-		}
-	}
-	return items, nil
+	return iq.PubSub.Items.Items, nil
 }

@@ -1,12 +1,15 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 
 	"mellium.im/xmpp/stanza"
 
@@ -20,11 +23,19 @@ type Trial struct {
 	Seen string // what shows that it went well
 	Err  error  // nil if it did
 	Next string // what a person can do about Err
+	// Harmless is set where a gateway can work with Err.
+	Harmless bool
 }
+
+// fewItems is how many items of a node are few: an hour of a device that reports
+// each second, where the link is quick.
+const fewItems = 256
 
 // Try does once what a [Bridge] of this config would do first: it logs in,
 // finds the PubSub service, and there makes a node as it would for a device,
-// and deletes it. It reports each step, and stops at the first that fails. A
+// publishes the largest pack to it, and deletes it. It also looks at what the
+// service allows, and what the server does when a component comes back before
+// its old session was noticed to be dead. It reports each step, and stops at the first that fails. A
 // server may end the session of a component that is at work for the trial's
 // sake, so none must be.
 func Try(ctx context.Context, cfg Config, report func(Trial)) {
@@ -68,15 +79,101 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 	report(service)
 
 	n := newNode(b.cfg.Gateway+"/check-"+rand.Text(), "", laneLog)
-	node := Trial{Step: "node creation", Seen: fmt.Sprintf("made and deleted a node that would keep %s items", l.form.max(n.lane))}
+	node := Trial{Step: "node creation", Seen: "made and deleted a node"}
+	var more []Trial
 	if node.Err = l.ensure(ctx, n); node.Err == nil {
+		more = append(more, l.tryKept(ctx, n), l.tryLargest(ctx, n))
 		// Though ctx ended meanwhile.
 		_, node.Err = l.askOwner(context.WithoutCancel(ctx), deleting, n.name, stanza.SetIQ, ownerElement{Delete: &nodeRef{n.name}})
 	}
 	if node.Err != nil {
 		node.Next = adviseNode(node.Err)
 	}
-	report(node)
+	for _, t := range append([]Trial{node}, more...) {
+		report(t)
+	}
+	if node.Err == nil && b.component {
+		report(tryReturn(ctx, b.cfg.Stream))
+	}
+}
+
+// tryKept looks at what the service made of the node's settings.
+func (l *link) tryKept(ctx context.Context, n *node) Trial {
+	t := Trial{Step: "node settings"}
+	have, err := l.askOwner(ctx, configuring, n.name, stanza.GetIQ, ownerElement{Configure: &formRef{Node: n.name}})
+	switch {
+	case err != nil:
+		t.Err, t.Next, t.Harmless = err, "read the server's log", true
+		return t
+	case have.Configure == nil || have.Configure.Form == nil:
+		t.Err, t.Next, t.Harmless = errors.New("the service does not show them"), "take care that nodes are private: watch them with an account that has no rights", true
+		return t
+	}
+	form := *have.Configure.Form
+	access, _ := form.value(optAccess)
+	kept, _ := form.value(optMaxItems)
+	few := false
+	if kept == "max" {
+		kept, few = l.tryMost(ctx, n)
+	} else if number, err := strconv.Atoi(kept); err == nil {
+		few = number <= fewItems
+	}
+	t.Seen = fmt.Sprintf("access %s, keeps %s items", cmp.Or(access, "not told"), cmp.Or(kept, "an unknown number of"))
+	if len(l.form.access) > 0 {
+		t.Seen += "; the service offers " + strings.Join(l.form.access, ", ")
+	}
+	if access != "" && access != "whitelist" {
+		t.Err, t.Next = errors.New(t.Seen+": others could read it"), "use a service that has the access model whitelist; Prosody's and ejabberd's have"
+		return t
+	}
+	if few {
+		t.Err, t.Harmless = errors.New(t.Seen+", which is little: who is away for long misses the rest"), true
+		t.Next = "have the server keep more: pubsub_max_items of Prosody, max_items_node of ejabberd; configs/ shows where"
+	}
+	return t
+}
+
+// tryMost asks for fewer and fewer items where a service does not tell how many
+// "max" is, as Prosody does not.
+func (l *link) tryMost(ctx context.Context, n *node) (kept string, few bool) {
+	for _, most := range []int{10_000, 1000, fewItems + 1} {
+		if l.configure(ctx, n, submit(nsNodeConfig, field(optMaxItems, strconv.Itoa(most)))) == nil {
+			return fmt.Sprintf("%d or more", most), false
+		}
+	}
+	return fmt.Sprintf("at most %d", fewItems), true
+}
+
+// tryLargest publishes as much as the gateway ever puts into one item.
+func (l *link) tryLargest(ctx context.Context, n *node) Trial {
+	t := Trial{Step: "stanza size"}
+	text, err := WrapLog(make([]byte, maxPack))
+	if err == nil {
+		err = l.publish(ctx, n, "largest", text)
+	}
+	if l.pep && is(err, stanza.ResourceConstraint) && l.limited.CompareAndSwap(false, true) {
+		err = l.publish(ctx, n, "largest", text) // see Bridge.publish
+	}
+	if err != nil {
+		t.Err, t.Next = err, "let the server take stanzas of 16 kB and more; Prosody and ejabberd do where nobody changed it"
+		return t
+	}
+	t.Seen = fmt.Sprintf("an item of %d bytes was taken, the largest that the gateway makes of several readings", len(text))
+	return t
+}
+
+// tryReturn has a component come back while its session is there: as after a
+// power cut, which the server does not notice for many minutes.
+func tryReturn(ctx context.Context, cfg stream.Config) Trial {
+	t := Trial{Step: "coming back", Seen: "a second session is let in, so a power cut keeps nobody out"}
+	again, err := stream.Dial(ctx, cfg)
+	if err != nil {
+		t.Err, t.Harmless = fmt.Errorf("a second session is refused: after a power cut the gateway waits until the server notices that the first is dead: %w", err), true
+		t.Next = `on Prosody, write component_conflict_resolve = "kick_old" into the component's section`
+		return t
+	}
+	_ = again.Close() // it was only tried
+	return t
 }
 
 func adviseLogin(err error) string {

@@ -542,7 +542,7 @@ func (k *checker) coapPlace(device source, d *DeviceCoAP, places map[string]sour
 		if d.Every != 0 {
 			k.add(at, "every", trouble{"needs a url", "every together with url", "add url, or remove every if the device posts by itself"})
 		}
-		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil {
+		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil && c.CoIoT == nil {
 			k.add(at, "", trouble{"the device posts to the gateway, and nothing listens", "coap with a url, or together with the section coap of the gateway", "add the section coap with listen"})
 		}
 		return

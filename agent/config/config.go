@@ -27,7 +27,7 @@ type Config struct {
 	Discovery Discovery  `yaml:"discovery" doc:"What to do with devices that are not configured."`
 	Devices   []Device   `yaml:"devices" doc:"The devices. More are in files of one device each in devices.d in the data directory."`
 	Outbox    Outbox     `yaml:"outbox" doc:"The store for readings that are not yet accepted."`
-	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus. Absent: none."`
+	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus at /metrics, and a health check at /healthz. A change counts from the next start. Absent: none."`
 	Rules     []struct{} `yaml:"rules" doc:"Reserved for a later version."`
 	Web       *struct{}  `yaml:"web" doc:"Reserved for a later version."`
 
@@ -146,7 +146,13 @@ type Broker struct {
 type CoAP struct {
 	Listen   string   `yaml:"listen" doc:"address:port on which devices post readings, or register. Absent: none."`
 	DTLS     *DTLS    `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	CoIoT    *CoIoT   `yaml:"coiot" doc:"Devices that tell the group of all CoAP nodes, 224.0.1.187, how they are. Absent: nobody listens to them."`
 	Discover []string `yaml:"discover" doc:"Names of network interfaces, as eth0, on which CoAP servers are looked for by multicast. Default: none."`
+}
+
+// CoIoT is what some devices made of CoAP: they tell a group, and nobody answers.
+type CoIoT struct {
+	Interfaces []string `yaml:"interfaces" doc:"Names of the network interfaces on which they are, as eth0. Default: all."`
 }
 
 // DTLS is CoAP over DTLS, with keys that are shared, or with certificates (RFC
@@ -318,9 +324,6 @@ func (c *Config) NotYet() []strictyaml.Fault {
 			// No fault: to remove a bridge must not harm what was behind it.
 			not = append(not, c.sources[i].fault("parent", trouble{"has no effect: there is no such device", "", "correct it, or remove it"}))
 		}
-	}
-	if c.Metrics != nil {
-		add(main, "metrics", "nothing listens there")
 	}
 	if c.Rules != nil {
 		add(main, "rules", "no rule is followed")

@@ -205,6 +205,9 @@ func (k *checker) defaults() {
 	c := k.c
 	if c.Gateway.ID == "" && !c.doc.Has("gateway.id") {
 		c.Gateway.ID = thisGatewayID()
+		if restored, err := ReadIdentity(c.Gateway.DataDir); err == nil && restored.Gateway != "" {
+			c.Gateway.ID = restored.Gateway
+		}
 	}
 	for i := range c.Operators {
 		// Addresses are compared in the form that servers give them (RFC 7622

@@ -166,7 +166,6 @@ func TestNotYet(t *testing.T) {
 		got.WriteString(strings.ReplaceAll(f.String(), dir+"/", "") + "\n")
 	}
 	const want = `data/devices.d/soil.yaml:4:9: parent: has no effect: there is no such device; correct it, or remove it
-c.yaml:15:1: metrics: has no effect in this version; nothing listens there
 c.yaml:16:1: rules: has no effect in this version; no rule is followed
 c.yaml:17:1: web: has no effect in this version; nothing listens there
 `

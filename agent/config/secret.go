@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -99,4 +101,78 @@ func unreadable(path string, err error) *trouble {
 
 func within(path, dir string) bool {
 	return dir != "" && strings.HasPrefix(path, filepath.Clean(dir)+"/")
+}
+
+// Secrets gives every secret that the config holds, so that they can be kept
+// out of what is sent to others.
+func (c *Config) Secrets() []string {
+	var all []string
+	secret := reflect.TypeFor[Secret]()
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			if !v.IsNil() {
+				walk(v.Elem())
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		case reflect.Struct:
+			if v.Type() == secret {
+				if s := v.Interface().(Secret); !s.IsZero() {
+					all = append(all, s.text)
+				}
+				return
+			}
+			for i := range v.NumField() {
+				if v.Type().Field(i).IsExported() {
+					walk(v.Field(i))
+				}
+			}
+		}
+	}
+	walk(reflect.ValueOf(c))
+	return all
+}
+
+// Files gives the paths of all files that the config names: secrets,
+// authorities, certificates.
+func (c *Config) Files() []string {
+	var all []string
+	dir := filepath.Dir(c.doc.File())
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			if !v.IsNil() {
+				walk(v.Elem())
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		case reflect.Struct:
+			for i := range v.NumField() {
+				f := v.Type().Field(i)
+				key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+				switch {
+				case key == "":
+				case strings.HasSuffix(key, "_file") && f.Type.Kind() == reflect.String:
+					if path := v.Field(i).String(); path != "" {
+						if !filepath.IsAbs(path) {
+							path = filepath.Join(dir, path)
+						}
+						all = append(all, path)
+					}
+				default:
+					walk(v.Field(i))
+				}
+			}
+		}
+	}
+	walk(reflect.ValueOf(c))
+	slices.Sort(all)
+	return slices.Compact(all)
 }

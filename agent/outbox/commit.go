@@ -33,6 +33,7 @@ const (
 // commitLoop is the committer: it alone writes.
 func (o *Outbox) commitLoop() {
 	defer close(o.done)
+	defer o.pulse.Rest()
 	// The file is mapped into memory: a disk that cannot be read is a fault of
 	// an address.
 	debug.SetPanicOnFault(true)
@@ -40,6 +41,7 @@ func (o *Outbox) commitLoop() {
 	defer timer.Stop()
 	var last time.Time
 	for {
+		o.pulse.Busy()
 		o.mu.Lock()
 		wait, closed := o.due(), o.closed
 		o.mu.Unlock()
@@ -56,6 +58,7 @@ func (o *Outbox) commitLoop() {
 			continue
 		}
 		timer.Reset(wait)
+		o.pulse.Rest()
 		select {
 		case <-timer.C:
 		case <-o.kick:

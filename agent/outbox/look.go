@@ -136,6 +136,42 @@ func (r *Reader) Contents() (Contents, error) {
 	return c, err
 }
 
+// Oldest gives the time of the oldest reading that waits, as far as it is known;
+// zero where none does. It reads a row or two of each device.
+func (o *Outbox) Oldest() (time.Time, error) {
+	var oldest time.Time
+	see := func(t time.Time) {
+		if oldest.IsZero() || t.Before(oldest) {
+			oldest = t
+		}
+	}
+	var stored []devices.ID
+	o.mu.Lock()
+	for id, q := range o.queues {
+		switch {
+		case len(q.disk) > 0:
+			stored = append(stored, id)
+		case q.unsent() > 0:
+			see(q.memory[q.accepted].Time)
+		}
+	}
+	o.mu.Unlock()
+	err := o.Reader().view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog).Cursor()
+		for _, id := range stored {
+			first := append([]byte(id), 0)
+			for k, v := c.Seek(first); bytes.HasPrefix(k, first); k, v = c.Next() {
+				if rs, err := waiting(tx, bucketLog, k, v); err == nil && len(rs) > 0 {
+					see(rs[0].Time)
+					break
+				}
+			}
+		}
+		return nil
+	})
+	return oldest, err
+}
+
 // A Stored is a reading in the store.
 type Stored struct {
 	devices.Record

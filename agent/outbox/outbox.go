@@ -112,6 +112,7 @@ var errClosed = errors.New("the outbox is closed")
 // An Outbox is one open store. See the package comment.
 type Outbox struct {
 	db       *bolt.DB
+	pulse    devices.Pulse // of the committer
 	options  Options
 	log      *slog.Logger
 	run      uint32
@@ -174,6 +175,13 @@ type Stats struct {
 	UsedBytes int64  `json:"usedBytes"` // of the file, at the last commit
 	Fault     string `json:"fault,omitempty"`
 }
+
+// What is written as the reason of a loss, where it is not the server's word for
+// a refusal.
+const (
+	ReasonFull    = evicted
+	ReasonDamaged = "the row is damaged"
+)
 
 // A Loss is readings that will not reach the server.
 type Loss struct {
@@ -247,6 +255,9 @@ func Open(path string, options Options) (*Outbox, error) {
 // more, which another start alone can change. Until then the outbox goes on in
 // memory, as far as that is bounded; with [AckDisk] nothing is taken.
 func (o *Outbox) Failed() <-chan struct{} { return o.down }
+
+// Turn tells whether the committer gets on; see [devices.Pulse].
+func (o *Outbox) Turn() (n uint64, busy bool) { return o.pulse.Turn() }
 
 // Recovered tells what Open had to do to the file; nil where it was well.
 func (o *Outbox) Recovered() *Recovery { return o.recovery }

@@ -57,7 +57,7 @@ const (
 const maxRow = 1920
 
 // errDamaged says that a row is not what was written.
-var errDamaged = errors.New("the row is damaged")
+var errDamaged = errors.New(ReasonDamaged)
 
 const (
 	maxDecimals = 15

@@ -2,6 +2,7 @@ package xmppserver
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/rand"
@@ -51,11 +52,17 @@ component_ports = { {{.ComponentPort}} }
 modules_enabled = {
 	"roster", "saslauth", "tls", "disco", "blocklist", "bookmarks", "carbons",
 	"pep", "private", "smacks", "vcard4", "vcard_legacy", "csi_simple",
-	"ping", "time", "uptime", "version", "posix",{{if .Shaper}} "limits",{{end}}
+	"ping", "time", "uptime", "version", "posix",{{if .Shaper}} "limits",{{end}}{{if .Invites}} "invites", "invites_register", "invites_adhoc", "adhoc",{{end}}
 }
 modules_disabled = { "s2s", "s2s_auth_certs" }
 {{- if .Shaper}}
 limits = { c2s = { rate = "10kb/s" } }
+{{- end}}
+
+{{- if .Invites}}
+allow_registration = true
+registration_invite_only = true
+allow_user_invites = true
 {{- end}}
 
 authentication = "internal_hashed"
@@ -189,4 +196,25 @@ func luaString(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
+}
+
+// Invite makes an invitation to an account (XEP-0401), as the operator of a
+// Prosody with [Options.Invites] does on its command line.
+func (s *Server) Invite(ctx context.Context) (uri string, err error) {
+	ctl, err := program("prosodyctl")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, ctl, "--config", s.path("prosody.cfg.lua"), "mod_invites", "generate", "localhost")
+	cmd.Env = s.environment()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("cannot make an invitation: %w\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "xmpp:") {
+			return strings.TrimSpace(line), nil
+		}
+	}
+	return "", fmt.Errorf("cannot make an invitation: prosodyctl says %s", out)
 }

@@ -57,6 +57,9 @@ type Options struct {
 	// with: Prosody 10 kB/s, ejabberd 3 kB/s with bursts of 20 kB.
 	// Otherwise there is none.
 	Shaper bool
+	// Invites lets those who have an invitation make an account (Prosody only),
+	// and its accounts invite others.
+	Invites bool
 	// AllowPlaintext lets clients log in without TLS.
 	AllowPlaintext bool
 	// Verbose, if not nil, gets the server's log as well, written from

@@ -26,31 +26,36 @@ import (
 // tryFor bounds each single try.
 const tryFor = 10 * time.Second
 
+// The verdicts of a finding.
+const (
+	verdictGood   = "good"
+	verdictLook   = "look" // the gateway can work all the same
+	verdictBroken = "broken"
+)
+
 // A finding is what came of one try.
 type finding struct {
-	what     string // what was tried
-	evidence string // what was seen
-	next     string // what to do about it; "" where it is good
-	harmless bool   // the gateway can work all the same
+	Verdict  string `json:"verdict"`
+	What     string `json:"what"`           // what was tried
+	Evidence string `json:"evidence"`       // what was seen
+	Next     string `json:"next,omitempty"` // what to do about it, where it is not good
 }
 
 func (f finding) String() string {
-	switch {
-	case f.next == "":
-		return fmt.Sprintf("good    %s: %s", f.what, f.evidence)
-	case f.harmless:
-		return fmt.Sprintf("unsure  %s: %s; next: %s", f.what, f.evidence, f.next)
+	line := fmt.Sprintf("%-6s  %s: %s", f.Verdict, f.What, f.Evidence)
+	if f.Next != "" {
+		line += "; next: " + f.Next
 	}
-	return fmt.Sprintf("broken  %s: %s; next: %s", f.what, f.evidence, f.next)
+	return line
 }
 
-func good(what, evidence string) finding { return finding{what: what, evidence: evidence} }
+func good(what, evidence string) finding { return finding{verdictGood, what, evidence, ""} }
 
-func broken(what, evidence, next string) finding {
-	return finding{what: what, evidence: evidence, next: next}
-}
+func look(what, evidence, next string) finding { return finding{verdictLook, what, evidence, next} }
 
-func (f finding) broken() bool { return f.next != "" && !f.harmless }
+func broken(what, evidence, next string) finding { return finding{verdictBroken, what, evidence, next} }
+
+func (f finding) broken() bool { return f.Verdict == verdictBroken }
 
 // checkOnline tries what the config names, one thing after the other, and
 // prints a line for each. It returns errVerdict if anything is broken.
@@ -61,6 +66,15 @@ func checkOnline(ctx context.Context, c *config.Config, w io.Writer) error {
 		fmt.Fprintln(w, f)
 	}
 	report(tryClock())
+	tryConfigured(ctx, c, report)
+	if anyBroken {
+		return errVerdict
+	}
+	return ctx.Err()
+}
+
+// tryConfigured tries the servers, brokers and ports of a config.
+func tryConfigured(ctx context.Context, c *config.Config, report func(finding)) {
 	reached := false
 	if own := c.XMPP.Component; own != nil {
 		reached = tryServer(ctx, "xmpp.component", own.Server, componentTLS(own), report)
@@ -82,10 +96,6 @@ func checkOnline(ctx context.Context, c *config.Config, w io.Writer) error {
 			report(trySerial(d.Serial.Port))
 		}
 	}
-	if anyBroken {
-		return errVerdict
-	}
-	return ctx.Err()
 }
 
 // tlsSettings makes the settings for a handshake; nil is none.
@@ -168,7 +178,11 @@ func tryAccount(ctx context.Context, a *config.Account, report func(finding)) (r
 // tryXMPP logs in as the gateway would, STARTTLS included.
 func tryXMPP(ctx context.Context, c *config.Config, report func(finding)) {
 	err := agent.TryXMPP(ctx, c, func(t bridge.Trial) {
-		if t.Err != nil {
+		switch {
+		case t.Err != nil && t.Harmless:
+			report(look(t.Step, t.Err.Error(), t.Next))
+			return
+		case t.Err != nil:
 			report(broken(t.Step, t.Err.Error(), t.Next))
 			return
 		}
@@ -176,7 +190,7 @@ func tryXMPP(ctx context.Context, c *config.Config, report func(finding)) {
 	})
 	switch {
 	case errors.Is(err, agent.ErrRunning):
-		report(finding{"login", err.Error() + ", and one component has one session", "read the gateway's log, or stop it and check again", true})
+		report(look("login", err.Error()+", and one component has one session", "read the gateway's log, or stop it and check again"))
 	case err != nil:
 		report(broken("login", err.Error(), "correct the config"))
 	}
@@ -284,9 +298,9 @@ func tryClock() finding {
 	_, err := unix.Adjtimex(&t)
 	switch {
 	case err != nil:
-		return finding{"clock", fmt.Sprintf("%s; the kernel does not say whether that is right: %v", shows, err), "check it with timedatectl", true}
+		return look("clock", fmt.Sprintf("%s; the kernel does not say whether that is right: %v", shows, err), "timedatectl")
 	case t.Status&clockUnsynchronised != 0:
-		return finding{"clock", shows + ", synchronised with nothing", "switch a time service on, for example: timedatectl set-ntp true", true}
+		return look("clock", shows+", synchronised with nothing", "switch a time service on, for example: timedatectl set-ntp true")
 	}
 	wrong := time.Duration(t.Maxerror) * time.Microsecond
 	return good("clock", fmt.Sprintf("%s, wrong by at most %v", shows, wrong.Round(time.Millisecond)))

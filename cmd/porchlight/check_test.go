@@ -35,7 +35,7 @@ func TestCheck(t *testing.T) {
 	files := map[string]string{
 		filepath.Join(dir, "secret"): "s3cret",
 		good: "gateway: {data_dir: data}\nxmpp:\n  component: {domain: gw.localhost, server: \"127.0.0.1:5347\", secret_file: secret}\n" +
-			"  pubsub: pubsub.localhost\nmetrics: {listen: \"127.0.0.1:9464\"}\n",
+			"  pubsub: pubsub.localhost\nrules: []\n",
 		faulty: "gateway: {data_dir: data}\nxmpp: {pubsub: pubsub.localhost}\noperatrs: []\n",
 	}
 	for name, data := range files {
@@ -49,7 +49,7 @@ func TestCheck(t *testing.T) {
 		stdout string
 	}{
 		"good": {[]string{"check", "-c", good}, exitDone,
-			"warning: " + good + ":5:1: metrics: has no effect in this version; nothing listens there\n" + good + ": good\n"},
+			"warning: " + good + ":5:1: rules: has no effect in this version; no rule is followed\n" + good + ": good\n"},
 		"faulty": {[]string{"check", "-c", faulty}, exitConfig,
 			faulty + ":2:1: xmpp: has neither component nor account; allowed: exactly one of component, account; add component, or account if the gateway has an account on a server\n" +
 				faulty + ":3:1: operatrs: is not a known key; allowed: keys gateway, xmpp, operators, mqtt, coap, discovery, devices, outbox, metrics, rules, web; did you mean \"operators\"?\n"},
@@ -204,7 +204,7 @@ good    serial port /dev/pts/\d+: is there and may be used
 			if !errors.Is(err, tt.err) {
 				t.Errorf("the outcome is %v, want %v", err, tt.err)
 			}
-			if !regexp.MustCompile(`^(good|unsure)  clock: shows .*\n` + tt.want + `$`).MatchString(out.String()) {
+			if !regexp.MustCompile(`^(good|look)    clock: shows .*\n` + tt.want + `$`).MatchString(out.String()) {
 				t.Errorf("got\n%s\nwant\n%s", out.String(), tt.want)
 			}
 		})
@@ -281,7 +281,7 @@ func TestCheckOnlineXMPP(t *testing.T) {
 		}
 		defer o.Close()
 		status, got := check("running", component("good"))
-		if status != exitDone || !strings.Contains(got, "unsure  login: the gateway is running") {
+		if status != exitDone || !strings.Contains(got, "look    login: the gateway is running") {
 			t.Errorf("status %d; got\n%s", status, got)
 		}
 	})

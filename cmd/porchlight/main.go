@@ -50,7 +50,10 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "run the gateway", runGateway},
+		{"init", "set up a new gateway: ask, try, write the config", runInit},
+		{"firstboot", "take over a config or an invitation from the boot partition", runFirstboot},
 		{"check", "check the config", runCheck},
+		{"doctor", "say what is good and what is not, and the next command to type", runDoctor},
 		{"demo", "show the whole path on this machine, without a network", runDemo},
 		{"simulate", "be many devices, for load and demos", runSimulate},
 		{"watch", "be an operator: print readings and alarms", runWatch},
@@ -60,6 +63,8 @@ func commands() []command {
 		{"serial", "list the serial ports, and find out what speaks on one: list, probe", runSerial},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
+		{"backup", "write an encrypted file that brings this gateway back", runBackup},
+		{"restore", "bring a gateway back from a backup", runRestore},
 		{"version", "print version, commit and Go version", runVersion},
 	}
 }

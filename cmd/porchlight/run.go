@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/porchlight-iot/porchlight/agent"
@@ -40,6 +42,9 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	defer signal.Stop(hangup)
 	done := make(chan struct{})
 	reloading := make(chan struct{})
+	var serving sync.WaitGroup
+	serveCtx, stopServing := context.WithCancel(ctx)
+	serving.Go(func() { serve(serveCtx, gateway, log) })
 	go func() {
 		defer close(reloading)
 		for {
@@ -60,8 +65,14 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	err = gateway.Run(ctx)
 	close(done)
 	<-reloading
-	if err == nil {
+	stopServing()
+	serving.Wait()
+	switch {
+	case err == nil:
 		log.Info("gateway stopped")
+	case errors.Is(err, agent.ErrSucceeded):
+		log.Error("gateway stopped", "reason", err)
+		return configError{} // to be started again is of no use
 	}
 	return err
 }

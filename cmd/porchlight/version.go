@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,23 +19,26 @@ func runVersion(_ context.Context, args []string, stdout, _ io.Writer) error {
 	if len(args) > 0 {
 		return usageError("version takes no arguments")
 	}
-	v, c := version, commit
+	v, c := versionNumber(), commit
 	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" {
-			v = info.Main.Version
-		}
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" && c == "" {
 				c = s.Value
 			}
 		}
 	}
-	if v == "" {
-		v = "(devel)"
-	}
 	if c == "" {
 		c = "unknown"
 	}
 	_, err := fmt.Fprintf(stdout, "porchlight %s\ncommit %s\n%s %s/%s\n", v, c, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
+}
+
+// versionNumber gives the version; "(devel)" where nobody gave it one.
+func versionNumber() string {
+	v := version
+	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
+		v = info.Main.Version
+	}
+	return cmp.Or(v, "(devel)")
 }

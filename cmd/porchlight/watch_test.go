@@ -173,7 +173,9 @@ func (l *lines) String() string {
 
 func (l *lines) wait(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	// Who subscribes before the gateway made him a member tries again, twice as
+	// late each time.
+	deadline := time.After(2 * time.Minute)
 	for strings.Count(l.String(), "\n") < n {
 		select {
 		case <-l.more:

@@ -29,7 +29,11 @@ const (
 	ourBlock    = 1024     // bytes of a block, until the peer wants less
 	ourSZX      = 6        // which is that
 	maxTransfer = 5 * time.Minute
-	maxAnew     = 5 // times that an answer is read from its beginning again
+
+	// forgottenAfter is how many repetitions a peer that forgets gets: a new
+	// association costs it less than the wait.
+	forgottenAfter = 1
+	maxAnew        = 5 // times that an answer is read from its beginning again
 )
 
 var errChanged = errors.New("the answer changed while it was read")
@@ -431,7 +435,7 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 			return fmt.Errorf("%w in time", errSilent)
 		case <-timer.C:
 		}
-		if n == maxRetransmit {
+		if n == maxRetransmit || p.forgets && n == forgottenAfter {
 			return errSilent
 		}
 		timeout *= 2

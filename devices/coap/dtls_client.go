@@ -47,6 +47,7 @@ func (s *session) reachSecure(ctx context.Context, to netip.AddrPort, name strin
 		_ = conn.Close()
 		return nil, nil, err
 	}
+	p.forgets = true
 	over := make(chan struct{})
 	s.wg.Go(func() {
 		defer close(over)

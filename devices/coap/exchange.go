@@ -52,6 +52,7 @@ type session struct {
 	log                   *slog.Logger
 	conn                  *coapnet.UDPConn
 	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	coiot                 *coiot                                      // nil: nobody hears those who tell a group
 	began                 time.Time
 	resumed               bool
 	piggyback, ackTimeout time.Duration
@@ -125,6 +126,10 @@ func (s *session) listen() error {
 // called from the read loop only and waits for nothing.
 func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
 	now := time.Now()
+	if s.coiot != nil && cm != nil && cm.Dst.IsMulticast() {
+		s.coiot.datagram(from.AddrPort(), b)
+		return
+	}
 	if p := s.admit(from, cm, now); p != nil {
 		s.receive(p, b, now)
 	}
@@ -162,6 +167,8 @@ func (s *session) receive(p *peer, b []byte, now time.Time) {
 	case class == 2 || class == 4 || class == 5:
 		s.response(p, m, b, now)
 	case m.Type == message.Acknowledgement:
+	case m.Code == coiotStatus && s.coiot != nil && m.Type == message.NonConfirmable: // to the gateway alone
+		s.coiot.status(p.name, m, now)
 	case class != 0 || s.serve == nil:
 		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d", class, m.Code&31))
 		s.reset(p, m)

@@ -61,7 +61,10 @@ type peer struct {
 	// These never change.
 	name string
 	who  string // the device that it has proved to be; "" where it proves nothing
-	link link
+	// forgets is set where one who began anew cannot say so: it does not know the
+	// association any more, and drops what it is sent.
+	forgets bool
+	link    link
 
 	seen      time.Time
 	trusted   bool // a reading of it was taken, or it answered what it was asked

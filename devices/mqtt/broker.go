@@ -63,6 +63,8 @@ type BrokerConfig struct {
 // and goes nowhere (MQTT-3.3.5-2), a refused filter is answered with 0x80, and
 // a client with a refused last will may not connect.
 type Broker struct {
+	devices.Pulse // of its own loop
+
 	listen  string
 	members atomic.Pointer[members]
 	running atomic.Pointer[hook] // while it does
@@ -170,13 +172,16 @@ func (b *Broker) Run(ctx context.Context, sink devices.Sink) error {
 	sink.Up(b.Name())
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
+	defer b.Rest()
 	for done := false; !done; {
+		b.Rest()
 		select {
 		case <-ctx.Done():
 			done = true
 		case err = <-l.failed:
 			done, err = true, fmt.Errorf("cannot accept connections on %s: %w", b.listen, err)
 		case now := <-ticker.C:
+			b.Busy()
 			m := b.members.Load()
 			for _, out := range m.ear.due(m.directory, now) {
 				if err := h.tell(out); err != nil {

@@ -72,6 +72,8 @@ const (
 // A Client is a [devices.Driver] for one broker elsewhere. Its session there
 // outlives the connection, so that what was not acknowledged comes again.
 type Client struct {
+	devices.Pulse // of a link's own loop
+
 	config    ClientConfig
 	directory atomic.Pointer[directory]
 	ear       atomic.Pointer[ear]
@@ -307,12 +309,15 @@ func (l *link) run(ctx context.Context) error {
 	}
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
+	defer l.client.Rest()
 	for done := false; err == nil && !done; {
+		l.client.Rest()
 		select {
 		case <-ctx.Done():
 			done = true
 		case err = <-l.failed:
 		case <-l.client.changed:
+			l.client.Busy()
 			if l.client.next.Load() != nil && l.client.renew(ctx) {
 				// Subscribed again, the broker gives again what it retains
 				// (MQTT-3.8.4-3), and nothing else is missed.
@@ -320,8 +325,10 @@ func (l *link) run(ctx context.Context) error {
 			}
 			err = l.follow(ctx, broker)
 		case out := <-l.asks:
+			l.client.Busy()
 			l.ask(out)
 		case now := <-ticker.C:
+			l.client.Busy()
 			l.ask(l.client.ear.Load().due(l.client.directory.Load(), now)...)
 		}
 	}

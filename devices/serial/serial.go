@@ -48,6 +48,8 @@ type Device struct {
 // A Port is a serial port with the devices on it. It is a [devices.Driver] and a
 // [devices.Actuator].
 type Port struct {
+	devices.Pulse // of the talk on an open port
+
 	config  atomic.Pointer[Config]
 	changed chan struct{} // has one when config is another
 	orders  chan order

@@ -104,26 +104,32 @@ func (p *Port) talk(ctx context.Context, sink devices.Sink, w *wire) error {
 		w.resume()
 	}()
 	t.arrange()
+	defer p.Rest()
 	for {
 		wait := time.NewTimer(t.patience())
+		p.Rest()
 		select {
 		case <-ctx.Done():
 			wait.Stop()
 			return nil
 		case chunk, ok := <-chunks:
+			p.Busy()
 			if !ok {
 				wait.Stop()
 				return t.ended
 			}
 			t.hear(ctx, chunk)
 		case o := <-p.orders:
+			p.Busy()
 			if err := t.obey(ctx, o); err != nil {
 				wait.Stop()
 				return err
 			}
 		case <-p.changed:
+			p.Busy()
 			t.arrange()
 		case <-wait.C:
+			p.Busy()
 			t.idle(ctx)
 			if err := t.ask(ctx); err != nil {
 				return err

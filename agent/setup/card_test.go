@@ -1,0 +1,199 @@
+package setup
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/porchlight-iot/porchlight/agent/config"
+)
+
+const goodCard = `gateway: {id: pi, data_dir: DATA}
+xmpp:
+  account: {jid: pi@example.org, password: "grün 'und' \"rot\""}
+mqtt: {brokers: [{name: house, url: "mqtt://127.0.0.1:1"}]}
+devices:
+  - {id: kitchen, name: "Küche \"oben\" 🍅", profile: tasmota, mqtt: {topic: "a b"}}
+`
+
+// A card is a boot partition and the place of the config.
+type card struct {
+	t               *testing.T
+	boot, etc, path string
+}
+
+func newCard(t *testing.T, files map[string]string) card {
+	t.Helper()
+	dir := t.TempDir()
+	c := card{t, filepath.Join(dir, "boot"), filepath.Join(dir, "etc"), filepath.Join(dir, "etc", "porchlight.yaml")}
+	for _, d := range []string{c.boot, c.etc} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range files {
+		text = strings.ReplaceAll(text, "DATA", filepath.Join(dir, "data"))
+		if err := os.WriteFile(filepath.Join(c.boot, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// list gives what is in a folder.
+func (c card) list(dir string) string {
+	c.t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+func (c card) read(path string) string {
+	c.t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestCardIsTakenOver(t *testing.T) {
+	for _, name := range []string{"porchlight.yaml", "Porchlight.YAML.txt"} {
+		t.Run(name, func(t *testing.T) {
+			c := newCard(t, map[string]string{name: "\xef\xbb\xbf" + strings.ReplaceAll(goodCard, "\n", "\r\n"), CardErrors: "of the time before", "config.txt": "the board's"})
+			done, err := TakeOver(t.Context(), c.boot, c.path)
+			if err != nil || !done {
+				t.Fatal(done, err)
+			}
+			if got := c.list(c.boot); got != "config.txt porchlight-done.txt" {
+				t.Errorf("on the boot partition are %s", got)
+			}
+			if told := c.read(filepath.Join(c.boot, CardDone)); !strings.Contains(told, "gateway pi") {
+				t.Errorf("it is told %q", told)
+			}
+			if got := c.list(c.etc); got != "porchlight.yaml xmpp-account-password" {
+				t.Errorf("beside the config are %s", got)
+			}
+			for file, mode := range map[string]os.FileMode{"porchlight.yaml": 0o640, "xmpp-account-password": 0o600} {
+				if info, err := os.Stat(filepath.Join(c.etc, file)); err != nil || info.Mode().Perm() != mode {
+					t.Errorf("%s has mode %v, %v", file, info.Mode(), err)
+				}
+			}
+			loaded, faults := config.Load(c.path, config.LoadOptions{})
+			if len(faults) > 0 {
+				t.Fatal(faults)
+			}
+			if got := loaded.XMPP.Account.Password.Reveal(); got != `grün 'und' "rot"` {
+				t.Errorf("the password is %q", got)
+			}
+			if got := loaded.Devices[0].Name; got != `Küche "oben" 🍅` {
+				t.Errorf("the device is %q", got)
+			}
+			// There is nothing to do the next time.
+			if done, err := TakeOver(t.Context(), c.boot, c.path); err != nil || done {
+				t.Errorf("again: %v, %v", done, err)
+			}
+		})
+	}
+}
+
+// TestCardWithFaults leaves everything as it was, and says what is wrong beside
+// the file.
+func TestCardWithFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"typo":          {map[string]string{CardConfig: strings.Replace(goodCard, "jid:", "jdi:", 1)}, `porchlight.yaml:3:13: xmpp.account.jdi: is not a known key`},
+		"no profile":    {map[string]string{CardConfig: strings.Replace(goodCard, "tasmota", "tasmoto", 1)}, `porchlight.yaml:6:`},
+		"no YAML":       {map[string]string{CardConfig: "xmpp: [\n"}, `porchlight.yaml:`},
+		"empty":         {map[string]string{CardConfig: ""}, `porchlight.yaml:1:1`},
+		"a picture":     {map[string]string{CardConfig: "\x89PNG\r\n\x1a\n\x00\x00"}, `porchlight.yaml:1:1`},
+		"no password":   {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `""`, 1)}, `porchlight.yaml:3:44: xmpp.account.password: is empty`},
+		"both":          {map[string]string{CardConfig: goodCard, CardInvite: "xmpp:example.org?register;preauth=x"}, "keep one of them"},
+		"no invitation": {map[string]string{CardInvite: "https://example.org/i#abc\n"}, "it does not begin with xmpp:"},
+		"whose":         {map[string]string{CardInvite: "xmpp:example.org?register;preauth=x\n"}, "owner: anna@example.org"},
+		"more":          {map[string]string{CardInvite: "xmpp:anna@example.org?roster;preauth=x;ibr=y\nwifi: home\n"}, `The line "wifi: home" is not understood`},
+		"nothing":       {map[string]string{CardInvite: "# later\r\n"}, "The file is empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			card := newCard(t, c.files)
+			before := card.list(card.boot)
+			done, err := TakeOver(t.Context(), card.boot, card.path)
+			if done || !errors.As(err, new(CardFault)) {
+				t.Fatalf("%v, %v", done, err)
+			}
+			if told := card.read(filepath.Join(card.boot, CardErrors)); !strings.Contains(told, c.want) || strings.Contains(told, ".setup-") || !strings.Contains(told, "start again.\r\n") {
+				t.Errorf("it is told\n%s\nwant %s", told, c.want)
+			}
+			os.Remove(filepath.Join(card.boot, CardErrors))
+			if after := card.list(card.boot); after != before {
+				t.Errorf("on the boot partition are %s, before %s", after, before)
+			}
+			if got := card.list(card.etc); got != "" {
+				t.Errorf("half done: %s", got)
+			}
+		})
+	}
+}
+
+// TestCardIsReadOnly: what cannot be removed would be taken over for ever.
+func TestCardIsReadOnly(t *testing.T) {
+	c := newCard(t, map[string]string{CardConfig: goodCard})
+	// A folder in the errors' place keeps root from writing them too.
+	if err := os.Mkdir(filepath.Join(c.boot, CardErrors), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := TakeOver(t.Context(), c.boot, c.path); done || err == nil || errors.As(err, new(CardFault)) {
+		t.Errorf("%v, %v", done, err)
+	}
+	if got := c.list(c.etc); got != "" {
+		t.Errorf("half done: %s", got)
+	}
+}
+
+// TestConfigBeforeIsKept takes over a second file.
+func TestConfigBeforeIsKept(t *testing.T) {
+	c := newCard(t, map[string]string{CardConfig: goodCard})
+	if err := os.WriteFile(c.path, []byte("the config before"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := TakeOver(t.Context(), c.boot, c.path); err != nil || !done {
+		t.Fatal(done, err)
+	}
+	if got := c.read(c.path + ".before"); got != "the config before" {
+		t.Errorf("kept is %q", got)
+	}
+}
+
+// TestDraftsAreValid has each kind of answers pass the check, also those with
+// characters that YAML makes something of.
+func TestDraftsAreValid(t *testing.T) {
+	c := newCard(t, nil)
+	for name, a := range map[string]Answers{
+		"account":   {Account: &Account{JID: "pi@example.org", Password: `a: "b" #c`, Server: "[::1]:5222"}, Owner: `anna@example.org`, PubSub: "pep"},
+		"component": {Component: &Component{Domain: "porch.example.org", Secret: "no", Server: "127.0.0.1:5347"}, PubSub: "pubsub.example.org", Owner: "o+hara@example.org", Broker: "mqtt://127.0.0.1:1883", DataDir: `/tmp/a "b": #c`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := a.Draft()
+			if err != nil {
+				t.Fatal(err)
+			}
+			loaded, faults, err := load(d, c.path, "porchlight.yaml")
+			if err != nil || len(faults) > 0 {
+				t.Fatalf("%v %v\n%s", faults, err, d.Text)
+			}
+			if a.Owner != "" && loaded.Operators[0].JID != a.Owner || a.DataDir != "" && loaded.Gateway.DataDir != a.DataDir {
+				t.Errorf("%+v", loaded)
+			}
+		})
+	}
+}

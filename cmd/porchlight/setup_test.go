@@ -1,0 +1,276 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+
+	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
+)
+
+// invitingServer is a Prosody that makes accounts for those who are invited.
+func invitingServer(t *testing.T) *xmppserver.Server {
+	t.Helper()
+	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
+		Dir: t.TempDir(), Invites: true, Component: "gw.localhost", Secret: "the server's secret",
+		Users: map[string]string{"anna": "anna's password", "gateway": "the gateway's password"},
+		// Only the gateway of the server's operator may use the service.
+		NodeCreators: []string{"gateway@gw.localhost"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	return server
+}
+
+// trusting is a command that trusts the server.
+func trusting(ctx context.Context, server *xmppserver.Server, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "porchlight", args...)
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+server.CAFile())
+	return cmd
+}
+
+// TestFirstboot has an invitation become a gateway that works, and one that was
+// used already be told.
+func TestFirstboot(t *testing.T) {
+	server := invitingServer(t)
+	uri, err := server.Invite(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := houseDir(t, "")
+	boot := func(name, text string) (folder, config string) {
+		folder, config = filepath.Join(dir, name, "boot"), filepath.Join(dir, name, "etc", "porchlight.yaml")
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, "porchlight-invite.txt"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return folder, config
+	}
+	invitation := fmt.Sprintf("%s\r\nOwner: anna@localhost\r\nserver: %s\r\n", uri, server.C2S())
+
+	// While the server is away nothing is lost.
+	folder, file := boot("first", strings.Replace(invitation, server.C2S(), "127.0.0.1:1", 1))
+	out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput()
+	if err == nil {
+		t.Errorf("without a server: %s", out)
+	}
+	told, err := os.ReadFile(filepath.Join(folder, "porchlight-errors.txt"))
+	if err != nil || !strings.Contains(string(told), "Check the network") || !strings.Contains(string(told), "tried again by itself") {
+		t.Errorf("it is told %q, %v", told, err)
+	}
+
+	boot("first", invitation)
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	left, err := filepath.Glob(folder + "/*")
+	if err != nil || len(left) != 1 || filepath.Base(left[0]) != "porchlight-done.txt" {
+		t.Errorf("on the boot partition are %v, %v", left, err)
+	}
+	config, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(config), `{jid: "anna@localhost", role: owner}`) || !strings.Contains(string(config), `pubsub: "pep"`) {
+		t.Errorf("the config is\n%s%v", config, err)
+	}
+	if out, err := trusting(t.Context(), server, "check", "--online", "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("the config does not work: %v\n%s", err, out)
+	}
+	if hidden, _ := filepath.Glob(filepath.Dir(file) + "/.*"); len(hidden) > 0 {
+		t.Errorf("left behind: %v", hidden)
+	}
+
+	folder, file = boot("second", invitation)
+	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file)
+	out, err = cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != exitConfig {
+		t.Errorf("with a used invitation: %v: %s", err, out)
+	}
+	told, err = os.ReadFile(filepath.Join(folder, "porchlight-errors.txt"))
+	if err != nil || !strings.Contains(string(told), "it was used, is too old, or is of another server") {
+		t.Errorf("it is told %q, %v", told, err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("there is a config all the same")
+	}
+}
+
+// TestFirstbootAfterPowerCut has the power fail between the account and the
+// config.
+func TestFirstbootAfterPowerCut(t *testing.T) {
+	server := invitingServer(t)
+	uri, err := server.Invite(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := houseDir(t, "")
+	file := filepath.Join(dir, "porchlight.yaml")
+	invite := filepath.Join(dir, "porchlight-invite.txt")
+	write := func() {
+		if err := os.WriteFile(invite, fmt.Appendf(nil, "%s\nowner: anna@localhost\nserver: %s\n", uri, server.C2S()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	// What is left by then: the account is made, the config is not there.
+	kept := filepath.Join(dir, ".invitation")
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := trusting(ctx, server, "firstboot", "--boot-dir", dir, "-c", file)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var state []byte
+	for deadline := time.Now().Add(waitFor); len(state) == 0; {
+		if state, _ = os.ReadFile(kept); time.Now().After(deadline) {
+			t.Fatal("nothing was remembered before the server was asked")
+		}
+	}
+	_ = cmd.Wait()
+	cancel()
+	if _, err := os.Stat(file); err != nil {
+		t.Fatalf("the first start made no config: %v", err)
+	}
+	for path, text := range map[string][]byte{kept: state} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Remove(file)
+	os.Remove(filepath.Join(dir, "password"))
+	write()
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", dir, "-c", file).CombinedOutput(); err != nil {
+		t.Fatalf("after the power cut: %v\n%s", err, out)
+	}
+	if out, err := trusting(t.Context(), server, "check", "--online", "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("the config does not work: %v\n%s", err, out)
+	}
+}
+
+// TestInit gives the answers as flags: those that work, and those that do not.
+func TestInit(t *testing.T) {
+	server := invitingServer(t)
+	dir := houseDir(t, "")
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		out    string
+	}{
+		"account": {[]string{"--address", "gateway@localhost", "--secret-file", write("right", "the gateway's password\n"), "--owner", "anna@localhost", "--server", server.C2S(), "--broker", "none"},
+			exitDone, `(?s)good    login: .*look    node creation: .*the account's own nodes are used.*good    node creation.*is written\.\nNext: sudo systemctl start porchlight.*contact gateway@localhost`},
+		"component": {[]string{"--address", "gw.localhost", "--secret-file", write("shared", "the server's secret"), "--owner", "anna@localhost", "--server", server.ComponentAddr(), "--broker", "none"},
+			exitDone, `(?s)Component "gw\.localhost".*admins = \{ "gateway@gw\.localhost" \}.*good    login: as gw\.localhost.*good    coming back.*contact gateway@gw\.localhost`},
+		"wrong password": {[]string{"--address", "gateway@localhost", "--secret-file", write("wrong", "guessed"), "--owner", "anna@localhost", "--server", server.C2S()},
+			exitFailed, `(?s)broken  login: .*next: correct name and secret.*nothing was written`},
+		"no server": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "127.0.0.1:1"},
+			exitFailed, `(?s)broken  login: .*refused.*nothing was written`},
+		"no owner": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right")},
+			exitUsage, `there is no terminal to ask at: give --owner`},
+		"no address": {[]string{"--address", "gate way@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
+			exitFailed, `gate way@localhost`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"), "porchlight.yaml")
+			cmd := trusting(t.Context(), server, append([]string{"init", "-c", file, "--data-dir", filepath.Join(dir, "data")}, c.args...)...)
+			out, _ := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != c.status || !regexp.MustCompile(c.out).Match(out) {
+				t.Errorf("status %d, want %d:\n%s\nwant %s", got, c.status, out, c.out)
+			}
+			_, err := os.Stat(file)
+			if (err == nil) != (c.status == exitDone) {
+				t.Errorf("the config: %v", err)
+			}
+			if c.status != exitDone {
+				return
+			}
+			if out, err := trusting(t.Context(), server, "check", "--online", "-c", file).CombinedOutput(); err != nil {
+				t.Errorf("the config does not work: %v\n%s", err, out)
+			}
+			cmd = trusting(t.Context(), server, append([]string{"init", "-c", file}, c.args...)...)
+			if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "is there already") {
+				t.Errorf("a second time: %v: %s", err, out)
+			}
+		})
+	}
+}
+
+// TestInitAsks answers at a terminal, with a wrong password first.
+func TestInitAsks(t *testing.T) {
+	server := invitingServer(t)
+	dir := houseDir(t, "")
+	file := filepath.Join(dir, "etc", "porchlight.yaml")
+	cmd := trusting(t.Context(), server, "init", "-c", file, "--server", server.C2S(), "--data-dir", filepath.Join(dir, "data"), "--broker", "none")
+	terminal, err := pty.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	var mu sync.Mutex
+	var shown bytes.Buffer
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		buf := make([]byte, 1024)
+		for {
+			n, err := terminal.Read(buf)
+			mu.Lock()
+			shown.Write(buf[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	answer := func(question, text string) {
+		t.Helper()
+		for deadline := time.Now().Add(waitFor); ; time.Sleep(10 * time.Millisecond) {
+			mu.Lock()
+			now := shown.String()
+			if strings.Contains(now, question) {
+				shown.Reset()
+				mu.Unlock()
+				break
+			}
+			mu.Unlock()
+			if time.Now().After(deadline) {
+				t.Fatalf("it does not ask for %q: %s", question, now)
+			}
+		}
+		if _, err := io.WriteString(terminal, text+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer("Address of the gateway", "gateway@localhost")
+	answer("Password of gateway@localhost: ", "guessed")
+	answer("Your own address", "anna@localhost")
+	answer("Password of gateway@localhost (again", "the gateway's password")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v: %s", err, &shown)
+	}
+	<-ended
+	if strings.Contains(shown.String(), "the gateway's password") {
+		t.Error("the password is shown")
+	}
+	if out, err := trusting(t.Context(), server, "check", "--online", "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("the config does not work: %v\n%s", err, out)
+	}
+}
