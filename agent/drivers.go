@@ -55,6 +55,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		}
 	}
 	for _, port := range ports {
+		port.Folder = c.Gateway.DataDir
 		list = append(list, serial.New(port, log))
 	}
 	if c.MQTT != nil {

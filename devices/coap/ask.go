@@ -285,7 +285,7 @@ func (s *session) converse(p *peer, room int) (*conversation, error) {
 	switch {
 	case p.gone:
 		return nil, errGone
-	case p.asked >= maxAsked || len(s.conversations) >= maxConversations:
+	case p.asked >= maxAsked && !p.forgets || p.asked >= maxSharedAsked || len(s.conversations) >= maxConversations:
 		return nil, errBusy
 	}
 	if p.turn == nil {
@@ -435,7 +435,13 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 			return fmt.Errorf("%w in time", errSilent)
 		case <-timer.C:
 		}
-		if n == maxRetransmit || p.forgets && n == forgottenAfter {
+		if p.forgets && n == forgottenAfter {
+			s.mu.Lock()
+			p.stale = true
+			s.mu.Unlock()
+			return errSilent
+		}
+		if n == maxRetransmit {
 			return errSilent
 		}
 		timeout *= 2
@@ -480,6 +486,9 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 		s.mu.Unlock()
 		if m.Type != message.Acknowledgement {
 			s.sink.Reject(p.name, errors.New("cannot use an answer that nobody waits for"))
+			if _, err := m.Options.GetUint32(message.Observe); err == nil && s.stray != nil {
+				s.stray(p, now)
+			}
 			// Sections 4.2 and 4.3, and RFC 7641 section 3.6.
 			s.send(p, encode(message.Message{Type: message.Reset, MessageID: m.MessageID}))
 		}

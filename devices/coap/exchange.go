@@ -52,6 +52,7 @@ type session struct {
 	log                   *slog.Logger
 	conn                  *coapnet.UDPConn
 	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	stray                 func(p *peer, now time.Time)                // is told of who reports to one who did not ask; nil: nobody
 	coiot                 *coiot                                      // nil: nobody hears those who tell a group
 	began                 time.Time
 	resumed               bool
@@ -65,6 +66,7 @@ type session struct {
 	mu            sync.Mutex
 	peers         map[netip.AddrPort]*peer // by the socket
 	attached      int                      // peers with links of their own
+	shared        map[string]*shared       // associations of those that are asked
 	open          int                      // exchanges under way
 	answered      int                      // exchanges that are remembered
 	conversations map[string]*conversation // by token
@@ -98,6 +100,7 @@ func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, l
 		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
 		ready:         make(chan *peer, maxPeers),
 		peers:         make(map[netip.AddrPort]*peer),
+		shared:        make(map[string]*shared),
 		conversations: make(map[string]*conversation),
 		groups:        make(map[string]chan *peer),
 		strangers:     bucket{rate: strangerRate, burst: strangerBurst},

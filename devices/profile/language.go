@@ -124,6 +124,7 @@ type columnsRule struct {
 	Separator string   `yaml:"separator,required" doc:"Between the values; a blank stands for any number of blanks."`
 	Names     []string `yaml:"names" doc:"Names of the columns; those without are c0, c1 and so on."`
 	At        template `yaml:"at" doc:"Path under which they are put."`
+	Header    bool     `yaml:"header" doc:"A line without any number has the names of the columns. It becomes the member header; device: learn: \"{/header}\" has them used from then on, on a serial line."`
 }
 
 type structRule struct {
