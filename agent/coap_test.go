@@ -96,6 +96,51 @@ devices:
 	reader.await(t, "the clock after it began anew", later(last+1))
 }
 
+// TestCoAPCommand has a resource of libcoap's server be told a value: it is
+// confirmed by what is read there then.
+func TestCoAPCommand(t *testing.T) {
+	dir := t.TempDir()
+	board := freeUDP(t)
+	libcoapServer(t, board, "-d", "4")
+	url := "coap://" + board + "/riot/value"
+	path := filepath.Join(dir, "porchlight.yaml")
+	write(t, filepath.Join(dir, "secret"), "a secret of the test")
+	write(t, path, fmt.Sprintf(`
+gateway: {id: porch, data_dir: data}
+xmpp:
+  component: {domain: porch.localhost, server: "127.0.0.1:1", secret_file: secret}
+  pubsub: pubsub.localhost
+operators: [{jid: anna@localhost, role: owner}]
+devices:
+  - {id: board, profile: riot, coap: {url: %q, every: 1s}}
+`, url))
+	command(t, "coap-client-notls", "-m", "put", "-t", "0", "-e", "5", url)
+	a, _ := startGateway(t, path, 2) // CoAP, itself
+	for deadline := time.Now().Add(patience); len(a.Controls("board")) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the board can be told nothing")
+		}
+	}
+	tell := func(value string) (all []bridge.Outcome) {
+		for o := range a.Execute(t.Context(), "anna@localhost/phone", devices.Command{Device: "board", Name: "value", Argument: value}) {
+			all = append(all, o)
+		}
+		return all
+	}
+	var all []bridge.Outcome
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if all = tell("42"); all[0].Kind != bridge.Refused { // else it was not reached yet
+			break
+		}
+	}
+	if len(all) != 2 || all[0].Kind != bridge.Sent || all[0].Err != nil || all[1].Kind != bridge.Confirmed {
+		t.Errorf("42: %+v", all)
+	}
+	if all := tell("256"); len(all) != 1 || all[0].Kind != bridge.Refused {
+		t.Errorf("256: %+v", all)
+	}
+}
+
 // ticks gives the newest value of the clock in a line.
 func ticks(l line) (newest float64) {
 	for _, r := range l.Readings {
@@ -110,9 +155,9 @@ func ticks(l line) (newest float64) {
 
 // libcoapServer runs libcoap's example server until the test ends or kill is
 // called.
-func libcoapServer(t *testing.T, address string) (kill func()) {
+func libcoapServer(t *testing.T, address string, flags ...string) (kill func()) {
 	t.Helper()
-	cmd := exec.Command("coap-server-notls", "-A", "127.0.0.1", "-p", port(address))
+	cmd := exec.Command("coap-server-notls", append([]string{"-A", "127.0.0.1", "-p", port(address)}, flags...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("cannot run coap-server-notls (`make deps` installs it): %v", err)
 	}

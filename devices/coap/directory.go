@@ -341,18 +341,24 @@ func (s *service) attend(r *registration) {
 	s.hold(p)
 	s.wg.Go(func() {
 		defer s.release(p)
+		said := false
 		for wait := retryFirst; ; wait = min(2*wait, retryLast) {
 			began := time.Now()
 			err := a.ask(ctx, p, all)
 			switch {
 			case ctx.Err() != nil:
 				return
+			case errors.Is(err, errLookAgain):
+				continue
 			case errors.Is(err, errNothing):
 				wait = uselessWait
 			case time.Since(began) > 2*maxTransmitWait:
-				wait = retryFirst
+				wait, said = retryFirst, false
 			}
-			s.log.Info("CoAP: an endpoint cannot be asked", "device", a.device.ID, "peer", p.name, "reason", err)
+			if !said {
+				s.log.Warn("CoAP: an endpoint cannot be asked", "device", a.device.ID, "peer", p.name, "reason", err)
+				said = true
+			}
 			if !a.sleep(ctx, wait) {
 				return
 			}
@@ -450,7 +456,7 @@ func (s *service) keep() {
 				s.leave(r)
 				s.part(r)
 				continue
-			case anew:
+			case anew && !s.isStill(r):
 				s.quiet(r)
 				s.greet(r)
 			}
@@ -463,6 +469,13 @@ func (s *service) keep() {
 			timer.Reset(time.Until(first))
 		}
 	}
+}
+
+// isStill reports whether an endpoint is the device that it was, and asked.
+func (s *service) isStill(r *registration) bool {
+	id, device := s.named(r.name)
+	device.Observe = true // as greet has it
+	return r.stop != nil && id == r.device && same(device, r.asker.device)
 }
 
 // of gives the registration of a device; nil if there is none.

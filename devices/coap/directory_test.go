@@ -98,10 +98,11 @@ func TestRegistration(t *testing.T) {
 		t.Errorf("update: %v %s", a.Code, a.Payload)
 	}
 	// It begins anew, and keeps its place.
+	before := len(sink.WaitMessages(t, 1))
 	if a := d.ask(s, codes.POST, "/rd?ep=kitchen", oneLink); a.Code != codes.Created || location(a) != where {
 		t.Errorf("again: %v at %q", a.Code, location(a))
 	}
-	d.next("registration of an observer", registers)
+	sink.WaitMessages(t, before+1) // it is observed again
 	if a := d.ask(s, codes.GET, where, ""); a.Code != codes.MethodNotAllowed {
 		t.Errorf("GET: %v", a.Code)
 	}

@@ -80,10 +80,11 @@ func (sc *Scout) Run(ctx context.Context, sink devices.Sink) error {
 			continue
 		}
 		s := newSession(ctx, sink, conn, sc.log)
-		stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the read
 		defer s.wg.Wait()
-		defer cancel()
-		defer stop()
+		defer func() { // ends the read
+			cancel()
+			_ = conn.Close()
+		}()
 		s.wg.Go(func() {
 			if err := s.listen(); err != nil {
 				failed <- err
