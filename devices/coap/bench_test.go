@@ -125,39 +125,49 @@ func (c *caller) post(b *testing.B) (sent int) {
 }
 
 // BenchmarkPosts has 400 devices post, 8 at a time, as no device may post more
-// than 100 times a second; and go-coap's own server with an empty handler, which
-// decodes and keeps nothing.
+// than 100 times a second; and, in turns, to go-coap's own server with an empty
+// handler, which decodes and keeps nothing.
 func BenchmarkPosts(b *testing.B) {
-	const devs, atATime = 400, 8
-	run := func(b *testing.B, to net.Addr) {
-		var all []*caller
+	const devs, atATime, round = 400, 8, 2000
+	ready := func(to net.Addr) (all []*caller) {
 		for range devs {
 			c := newCaller(b, to)
 			c.post(b)
 			all = append(all, c)
 		}
-		var next, again atomic.Int64
+		return all
+	}
+	var again atomic.Int64
+	run := func(all []*caller) time.Duration {
+		began := time.Now()
 		var workers sync.WaitGroup
-		b.ResetTimer()
 		for w := range atATime {
 			workers.Go(func() {
-				for i := w; next.Add(1) <= int64(b.N); i += atATime {
+				for i := w; i < round; i += atATime {
 					again.Add(int64(all[i%devs].post(b) - 1))
 				}
 			})
 		}
 		workers.Wait()
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "posts/s")
-		b.ReportMetric(float64(again.Load()), "again")
+		return time.Since(began)
 	}
-	b.Run("sink", func(b *testing.B) {
-		sink := &safe{}
-		run(b, benchServer(b, sink))
-		if n := sink.readings.Load(); n != int64(b.N+devs) {
-			b.Errorf("%d posts are %d readings", b.N+devs, n)
-		}
-	})
-	b.Run("go-coap-empty", func(b *testing.B) { run(b, emptyGoCoAP(b)) })
+	sink := &safe{}
+	ours, theirs := ready(benchServer(b, sink)), ready(emptyGoCoAP(b))
+	var own, other time.Duration
+	rounds := 0
+	for b.Loop() {
+		own += run(ours)
+		other += run(theirs)
+		rounds++
+	}
+	posts := float64(rounds * round)
+	b.ReportMetric(posts/own.Seconds(), "posts/s")
+	b.ReportMetric(posts/other.Seconds(), "go-coap-posts/s")
+	b.ReportMetric(other.Seconds()/own.Seconds(), "times-go-coap")
+	b.ReportMetric(float64(again.Load()), "again")
+	if n := sink.readings.Load(); n != int64(rounds*round+devs) {
+		b.Errorf("%d posts are %d readings", rounds*round+devs, n)
+	}
 }
 
 // BenchmarkMemoryOfPeers tells what one of 10,000 peers costs that have each
