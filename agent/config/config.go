@@ -243,7 +243,7 @@ type DeviceSerial struct {
 	DTR      *bool  `yaml:"dtr" doc:"Raise the line DTR when the port is opened, which starts many boards anew. Default: as the system does, which raises it."`
 	RTS      *bool  `yaml:"rts" doc:"The same of the line RTS."`
 	Echo     bool   `yaml:"echo" doc:"What is sent comes back, as on some adapters with two wires and some optical heads."`
-	Unit     int    `yaml:"unit" min:"1" max:"247" doc:"Address of the device on a Modbus. Default: 1."`
+	Unit     int    `yaml:"unit" min:"1" max:"248" doc:"Address of the device on a Modbus, 1 to 247; 248 asks the only PZEM-004T on a line, whatever its address. Default: 1."`
 }
 
 // DeviceCoAP is a device's place on CoAP.
