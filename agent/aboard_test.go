@@ -151,7 +151,7 @@ func newStreet(t *testing.T) (s *street, server *xmppserver.Server) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	server, err = xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
 		Dir: filepath.Join(dir, "xmpp"), Component: "porch.localhost", Secret: "a secret of the test",
-		Users: map[string]string{"anna": "anna's password", "bob": "bob's password"}, Storage: "sql",
+		Users: map[string]string{"anna": "anna's password", "bob": "bob's password", "porch": "porch's password"}, Storage: "sql",
 	})
 	if err != nil {
 		t.Fatal(err)

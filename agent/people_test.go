@@ -93,7 +93,11 @@ func (p *phone) says(to, text string, answers int) []string {
 	p.mu.Lock()
 	seen := len(p.heard)
 	p.mu.Unlock()
-	p.send(`<message to='%s@porch.localhost' type='chat' id='%d'><body>%s</body></message>`, to, time.Now().UnixNano(), text)
+	host := "porch.localhost"
+	if to == "porch" {
+		host = "localhost"
+	}
+	p.send(`<message to='%s@%s' type='chat' id='%d'><body>%s</body></message>`, to, host, time.Now().UnixNano(), text)
 	var got []string
 	p.wait("an answer to "+text, func(all []stream.Stanza) bool {
 		got = nil
@@ -223,5 +227,52 @@ mqtt:
 	}
 	if n := len(lamp.told); n != 4 {
 		t.Errorf("the lamp was told %d times", n)
+	}
+}
+
+// TestPeopleOfAnAccount has an operator of one lamp talk to a gateway that is
+// an account: its one contact, in chat and by a form.
+func TestPeopleOfAnAccount(t *testing.T) {
+	s, server := newStreet(t)
+	write(t, filepath.Join(filepath.Dir(s.path), "password"), "porch's password")
+	write(t, s.path, fmt.Sprintf(`
+gateway: {id: porch, data_dir: data}
+xmpp:
+  account: {jid: porch@localhost, password_file: password, server: %q, tls: {ca_file: %q}}
+  pubsub: pep
+operators:
+  - {jid: bob@localhost, role: operator, devices: [lamp]}
+mqtt:
+  brokers:
+    - {name: house, url: "mqtt://%s"}
+devices:
+  - {id: lamp, name: Hall lamp, profile: tasmota, mqtt: {topic: lamp}, groups: [lights]}
+  - {id: other, profile: tasmota, mqtt: {topic: other}, groups: [lights]}
+`, server.C2S(), server.CAFile(), s.broker))
+	startGateway(t, s.path, 3)
+	lamp, other := startTasmota(t, s.broker, "lamp"), startTasmota(t, s.broker, "other")
+	bob := startPhone(t, server, "bob", "bob's password")
+	bob.send(`<presence to='porch@localhost' type='subscribe'/>`)
+	bob.hears("presence", "subscribed", "porch@localhost", "")
+	s.until("the lamp can be told", func() bool {
+		lamp.says("tele/lamp/STATE", `{"POWER":"OFF","Dimmer":20}`, false)
+		return strings.HasPrefix(bob.says("porch", "hall lamp on", 1)[0], "sent")
+	})
+	bob.hears("message", "chat", "porch@localhost", "confirmed after ")
+	if got := bob.says("porch", "devices", 1)[0]; !strings.HasPrefix(got, "lamp (Hall lamp): fresh, ") || !strings.HasSuffix(got, "\nlights: lamp") {
+		t.Errorf("devices: %q", got)
+	}
+	if got := bob.says("porch", "other on", 1)[0]; got != "I do not know “other”; write help" {
+		t.Errorf("another's: %q", got)
+	}
+	full := "porch@localhost/gw-porch"
+	if got := bob.ask(stanza.SetIQ, full, `<command xmlns='http://jabber.org/protocol/commands' node='tell'><x xmlns='jabber:x:data' type='submit'><field var='device'><value>lamp</value></field><field var='words'><value>dimmer 40</value></field></x></command>`); !strings.Contains(got, "confirmed after ") {
+		t.Errorf("the form: %s", got)
+	}
+	if got := bob.ask(stanza.SetIQ, full, `<command xmlns='http://jabber.org/protocol/commands' node='tell'><x xmlns='jabber:x:data' type='submit'><field var='device'><value>other</value></field><field var='words'><value>on</value></field></x></command>`); !strings.Contains(got, "refused: there is no device other") {
+		t.Errorf("the form of another's: %s", got)
+	}
+	if len(other.told) != 0 {
+		t.Errorf("the other was told %s", <-other.told)
 	}
 }

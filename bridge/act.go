@@ -34,6 +34,7 @@ type order struct {
 	name    string
 	outcome <-chan Outcome // nil, where it was refused here
 	newest  Outcome
+	unfit   bool   // it cannot be told such a thing
 	awaited bool   // its confirmation was waited for, and did not come
 	text    string // the newest: what was answered, without the device
 }
@@ -43,7 +44,9 @@ func (b *Bridge) act(ctx context.Context, a asker, t *talk, about []devices.ID, 
 	if r.Devices == nil && a.to == devices.Gateway {
 		return answer{text: refusedText(b.whichDevice(a))}
 	}
-	// All are looked at before any is told.
+	// All are looked at before any is told. Of several, those count that can be
+	// told such a thing.
+	able := 0
 	commands := make([]devices.Command, len(about))
 	o := &orders{all: make([]order, len(about)), named: len(about) > 1, began: time.Now()}
 	for i, id := range about {
@@ -55,9 +58,10 @@ func (b *Bridge) act(ctx context.Context, a asker, t *talk, about []devices.ID, 
 		}
 		control, argument, err := words.Resolve(b.executor.Controls(id), r.Rest)
 		if err != nil {
-			one.text = sayError(err)
+			one.text, one.unfit = sayError(err), true
 			continue
 		}
+		able++
 		if control.Risk == devices.Hazardous && !r.Sure && b.auth.May(a.bare, MayCommand, id) {
 			r.Devices = about
 			return answer{text: b.makeSure(a, t, strings.TrimSpace(b.nameOf(id)+": "+control.Name+" "+argument), r)}
@@ -66,9 +70,14 @@ func (b *Bridge) act(ctx context.Context, a asker, t *talk, about []devices.ID, 
 		// the audit.
 		commands[i] = devices.Command{Device: id, Name: control.Name, Argument: argument, Given: a.given, Token: a.token, Sure: r.Sure}
 	}
+	for i := range o.all {
+		if able > 0 && o.all[i].unfit {
+			o.all[i].text = ""
+		}
+	}
 	o.ctx, o.end = context.WithTimeout(context.WithoutCancel(ctx), actFor)
 	for i := range o.all {
-		if o.all[i].text == "" {
+		if commands[i].Device != "" {
 			o.given = true
 			o.all[i].outcome = b.executor.Execute(o.ctx, a.full.String(), commands[i])
 		}

@@ -225,7 +225,8 @@ func (b *Bridge) slow(r request) func(context.Context, request) (any, error) {
 		return b.controlForm
 	case !set && name == xml.Name{Space: nsFields, Local: "req"}:
 		return b.readout
-	case !set && (r.stanza.Child.Space == nsItems || r.stanza.Child.Space == nsInfo):
+	case !set && r.to.device == devices.Gateway && (name.Space == nsItems || name.Space == nsInfo):
+		// Who and what waits to be let in is among its commands.
 		return func(_ context.Context, r request) (any, error) { return b.reply(r) }
 	}
 	return nil

@@ -126,7 +126,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		executor:     o.Executor,
 		office:       o.Office,
 		now:          o.Now,
-		people:       people{known: make(map[string]*talk)},
+		people:       people{log: o.Log, known: make(map[string]*talk)},
 		requests:     make(chan request, maxRequests),
 		wakePresence: make(chan struct{}, 1),
 		wakeShare:    make(chan struct{}, 1),

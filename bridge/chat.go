@@ -119,7 +119,7 @@ func (b *Bridge) do(ctx context.Context, a asker, t *talk, r words.Request) answ
 		if !b.knows(a.bare, target{device: id}) {
 			return text(refusedText(fmt.Sprintf(words.NoDevice, id)))
 		}
-		if reads := r.Verb == words.Status || r.Verb == words.Read || r.Verb == words.Proof; reads && !b.auth.MaySee(a.bare, id) {
+		if reads := r.Verb == words.Status || r.Verb == words.Read || r.Verb == words.Proof || r.Verb == words.Subscribe; reads && !b.auth.MaySee(a.bare, id) {
 			return text(sayError(ErrNotAllowed))
 		}
 	}
@@ -137,6 +137,17 @@ func (b *Bridge) do(ctx context.Context, a asker, t *talk, r words.Request) answ
 			return text(sayError(ErrNotAllowed))
 		}
 		return text(b.roomList())
+	}
+	if r.Verb == words.Subscribe {
+		var parts []string
+		for _, id := range about {
+			part, err := b.subscribe(ctx, a, id, r.Rest)
+			if err != nil {
+				part = sayError(err)
+			}
+			parts = append(parts, part)
+		}
+		return text(strings.Join(parts, "\n"))
 	}
 	if b.office == nil {
 		return text(refusedText(words.NotHere))
@@ -507,7 +518,7 @@ func (b *Bridge) help(a asker, id devices.ID) string {
 	lines := []string{words.HelpHead, words.HelpMenu}
 	reads := b.auth.MaySee(a.bare, id)
 	if reads {
-		lines = append(lines, words.HelpStatus, words.HelpRead, words.HelpProof)
+		lines = append(lines, words.HelpStatus, words.HelpRead, words.HelpProof, words.HelpSubscribe)
 	}
 	may := func(r Right) bool { return b.auth.May(a.bare, r, "") }
 	commands := false

@@ -268,6 +268,8 @@ func TestChat(t *testing.T) {
 		{"kitchen", "proof yesterday", []string{"kitchen yesterday: all is there"}},
 		{"gateway", "kitchen off", []string{"sent", "confirmed after 84 ms"}},
 		{"gateway", "all lights off", []string{"sent: Kitchen\nrefused: Hall lamp: the device is lost", "confirmed after 84 ms: Kitchen"}},
+		{"gateway", "kitchen, meter off", []string{"sent: Kitchen", "confirmed after 84 ms: Kitchen"}},
+		{"gateway", "gate and meter off", []string{"refused: gate: it has no “off”; it has: open\nrefused: meter: " + words.NoControls}},
 		{"gateway", "on", []string{"refused: which device? Write its name first, as in gate on"}},
 		{"gateway", "kichen on", []string{"I do not know “kichen”; did you mean kitchen?"}},
 		{"gateway", "devices", []string{"gate: unknown\nhall (Hall lamp): unknown\nkitchen (Kitchen): fresh, 21.5 °C\nmeter: unknown\nlights: kitchen, hall"}},
@@ -300,7 +302,7 @@ func TestChat(t *testing.T) {
 	}
 	want := []string{
 		annasPhone + ": kitchen power on", annasPhone + ": kitchen level 40", annasPhone + ": hall power toggle", "anna@example.org: ack kitchen",
-		"anna@example.org: mute kitchen 2h0m0s", "anna@example.org: mute kitchen 0s", annasPhone + ": kitchen power off", annasPhone + ": kitchen power off", annasPhone + ": hall power off",
+		"anna@example.org: mute kitchen 2h0m0s", "anna@example.org: mute kitchen 0s", annasPhone + ": kitchen power off", annasPhone + ": kitchen power off", annasPhone + ": hall power off", annasPhone + ": kitchen power off",
 		"anna@example.org: approve 1 {Name:Hall plug Role: Devices:[] Hours: Until:}", "anna@example.org: approve 7 {Name: Role:operator Devices:[kitchen] Hours: Until:2027-01-01}",
 		"anna@example.org: grant bob@example.net {Name: Role:operator Devices:[kitchen hall] Hours: Until:}", "anna@example.org: revoke bob@example.net",
 		annasPhone + ": kitchen power on", "anna@example.org: ack gate",
@@ -535,6 +537,17 @@ func TestOnce(t *testing.T) {
 	if receipts := p.heard(func(s xmpptest.Asked) bool { return strings.Contains(s.Inner, "received") }); len(receipts) != 5 || receipts[0].From != "kitchen@pi.example.org/gw" || receipts[0].To != annasPhone {
 		t.Errorf("receipts: %+v", receipts)
 	}
+}
+
+// TestPanic has something go wrong in what one person wants.
+func TestPanic(t *testing.T) {
+	p := startParlour(t)
+	p.running.Bridge.people.next("bob@example.net", func(context.Context, *talk) { panic("a fault of ours") })
+	p.running.Bridge.people.beside("bob@example.net", func(context.Context) { panic("another") })
+	p.writes(bobsPhone, "kitchen", "status")
+	p.bodies("bob", 1)
+	p.writes(annasPhone, "kitchen", "status")
+	p.bodies("anna", 1)
 }
 
 // TestOthersWait has one person give commands that take for ever: another is

@@ -85,6 +85,8 @@ func (b *Bridge) commandsFor(a asker) []command {
 	if b.auth.MaySee(a.bare, a.to) {
 		all = append(all, command{string(words.Proof), words.CmdProof, []formField{textField("period", words.FieldPeriod, "today")}, func(f, _ form) []words.Request {
 			return []words.Request{{Verb: words.Proof, Devices: here, Rest: strings.Fields(f.text("period"))}}
+		}}, command{string(words.Subscribe), words.CmdSubscribe, []formField{textField("node", words.FieldNode, string(laneNow))}, func(f, _ form) []words.Request {
+			return []words.Request{{Verb: words.Subscribe, Devices: here, Rest: strings.Fields(f.text("node"))}}
 		}})
 	}
 	if a.to != devices.Gateway {

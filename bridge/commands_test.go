@@ -76,11 +76,11 @@ func TestCommandLists(t *testing.T) {
 	p := startParlour(t)
 	const list = "<query xmlns='http://jabber.org/protocol/disco#items' node='http://jabber.org/protocol/commands'/>"
 	for _, c := range []struct{ who, to, want string }{
-		{annasPhone, kitchenBare, "status read on off toggle set ack mute proof"},
-		{annasPhone, kitchenFull, "status read on off toggle set ack mute proof"},
-		{bobsPhone, kitchenBare, "status read on off toggle set ack mute proof"},
-		{annasPhone, "gate@pi.example.org", "status read do-open ack mute proof"},
-		{annasPhone, gatewayBare, "status read ack mute proof devices tell pending approve deny grants grant revoke rooms outbox doctor backup"},
+		{annasPhone, kitchenBare, "status read on off toggle set ack mute proof subscribe"},
+		{annasPhone, kitchenFull, "status read on off toggle set ack mute proof subscribe"},
+		{bobsPhone, kitchenBare, "status read on off toggle set ack mute proof subscribe"},
+		{annasPhone, "gate@pi.example.org", "status read do-open ack mute proof subscribe"},
+		{annasPhone, gatewayBare, "status read ack mute proof subscribe devices tell pending approve deny grants grant revoke rooms outbox doctor backup"},
 		{bobsPhone, gatewayBare, "devices tell"},
 	} {
 		kind, inner := p.ask(c.who, c.to, "get", list)

@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"context"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -30,6 +32,7 @@ const (
 // people do one thing after the other for each person, and for different people
 // at the same time: one who waits, or floods, is in nobody else's way.
 type people struct {
+	log     *slog.Logger
 	mu      sync.Mutex
 	ctx     context.Context // nil while nothing is to begin
 	known   map[string]*talk
@@ -136,8 +139,18 @@ func (p *people) work(ctx context.Context, t *talk) {
 		f := t.waiting[0]
 		t.waiting = t.waiting[1:]
 		p.mu.Unlock()
-		f(ctx)
+		p.try(ctx, f)
 	}
+}
+
+// try does one thing, which harms only itself if it panics.
+func (p *people) try(ctx context.Context, f func(context.Context)) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log.Error("what somebody wanted was not done", "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	f(ctx)
 }
 
 // beside has f be done at the same time as all else. It reports false where too
@@ -160,7 +173,7 @@ func (p *people) beside(who string, f func(context.Context)) bool {
 			t.underway--
 			p.mu.Unlock()
 		}()
-		f(ctx)
+		p.try(ctx, f)
 	})
 	return true
 }

@@ -111,6 +111,19 @@ func testPeople(t *testing.T, s *site, m mode) {
 		t.Errorf("refusals differ: %q", refusals)
 	}
 
+	// The nodes, as far as the service lets their owner subscribe somebody.
+	r.settle(r.deviceNode("kitchen", laneLog))
+	say(anna, talkTo, map[bool]string{true: "subscribe kitchen log", false: "kitchen subscribe log"}[m == asAccount])
+	anna.wait("subscription", from(talkTo, "you get what is published at ", "refused: the service does not let me"))
+	if !anna.heardAnything(from(talkTo, "refused: the service does not let me")) {
+		id := r.publishLog("kitchen", 4)
+		anna.wait("reading", func(st stream.Stanza) bool { return st.Type == "headline" && strings.Contains(string(st.Inner), id) })
+		say(anna, talkTo, "kitchen unsubscribe log")
+		anna.wait("end of it", from(talkTo, "you get no more of "))
+	} else {
+		t.Log("the service lets nobody be subscribed")
+	}
+
 	// An alarm, seen by a reaction; and the room.
 	eventually(t, "the room is joined", func() error {
 		if joined, _, why := r.rooms[0].state(); !joined {

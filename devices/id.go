@@ -21,7 +21,7 @@ const Gateway ID = "gateway"
 
 // reserved are the ids that addresses and chat words have taken.
 const reserved = " gateway admin alerts all" +
-	" help menu status read on off toggle set proof ack mute history plot" +
+	" help menu status read on off toggle set proof ack mute subscribe history plot" +
 	" devices pending approve deny grant revoke claim rooms outbox doctor backup "
 
 // Reserved reports whether a configured device or group may not be called s,

@@ -20,33 +20,34 @@ type Verb string
 // The verbs. Act is whatever a device can be told: on, off, toggle, set, and
 // the words of its own.
 const (
-	Help    Verb = "help"
-	Menu    Verb = "menu"
-	Choose  Verb = "choose" // a number alone: a line of the menu
-	Status  Verb = "status"
-	Read    Verb = "read"
-	Act     Verb = "set"
-	Proof   Verb = "proof"
-	Ack     Verb = "ack"
-	Mute    Verb = "mute"
-	Devices Verb = "devices"
-	Pending Verb = "pending"
-	Approve Verb = "approve"
-	Deny    Verb = "deny"
-	Grant   Verb = "grant"
-	Revoke  Verb = "revoke"
-	Claim   Verb = "claim"
-	Rooms   Verb = "rooms"
-	Outbox  Verb = "outbox"
-	Doctor  Verb = "doctor"
-	Backup  Verb = "backup"
+	Help      Verb = "help"
+	Menu      Verb = "menu"
+	Choose    Verb = "choose" // a number alone: a line of the menu
+	Status    Verb = "status"
+	Read      Verb = "read"
+	Act       Verb = "set"
+	Proof     Verb = "proof"
+	Ack       Verb = "ack"
+	Mute      Verb = "mute"
+	Subscribe Verb = "subscribe"
+	Devices   Verb = "devices"
+	Pending   Verb = "pending"
+	Approve   Verb = "approve"
+	Deny      Verb = "deny"
+	Grant     Verb = "grant"
+	Revoke    Verb = "revoke"
+	Claim     Verb = "claim"
+	Rooms     Verb = "rooms"
+	Outbox    Verb = "outbox"
+	Doctor    Verb = "doctor"
+	Backup    Verb = "backup"
 )
 
 // OfDevice reports whether a verb is for devices; the others are for the
 // gateway.
 func (v Verb) OfDevice() bool {
 	switch v {
-	case Status, Read, Act, Proof, Ack, Mute:
+	case Status, Read, Act, Proof, Ack, Mute, Subscribe:
 		return true
 	}
 	return false
@@ -65,6 +66,7 @@ var spellings = []struct {
 	{Proof, []string{"proof"}},
 	{Ack, []string{"ack", "acknowledge", "👍", "✔", "✅"}},
 	{Mute, []string{"mute", "unmute", "silence"}},
+	{Subscribe, []string{"subscribe", "unsubscribe"}},
 	{Devices, []string{"devices", "list"}},
 	{Pending, []string{"pending"}},
 	{Approve, []string{"approve"}},
@@ -181,7 +183,7 @@ func Parse(line string, s Scope) (Request, error) {
 		words[0] = spelled
 		rest = words
 	}
-	if verb == Mute && spelled == "unmute" {
+	if spelled == "unmute" || spelled == "unsubscribe" {
 		rest = append(slices.Clip(rest), "off")
 	}
 	if verb.OfDevice() && meant == nil && s.Device == "" {
