@@ -294,6 +294,18 @@ func Default() *Config {
 // Schema gives the JSON Schema of the file, for editors.
 func Schema() ([]byte, error) { return strictyaml.Schema("Porchlight", Default()) }
 
+// Page gives docs/config.md, which lists every key.
+func Page() []byte {
+	head := `# Every key of the config
+
+This page is made of the program (` + "`go test ./agent/config -update`" + `). [configs/porchlight.yaml](../configs/porchlight.yaml) has the same as a file to copy from, and [configs/porchlight.schema.json](../configs/porchlight.schema.json) teaches it to an editor.
+A relative path is that of a file beside the config, or of one among systemd's credentials (` + "`LoadCredential=`" + `). A secret stands in a file of mode 0600 (` + "`…_file`" + `) or in an environment variable (` + "`…_env`" + `), never in the config.
+A section whose default is empty is absent: what it is about is then switched off.
+
+`
+	return append([]byte(head), strictyaml.Page(Default())...)
+}
+
 // Path gives the file to read: the one named on the command line, else that in
 // PORCHLIGHT_CONFIG, else the usual one.
 func Path(flag string) string {
