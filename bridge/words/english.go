@@ -161,7 +161,6 @@ const (
 	HelpRead      = "read [field] – what it measured last"
 	HelpSwitch    = "%s – switch it"
 	HelpSet       = "set %s <%s>"
-	HelpDo        = "%s"
 	HelpAck       = "ack – acknowledge its alarms"
 	HelpMute      = "mute 2h – no alarms for that time"
 	HelpProof     = "proof today – what became of its readings"
