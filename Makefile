@@ -100,6 +100,11 @@ package: go ## Debian packages, tarballs, SBOMs and check sums, in dist/package
 package-twice: go ## that two builds of a commit, in two places, give the same bytes
 	@GO=$(GO) scripts/package-twice.sh $(or $(ARCHES),amd64)
 
+.PHONY: package-test
+package-test: go ## the package in clean systems, as root: install, upgrade, roll back, restore, purge
+	@scripts/deps.sh package
+	@GO=$(GO) scripts/package-test.sh
+
 .PHONY: deps deps-demo
 deps: ## Debian packages that the tests and the demo need
 	@scripts/deps.sh test

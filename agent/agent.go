@@ -50,6 +50,7 @@ type Agent struct {
 	aboard     *aboard.Registry
 	alarms     *alarms
 	newcomers  *newcomers
+	greeting   *greeting
 	health     health
 	succession *succession
 	ticking    devices.Pulse
@@ -149,6 +150,10 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err := a.alarms.open(); err != nil {
 		log.Error("alarms that were raised before may be raised again", "error", err)
 	}
+	a.greeting = a.newGreeting(filepath.Join(c.Gateway.DataDir, greetingFile))
+	if err := a.greeting.open(!a.resumed); err != nil {
+		log.Error("owners are not greeted", "error", err)
+	}
 	a.newcomers = &newcomers{grants: a.access.Grants, now: a.timing.moment, event: a.tell, people: a.bridge, online: a.forward.isOnline, log: log}
 	a.intake = &intake{outbox: a.outbox, house: a.house, orders: a.orders, timing: &a.timing, aboard: a.aboard, waits: a.newcomers.deviceWaits, log: log, up: a.came}
 	a.furnish(c)
@@ -176,6 +181,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
 	forwarding.Go(func() { a.alarms.run(forwardCtx) })
+	forwarding.Go(func() { a.newcomers.run(forwardCtx) })
 	if m := a.config.Metrics; m != nil {
 		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
 	}
@@ -222,7 +228,7 @@ func (a *Agent) tick(ctx context.Context) {
 			a.ticking.Busy()
 			a.house.tick(now)
 			a.passing()
-			a.newcomers.tell(ctx, now)
+			a.greeting.say(ctx)
 			if a.timing.clock.Dirty() {
 				a.outbox.Save()
 			}

@@ -30,8 +30,13 @@ const (
 	// before is the same alarm.
 	clearAfter = time.Minute
 
+	// lookEvery is how often devices are looked at, at most.
+	lookEvery = 100 * time.Millisecond
+
 	maxAlarms = 10 // of a device
-	maxMute   = 30 * 24 * time.Hour
+	// maxAlarmText is how many characters of a device's own are told.
+	maxAlarmText = 100
+	maxMute      = 30 * 24 * time.Hour
 	// manyAlarms are told in one message.
 	manyAlarms = 4
 	// tellTime is for a message to reach the server, and retell when it is tried
@@ -124,6 +129,9 @@ func (a *alarms) open() error {
 	if err == nil {
 		err = json.Unmarshal(data, &a.watched)
 	}
+	if a.watched == nil { // the file says null
+		a.watched = make(map[devices.ID]*watched)
+	}
 	maps.DeleteFunc(a.watched, func(_ devices.ID, w *watched) bool { return w == nil })
 	for id, w := range a.watched {
 		a.changed[id] = true
@@ -184,6 +192,11 @@ func (a *alarms) run(ctx context.Context) {
 		now := time.Now()
 		a.look(now)
 		a.tellDue(ctx, now)
+		select { // readings may come by the thousand
+		case <-ctx.Done():
+			return
+		case <-time.After(lookEvery):
+		}
 	}
 }
 
@@ -321,7 +334,8 @@ func fault(f devices.Field) (text string, wrong bool) {
 	case devices.NumberValue:
 		return text + " " + f.Value.String(), f.Value.Float() != 0
 	}
-	return text + " " + f.Value.String(), !slices.Contains(wellWords, strings.ToLower(strings.TrimSpace(f.Value.String())))
+	said := []rune(f.Value.String())
+	return text + " " + string(said[:min(len(said), maxAlarmText)]), !slices.Contains(wellWords, strings.ToLower(strings.TrimSpace(string(said))))
 }
 
 // ends reports whether a name is, or ends with, a word.

@@ -55,6 +55,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		}
 	}
 	for _, port := range ports {
+		port.Folder = c.Gateway.DataDir
 		list = append(list, serial.New(port, log))
 	}
 	if c.MQTT != nil {
@@ -83,15 +84,21 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			}
 		}
 	}
-	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil) {
+	if c.CoAP != nil && (c.CoAP.Listen != "" || c.CoAP.DTLS != nil || c.CoAP.CoIoT != nil) {
 		server := coap.Config{Listen: c.CoAP.Listen, Resumed: resumed, Profiles: profiles}
 		var fault error
 		if server.Secure, fault = secure(c.CoAP.DTLS, settings.verify); fault != nil {
 			err = errors.Join(err, fmt.Errorf("cannot use DTLS: %w", fault))
 		}
-		if server.Listen != "" || server.Secure != nil {
+		if c.CoAP.CoIoT != nil {
+			server.Group = &coap.Group{Interfaces: c.CoAP.CoIoT.Interfaces}
+		}
+		if server.Listen != "" || server.Secure != nil || server.Group != nil {
 			list = append(list, coap.New(server, onCoAP, log))
 		}
+	}
+	if c.CoAP != nil && len(c.CoAP.Discover) > 0 && c.Discovery.Accept != "off" {
+		list = append(list, coap.NewScout(c.CoAP.Discover, profiles, onCoAP, log))
 	}
 	if asksCoAP {
 		list = append(list, coap.NewClient(profiles, onCoAP, log))

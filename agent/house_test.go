@@ -152,6 +152,38 @@ func TestLastWill(t *testing.T) {
 	}
 }
 
+// TestPulledCable has a device be lost with its port, and judged as before once the
+// port is back.
+func TestPulledCable(t *testing.T) {
+	start := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	h, taken := houseOf(t, start)
+	now := start
+	for range 5 {
+		now = now.Add(10 * time.Second)
+		h.report(t, taken, now, "temperature", "21")
+	}
+	now = now.Add(time.Second)
+	h.tell("kitchen", devices.Offline, false, now)
+	if got := h.stateAt(now); got != devices.StateLost {
+		t.Errorf("without its port it is %s", got)
+	}
+	now = now.Add(time.Second)
+	h.tell("kitchen", devices.AvailabilityUnknown, false, now)
+	if got := h.stateAt(now); got != devices.StateFresh {
+		t.Errorf("back at once it is %s", got)
+	}
+	h.tell("kitchen", devices.Offline, false, now)
+	now = now.Add(10 * time.Minute)
+	h.tell("kitchen", devices.AvailabilityUnknown, false, now)
+	if got := h.stateAt(now); got != devices.StateLate {
+		t.Errorf("back after ten minutes, and silent, it is %s", got)
+	}
+	h.report(t, taken, now, "temperature", "21")
+	if got := h.stateAt(now); got != devices.StateFresh {
+		t.Errorf("heard again it is %s", got)
+	}
+}
+
 // TestRestart keeps what was known, and holds no silence before the start
 // against a device.
 func TestRestart(t *testing.T) {

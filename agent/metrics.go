@@ -110,8 +110,11 @@ func (m *meters) loss(l outbox.Loss) {
 
 // command counts a command by the audit of it, which begins with its outcome.
 func (m *meters) command(e bridge.Event) {
-	outcome, _, _ := strings.Cut(e.Summary, " ")
-	m.commands.WithLabelValues(strings.TrimRight(outcome, ":;")).Inc()
+	for _, outcome := range []bridge.OutcomeKind{bridge.Refused, bridge.Sent, bridge.Confirmed} {
+		if strings.HasPrefix(e.Summary, outcome.String()) {
+			m.commands.WithLabelValues(outcome.String()).Inc()
+		}
+	}
 }
 
 // A measured sink counts what one driver hands in.

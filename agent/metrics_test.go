@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
@@ -55,6 +57,11 @@ devices:
 	}
 	command(t, "mosquitto_pub", "-h", "127.0.0.1", "-p", port(broker), "-q", "1", "-t", "tele/kitchen/SENSOR", "-m", `{"COUNTER":`)
 
+	c, _ := config.Load(path, config.LoadOptions{})
+	if err := agent.AskDevices(c, "command", agent.DeviceArgs{Which: "nobody", Name: "on"}, io.Discard); err != nil {
+		t.Log("as it should be:", err)
+	}
+
 	var got map[string]*dto.MetricFamily
 	value := func(name string, labels ...string) float64 {
 		for _, m := range got[name].GetMetric() {
@@ -94,7 +101,8 @@ devices:
 		{"porchlight_xmpp_online", nil, 1},
 		{"porchlight_xmpp_sessions_total", nil, 1},
 		{"porchlight_readings_lost_total", []string{"reason", "full"}, 0},
-		{"porchlight_commands_total", []string{"outcome", "refused"}, 0},
+		{"porchlight_commands_total", []string{"outcome", "refused"}, 1},
+		{"porchlight_commands_total", []string{"outcome", "sent"}, 0},
 		{"porchlight_driver_links_total", []string{"driver", "mqtt broker"}, 1},
 		{"porchlight_store_failed", nil, 0},
 		{"porchlight_devices", []string{"state", "fresh"}, 2},

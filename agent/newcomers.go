@@ -67,6 +67,20 @@ func (n *newcomers) add(role access.Role, line string) {
 	}
 }
 
+// run tells what is gathered until ctx ends.
+func (n *newcomers) run(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			n.tell(ctx, now)
+		}
+	}
+}
+
 // tell tells what was gathered, if it is time.
 func (n *newcomers) tell(ctx context.Context, now time.Time) {
 	if !n.online() {

@@ -365,7 +365,7 @@ func (o office) Doctor(who bridge.JID) (string, error) {
 	if n := o.intake.reject.sum(); n > 0 {
 		lines = append(lines, fmt.Sprintf("%d inputs could not be used; the log says which.", n))
 	}
-	return strings.Join(append(lines, "On the machine, porchlight check --online looks further."), "\n"), nil
+	return strings.Join(append(lines, "On the machine, porchlight doctor looks further."), "\n"), nil
 }
 
 func clockText(s clock.Status) string {
@@ -380,5 +380,5 @@ func (o office) Backup(who bridge.JID) (string, error) {
 	if err := o.must(who, bridge.MayInstall, ""); err != nil {
 		return "", err
 	}
-	return "", errors.New("there is no backup from here yet: stop the gateway, and copy its data directory")
+	return "", errors.New("not from here: its recovery phrase is only for who is at the machine. There, porchlight backup makes one, and the timer porchlight-backup one each night")
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +163,15 @@ func (s *shop) comes(outcomes <-chan bridge.Outcome, want ...string) {
 	}
 }
 
+// audit gives all events, also of what ended a moment ago.
+func (s *shop) audit() []string {
+	s.orders.mu.Lock()
+	defer s.orders.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
+}
+
 func (s *shop) did(want string) {
 	s.t.Helper()
 	s.robot.mu.Lock()
@@ -236,10 +246,8 @@ func TestRightsOfCommands(t *testing.T) {
 	s.comes(first, "sent", "confirmed")
 	s.comes(third, "refused: "+bridge.ErrNotAllowed.Error())
 	s.did("wait")
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if want := "bob@h/x lamp: on refused: " + bridge.ErrNotAllowed.Error(); len(s.events) != 8 || s.events[5] != want {
-		t.Errorf("the audit is %q", s.events)
+	if want, all := "bob@h/x lamp: on refused: "+bridge.ErrNotAllowed.Error(), s.audit(); len(all) != 8 || all[5] != want {
+		t.Errorf("the audit is %q", all)
 	}
 }
 
@@ -262,7 +270,7 @@ func TestCommandsOnce(t *testing.T) {
 	s.wants("bob@h/x", devices.Command{Name: "fail", Token: long}, "refused: it cannot")
 	s.wants("bob@h/x", devices.Command{Name: "fail", Token: long}, "refused: it cannot")
 	s.did("power on, power on, power on, power on, power off, power on, power on")
-	events := len(s.events)
+	events := len(s.audit())
 
 	// While it is under way, and over a restart.
 	first := s.gives("bob@h/x", devices.Command{Name: "wait", Token: long})
@@ -274,8 +282,8 @@ func TestCommandsOnce(t *testing.T) {
 	s.close()
 	s.open(s.house)
 	s.wants("bob@h/x", on(long), again, "confirmed")
-	if len(s.events) != events+1 {
-		t.Errorf("the audit is %q", s.events[events:])
+	if all := s.audit(); len(all) != events+1 {
+		t.Errorf("the audit is %q", all[events:])
 	}
 	s.did("wait")
 
@@ -291,21 +299,17 @@ func TestCommandsOnce(t *testing.T) {
 	fmt.Fprint(f, "\x00\x00\n{\"key\":\"torn")
 	f.Close()
 	s.open(s.house)
-	s.mu.Lock()
-	last := s.events[len(s.events)-1]
-	s.mu.Unlock()
-	if last != "bob@h/x lamp: door unknown: the gateway ended before it was known what came of it" {
+	all := s.audit()
+	if last := all[len(all)-1]; last != "bob@h/x lamp: door unknown: the gateway ended before it was known what came of it" {
 		t.Errorf("the audit has %s", last)
 	}
 	s.wants("bob@h/x", devices.Command{Name: "door", Token: long, Sure: true}, "refused: it was given before, and is not done again; nobody knows")
 	s.wants("bob@h/x", on(long), again, "confirmed")
 	s.close()
 	s.open(s.house)
-	s.mu.Lock()
-	if len(s.events) != events+2 {
-		t.Errorf("the audit is %q", s.events[events:])
+	if all := s.audit(); len(all) != events+2 {
+		t.Errorf("the audit is %q", all[events:])
 	}
-	s.mu.Unlock()
 	s.did("")
 
 	// What cannot be remembered is done, if it is not hazardous.

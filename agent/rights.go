@@ -79,18 +79,33 @@ func (a *Agent) may(author string, right bridge.Right, device devices.ID) bool {
 	return err == nil && a.auth.May(who, right, device)
 }
 
-// moment is the present for grants. While the time is not known it is the
-// earliest that it can be, so that a board without a clock does not bring back
-// what has ended.
+// moment is the present for grants, a moment ago at most: rights are asked for
+// so often that the kernel is not each time. While the time is not known it is
+// the earliest that it can be, so that a board without a clock does not bring
+// back what has ended.
 func (t *timing) moment() access.Moment {
 	if t.clock == nil {
 		return access.Moment{Time: time.Now()}
+	}
+	now := time.Now()
+	if last := t.lately.Load(); last != nil && now.Sub(last.at) < momentFor {
+		return last.moment
 	}
 	at, known := t.clock.Time()
 	if !known {
 		at = t.clock.VerifyTime()
 	}
-	return access.Moment{Time: at, Known: known}
+	fresh := &lately{access.Moment{Time: at, Known: known}, now}
+	t.lately.Store(fresh)
+	return fresh.moment
+}
+
+// momentFor is for how long a moment is the present.
+const momentFor = 100 * time.Millisecond
+
+type lately struct {
+	moment access.Moment
+	at     time.Time
 }
 
 // openAccess makes the registry of grants.

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/clock"
@@ -15,6 +16,7 @@ type timing struct {
 	source clock.Source
 	log    *slog.Logger
 	clock  *clock.Clock // from boot on
+	lately atomic.Pointer[lately]
 }
 
 // boot makes the clock of what was kept of it. Without a clock there is no

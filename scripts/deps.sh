@@ -3,6 +3,7 @@
 #
 #   scripts/deps.sh demo    an XMPP server, for `porchlight demo`
 #   scripts/deps.sh test    that, and the other real peers of the tests
+#   scripts/deps.sh package what `make package-test` needs
 #   scripts/deps.sh clients those of the tests, and clients that people use
 #
 # Where everything is there it does nothing, and does it fast. The packages
@@ -16,6 +17,7 @@ tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	socat python3-pymodbus python3-serial-asyncio # a serial line, and a Modbus slave on it
 	gcc libc6-dev) # the race detector is linked by a C compiler
 clients=(profanity tmux)
+package=(debootstrap lintian iproute2)
 
 policy=/usr/sbin/policy-rc.d
 mark='# put here by deps.sh of porchlight'
@@ -127,13 +129,14 @@ install() {
 case ${1-} in
 demo) wanted=("${demo[@]}") ;;
 test) wanted=("${demo[@]}" "${tests[@]}") ;;
+package) wanted=("${package[@]}") ;;
 clients) wanted=("${demo[@]}" "${tests[@]}" "${clients[@]}") ;;
 --install)
 	shift
 	install "$@"
 	exit
 	;;
-*) die "usage: $0 demo|test|clients" ;;
+*) die "usage: $0 demo|test|package|clients" ;;
 esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

@@ -141,6 +141,9 @@ func (c Candidate) posts() bool { return c.Transport == "coap" && c.Link == "" }
 
 // place is what tells it from all others in the same house.
 func (c Candidate) place() string {
+	if c.Transport == "serial" { // several may share a port
+		return "place " + strings.Join([]string{c.Transport, c.Link, c.Profile, c.Place, c.Identity}, "\x00")
+	}
 	return "place " + strings.Join([]string{c.Transport, c.Link, c.Profile, c.Place}, "\x00")
 }
 

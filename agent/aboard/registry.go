@@ -72,6 +72,9 @@ func (c Candidate) Way() string {
 		}
 		return fmt.Sprintf("coap %s, /d/%s", c.Peer, c.Place)
 	}
+	if c.Identity != "" { // others may be on the port
+		return c.Transport + " " + c.Place + ", " + c.Identity
+	}
 	return c.Transport + " " + c.Place
 }
 

@@ -73,11 +73,12 @@ type Registry struct {
 
 	deciding sync.Mutex // held, before mu, while something is decided and written
 
-	mu     sync.Mutex
-	config Grants
-	state  state
-	broken error // why the file cannot be used
-	known  bool  // the file was understood once
+	mu      sync.Mutex
+	config  Grants
+	state   state
+	broken  error  // why the file cannot be used
+	known   bool   // the file was understood once
+	granted Grants // what counts of all this
 }
 
 // Open makes the registry of a data directory, without the config's grants. The
@@ -109,6 +110,7 @@ func (r *Registry) reload() error {
 	case !r.known:
 		r.state = state{revoked: s.revoked}
 	}
+	r.count()
 	return err
 }
 
@@ -117,17 +119,22 @@ func (r *Registry) Configure(config Grants) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.config = config
+	r.count()
 }
 
 // Grants gives what is granted, first by the config.
 func (r *Registry) Grants() Grants {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := r.state.with(r.config)
+	return r.granted
+}
+
+// count says what counts. It is called with r.mu held.
+func (r *Registry) count() {
+	r.granted = r.state.with(r.config)
 	if r.broken != nil && !r.known {
-		all = slices.DeleteFunc(all, func(g Grant) bool { return g.Role != Owner })
+		r.granted = slices.DeleteFunc(r.granted, func(g Grant) bool { return g.Role != Owner })
 	}
-	return all
 }
 
 // with gives what counts of the config's grants, and the file's.
@@ -172,6 +179,7 @@ func (r *Registry) change(decide func(s *state, now Moment) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = next
+	r.count()
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 )
 
@@ -81,12 +82,12 @@ func (c Content) Restore(configFile string, load func(path string) (dataDir stri
 				return "", fmt.Errorf("cannot make a directory: %w", err)
 			}
 		}
-		if err := setup.Replace(path, c.files[f.name()], 0o600, user, group); err != nil {
-			return "", err
+		if err := durable.ReplaceAs(path, c.files[f.name()], 0o600, user, group); err != nil {
+			return "", fmt.Errorf("cannot write %s: %w", path, err)
 		}
 	}
-	if err := setup.Replace(filepath.Join(dataDir, config.IdentityFile), identity, 0o600, uid, gid); err != nil {
-		return "", err
+	if err := durable.ReplaceAs(filepath.Join(dataDir, config.IdentityFile), identity, 0o600, uid, gid); err != nil {
+		return "", fmt.Errorf("cannot write who this gateway is: %w", err)
 	}
 	return dataDir, setup.InstallConfig(configFile, c.config(dir))
 }

@@ -279,6 +279,11 @@ func (k *checker) coap(at source) {
 	if c.Listen != "" {
 		k.test(at, "listen", checkListen(c.Listen))
 	}
+	for i, name := range c.Discover {
+		if name == "" || len(name) > 15 || strings.ContainsAny(name, "/ :") {
+			k.add(at, fmt.Sprintf("discover[%d]", i), trouble{quoted(name) + " is not the name of a network interface", "names of network interfaces", "'ip link' shows them; write for example eth0"})
+		}
+	}
 	if d := c.DTLS; d != nil {
 		k.test(at, "dtls.listen", checkListen(d.Listen))
 		k.dtls(at.in("dtls"), d)
@@ -537,7 +542,7 @@ func (k *checker) coapPlace(device source, d *DeviceCoAP, places map[string]sour
 		if d.Every != 0 {
 			k.add(at, "every", trouble{"needs a url", "every together with url", "add url, or remove every if the device posts by itself"})
 		}
-		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil {
+		if c := k.c.CoAP; c == nil || c.Listen == "" && c.DTLS == nil && c.CoIoT == nil {
 			k.add(at, "", trouble{"the device posts to the gateway, and nothing listens", "coap with a url, or together with the section coap of the gateway", "add the section coap with listen"})
 		}
 		return

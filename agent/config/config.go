@@ -144,8 +144,15 @@ type Broker struct {
 
 // CoAP is where devices post to.
 type CoAP struct {
-	Listen string `yaml:"listen" doc:"address:port on which devices post readings. Absent: none."`
-	DTLS   *DTLS  `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	Listen   string   `yaml:"listen" doc:"address:port on which devices post readings, or register. Absent: none."`
+	DTLS     *DTLS    `yaml:"dtls" doc:"The same, encrypted with keys that devices know."`
+	Discover []string `yaml:"discover" doc:"Names of network interfaces, as eth0, on which CoAP servers are looked for by multicast. Default: none."`
+	CoIoT    *CoIoT   `yaml:"coiot" doc:"Devices that tell the group of all CoAP nodes, 224.0.1.187, how they are. Absent: nobody listens to them."`
+}
+
+// CoIoT is what some devices made of CoAP: they tell a group, and nobody answers.
+type CoIoT struct {
+	Interfaces []string `yaml:"interfaces" doc:"Names of the network interfaces on which they are, as eth0. Default: all."`
 }
 
 // DTLS is CoAP over DTLS, with keys that are shared, or with certificates (RFC
@@ -286,6 +293,18 @@ func Default() *Config {
 
 // Schema gives the JSON Schema of the file, for editors.
 func Schema() ([]byte, error) { return strictyaml.Schema("Porchlight", Default()) }
+
+// Page gives docs/config.md, which lists every key.
+func Page() []byte {
+	head := `# Every key of the config
+
+This page is made of the program (` + "`go test ./agent/config -update`" + `). [configs/porchlight.yaml](../configs/porchlight.yaml) has the same as a file to copy from, and [configs/porchlight.schema.json](../configs/porchlight.schema.json) teaches it to an editor.
+A relative path is that of a file beside the config, or of one among systemd's credentials (` + "`LoadCredential=`" + `). A secret stands in a file of mode 0600 (` + "`…_file`" + `) or in an environment variable (` + "`…_env`" + `), never in the config.
+A section whose default is empty is absent: what it is about is then switched off.
+
+`
+	return append([]byte(head), strictyaml.Page(Default())...)
+}
 
 // Path gives the file to read: the one named on the command line, else that in
 // PORCHLIGHT_CONFIG, else the usual one.

@@ -194,7 +194,7 @@ func TestFaults(t *testing.T) {
 			`c.yaml:10:8: coap.dtls: does not say all that certificates need; allowed: cert_file, key_file and client_ca_file together; add what is missing: without client_ca_file anybody could be any device`},
 		"a key and no coaps": {kitchen, `{id: soil, profile: senml, coap: {url: "coap://[::1]", psk_file: key}}`, "" +
 			`c.yaml:12:32: devices[0].coap: has a key, and no coaps url; allowed: psk_identity and psk_file together with a url that begins with coaps:; correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway`},
-		"no value": {"coap: {listen: \"127.0.0.1:5683\"}", "coap:\n#  listen: x", `c.yaml:10:6: coap: has no value; allowed: a mapping with the keys listen, dtls; give it one, or put # before the line`},
+		"no value": {"coap: {listen: \"127.0.0.1:5683\"}", "coap:\n#  listen: x", `c.yaml:10:6: coap: has no value; allowed: a mapping with the keys listen, dtls, discover, coiot; give it one, or put # before the line`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

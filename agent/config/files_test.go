@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-var update = flag.Bool("update", false, "write configs/porchlight.schema.json anew")
+var update = flag.Bool("update", false, "write configs/porchlight.schema.json and docs/config.md anew")
 
 const configs = "../../configs/"
 
@@ -27,6 +27,14 @@ func TestSchemaFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	compareFile(t, file, want)
+}
+
+// TestConfigPage asserts the same of the page that lists every key.
+func TestConfigPage(t *testing.T) { compareFile(t, "../../docs/config.md", Page()) }
+
+func compareFile(t *testing.T, file string, want []byte) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(file, want, 0o644); err != nil {
 			t.Fatal(err)
@@ -37,7 +45,7 @@ func TestSchemaFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not the schema of the structs; run: go test ./agent/config -update", file)
+		t.Errorf("%s is not that of the structs; run: go test ./agent/config -update", file)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/devices"
@@ -76,7 +77,7 @@ func TakeOver(ctx context.Context, dir, path string) (done bool, err error) {
 	}
 	return true, errors.Join(
 		os.WriteFile(filepath.Join(dir, CardDone), crlf(told+"\n"), 0o600),
-		os.Remove(filepath.Join(dir, CardErrors)), syncDir(dir))
+		os.Remove(filepath.Join(dir, CardErrors)), durable.SyncDir(dir))
 }
 
 // crlf ends lines as the plainest editors want them.
@@ -255,8 +256,8 @@ func enroll(ctx context.Context, in bridge.Invitation, server string, before pen
 		if err != nil {
 			return p, err
 		}
-		if err := Replace(kept, b, 0o600, -1, -1); err != nil {
-			return p, err
+		if err := durable.Replace(kept, b); err != nil {
+			return p, fmt.Errorf("cannot keep the password of the account: %w", err)
 		}
 		j, err := bridge.ParseJID(p.JID)
 		if err != nil {

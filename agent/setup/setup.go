@@ -19,6 +19,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/strictyaml"
 )
@@ -216,8 +217,8 @@ func Install(path string, d config.Taken) error {
 		return fmt.Errorf("cannot make the config's directory: %w", err)
 	}
 	for name, secret := range d.Secrets {
-		if err := Replace(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid); err != nil {
-			return err
+		if err := durable.ReplaceAs(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid); err != nil {
+			return fmt.Errorf("cannot write a secret: %w", err)
 		}
 	}
 	return InstallConfig(path, d.Text)
@@ -237,7 +238,10 @@ func InstallConfig(path string, text []byte) error {
 	if gid >= 0 {
 		uid = 0 // the gateway reads it and never writes it
 	}
-	return Replace(path, text, 0o640, uid, gid)
+	if err := durable.ReplaceAs(path, text, 0o640, uid, gid); err != nil {
+		return fmt.Errorf("cannot write the config: %w", err)
+	}
+	return nil
 }
 
 // Service gives who runs the gateway where the package is installed, for root;
@@ -258,42 +262,4 @@ func Service() (uid, gid int) {
 		return -1, -1
 	}
 	return uid, gid
-}
-
-// Replace writes a file all at once; -1 as uid or gid leaves that as it comes.
-func Replace(path string, data []byte, mode os.FileMode, uid, gid int) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-")
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-			err = fmt.Errorf("cannot write %s: %w", path, err)
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil && (uid >= 0 || gid >= 0) {
-		err = f.Chown(uid, gid)
-	}
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/backup"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 )
 
@@ -72,8 +73,8 @@ func runBackup(_ context.Context, args []string, stdout, stderr io.Writer) error
 	if _, err := backup.Open(bytes.NewReader(sealed.Bytes()), phrase); err != nil {
 		return err
 	}
-	if err := setup.Replace(name, sealed.Bytes(), 0o600, -1, -1); err != nil {
-		return err
+	if err := durable.Replace(name, sealed.Bytes()); err != nil {
+		return fmt.Errorf("cannot write the backup: %w", err)
 	}
 	fmt.Fprintf(stdout, "%s: %d files of gateway %s, %s\n", name, len(content.Manifest.Files), c.Gateway.ID, size(int64(sealed.Len())))
 	if fresh {
@@ -98,7 +99,10 @@ func recoveryPhrase(dataDir string) (phrase string, fresh bool, err error) {
 	}
 	phrase = backup.NewPhrase()
 	uid, gid := setup.Service()
-	return phrase, true, setup.Replace(path, []byte(phrase+"\n"), 0o600, uid, gid)
+	if err := durable.ReplaceAs(path, []byte(phrase+"\n"), 0o600, uid, gid); err != nil {
+		return "", false, fmt.Errorf("cannot keep the recovery phrase: %w", err)
+	}
+	return phrase, true, nil
 }
 
 // removeOld leaves the newest, whose names are in the order of their times.

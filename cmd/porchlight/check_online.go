@@ -91,8 +91,10 @@ func tryConfigured(ctx context.Context, c *config.Config, report func(finding)) 
 			tryServer(ctx, "broker "+b.Name, address, settings, report)
 		}
 	}
+	ports := make(map[string]bool)
 	for _, d := range c.Devices {
-		if d.Serial != nil {
+		if d.Serial != nil && !ports[d.Serial.Port] {
+			ports[d.Serial.Port] = true // several may be on it
 			report(trySerial(d.Serial.Port))
 		}
 	}

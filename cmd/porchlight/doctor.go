@@ -156,7 +156,7 @@ func tryData(c *config.Config, report func(finding)) {
 	}
 	switch {
 	case fs.Flags&unix.ST_RDONLY != 0:
-		report(broken("disk", dir+" is on a file system that is read-only; a card that fails becomes that", "dmesg | tail; then replace the card: porchlight backup tells how to keep this gateway"))
+		report(broken("disk", dir+" is on a file system that is read-only; a card that fails becomes that", "dmesg | tail; then replace the card, and bring this gateway back: porchlight restore"))
 	case free < littleSpace:
 		report(broken("disk", size(free)+" are free", "df -h "+dir+"; make room"))
 	case free < needs:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -93,6 +94,8 @@ func TestFirstboot(t *testing.T) {
 		t.Errorf("left behind: %v", hidden)
 	}
 
+	hears(t, server, file, "This is the gateway ")
+
 	folder, file = boot("second", invitation)
 	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file)
 	out, err = cmd.CombinedOutput()
@@ -106,6 +109,48 @@ func TestFirstboot(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("there is a config all the same")
 	}
+}
+
+// hears runs a gateway until anna hears something of it in a chat.
+func hears(t *testing.T, server *xmppserver.Server, file, want string) {
+	t.Helper()
+	// The test may not write where the gateway would.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := houseDir(t, "")
+	for name, text := range map[string]string{
+		"p.yaml": "gateway: {data_dir: data}\n" + strings.ReplaceAll(string(text), "password_file: password", "password_file: "+filepath.Join(filepath.Dir(file), "password")),
+		"anna":   "anna's password",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := trusting(t.Context(), server, "watch", "--jid", "anna@localhost", "--password-file", filepath.Join(dir, "anna"), "--server", server.C2S(), "--pubsub", "pubsub.localhost")
+	out, err := client.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := trusting(t.Context(), server, "run", "-c", filepath.Join(dir, "p.yaml"))
+	for _, cmd := range []*exec.Cmd{client, gateway} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = cmd.Process.Signal(os.Interrupt)
+			_ = cmd.Wait()
+		}()
+	}
+	impatient := time.AfterFunc(waitFor, func() { _ = client.Process.Kill() })
+	defer impatient.Stop()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if strings.Contains(lines.Text(), want) {
+			return
+		}
+	}
+	t.Errorf("anna does not hear %q", want)
 }
 
 // TestFirstbootAfterPowerCut has the power fail between the account and the

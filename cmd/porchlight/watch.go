@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -83,7 +84,13 @@ func runWatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		}
 	}
 	w := watch.New(o)
-	if err := w.Run(ctx, p); err != nil {
+	quiet := newSilence(p, o.Log)
+	var looking sync.WaitGroup
+	looking.Go(func() { quiet.watch(ctx) })
+	err = w.Run(ctx, quiet)
+	cancel()
+	looking.Wait()
+	if err != nil {
 		return err
 	}
 	if broken != nil {

@@ -29,7 +29,14 @@ const (
 	ourBlock    = 1024     // bytes of a block, until the peer wants less
 	ourSZX      = 6        // which is that
 	maxTransfer = 5 * time.Minute
+
+	// forgottenAfter is how many repetitions a peer that forgets gets: a new
+	// association costs it less than the wait.
+	forgottenAfter = 1
+	maxAnew        = 5 // times that an answer is read from its beginning again
 )
+
+var errChanged = errors.New("the answer changed while it was read")
 
 // What becomes of a request that is not answered. After all but errBusy the peer
 // may have done what it was asked.
@@ -140,11 +147,17 @@ func (s *session) do(ctx context.Context, p *peer, q request) (answer, error) {
 		return answer{}, err
 	}
 	defer c.close()
-	first, err := c.put(ctx, q)
-	if err != nil {
-		return answer{}, err
+	for n := 0; ; n++ {
+		first, err := c.put(ctx, q)
+		if err != nil {
+			return answer{}, err
+		}
+		a, err := c.rest(ctx, q, first)
+		if errors.Is(err, errChanged) && q.code == codes.GET && n < maxAnew {
+			continue // also where a peer takes a repetition for another request
+		}
+		return a, err
 	}
-	return c.rest(ctx, q, first)
 }
 
 // put sends a request, its body in blocks if it is large (RFC 7959 section 2.5).
@@ -229,7 +242,7 @@ func (c *conversation) rest(ctx context.Context, q request, m message.Message) (
 		case err != nil || v&7 == 7 || int(v>>4)*size != len(whole.payload):
 			return answer{}, errors.New("the device answers with another block than it was asked for")
 		case !bytes.Equal(etag(next), tag):
-			return answer{}, errors.New("the answer changed while it was read")
+			return answer{}, errChanged
 		case v&8 != 0 && len(next.Payload) != size || len(next.Payload) > size:
 			return answer{}, fmt.Errorf("a block has %d bytes, its option says %d", len(next.Payload), size)
 		case len(whole.payload)+len(next.Payload) > maxAnswer:
@@ -265,21 +278,30 @@ type conversation struct {
 // a confirmable one for which there is no room is not acknowledged, so that it
 // comes again.
 func (s *session) converse(p *peer, room int) (*conversation, error) {
-	token := make(message.Token, 8) // section 5.3.1: so that nobody can guess it
-	_, _ = rand.Read(token)
+	token := newToken()
 	c := &conversation{session: s, peer: p, token: token, answers: make(chan message.Message, room)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case p.gone:
 		return nil, errGone
-	case p.asked >= maxAsked || len(s.conversations) >= maxConversations:
+	case p.asked >= maxAsked && !p.forgets || p.asked >= maxSharedAsked || len(s.conversations) >= maxConversations:
 		return nil, errBusy
+	}
+	if p.turn == nil {
+		p.turn = make(chan struct{}, 1)
 	}
 	p.asked++
 	p.held++
 	s.conversations[string(token)] = c
 	return c, nil
+}
+
+// newToken gives one that nobody can guess (RFC 7252 section 5.3.1).
+func newToken() message.Token {
+	token := make(message.Token, 8)
+	_, _ = rand.Read(token)
+	return token
 }
 
 // close ends a conversation. What still comes is refused, which ends an
@@ -380,6 +402,9 @@ func (s *session) transmit(ctx context.Context, p *peer, mid int32, b []byte) er
 func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte, c *conversation) error {
 	tr := &transmission{done: make(chan struct{})}
 	s.mu.Lock()
+	if p.sent == nil {
+		p.sent = make(map[int32]*transmission)
+	}
 	p.sent[mid] = tr
 	if c != nil {
 		tr.token, c.under = c.token, tr
@@ -396,7 +421,7 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 			c.under = nil
 		}
 	}()
-	timeout := ackTimeout + mathrand.N(ackTimeout/2)
+	timeout := s.ackTimeout + mathrand.N(s.ackTimeout/2)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for n := 0; ; n++ {
@@ -409,6 +434,12 @@ func (s *session) transmitFor(ctx context.Context, p *peer, mid int32, b []byte,
 		case <-ctx.Done():
 			return fmt.Errorf("%w in time", errSilent)
 		case <-timer.C:
+		}
+		if p.forgets && n == forgottenAfter {
+			s.mu.Lock()
+			p.stale = true
+			s.mu.Unlock()
+			return errSilent
 		}
 		if n == maxRetransmit {
 			return errSilent
@@ -437,6 +468,14 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 	sum := sha256.Sum256(b)
 	s.mu.Lock()
 	if m.Type != message.Acknowledgement && s.repeated(p, m, sum, now) {
+		return
+	}
+	if group := s.groups[string(m.Token)]; group != nil {
+		select {
+		case group <- p:
+		default:
+		}
+		s.mu.Unlock()
 		return
 	}
 	c := s.conversations[string(m.Token)]
@@ -475,7 +514,7 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 	if ex.confirmable {
 		ex.reply = encode(message.Message{Type: message.Acknowledgement, MessageID: m.MessageID})
 	}
-	p.exchanges[ex.mid] = ex
+	p.note(ex)
 	s.open++
 	p.open++
 	s.remember(ex)

@@ -172,6 +172,7 @@ func (a *asked) run(ctx context.Context) {
 	s := a.asker.session
 	wait, said := retryFirst, false
 	for n := 0; ctx.Err() == nil; n++ {
+		began := time.Now()
 		answered, err := a.once(ctx, n)
 		if answered {
 			wait, said = retryFirst, false
@@ -179,6 +180,8 @@ func (a *asked) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil || errors.Is(err, errLookAgain):
 			continue
+		case answered && a.url.Scheme == "coaps" && isFatal(err) && time.Since(began) > retryFirst:
+			continue // it has begun anew, or forgotten the association
 		case errors.Is(err, errNothing):
 			wait = uselessWait
 		}

@@ -23,10 +23,13 @@ import (
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
+// builtins reads them once.
+var builtins = sync.OnceValues(profile.Builtin)
+
 // library gives the profiles that the gateway comes with, and those in texts.
 func library(t testing.TB, texts ...string) *profile.Library {
 	t.Helper()
-	all, err := profile.Builtin()
+	all, err := builtins()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,11 +45,14 @@ const (
 
 var allNodes = netip.MustParseAddrPort("224.0.1.187:5683") // RFC 7252 section 12.8
 
-// A told is what a device said last.
+// A told is what a device said, one of the last few things: repetitions mix with
+// what comes after.
 type told struct {
 	sum [sha256.Size]byte
 	at  time.Time
 }
+
+const fewTold = 8
 
 // A listener of CoIoT knows what was said, as each message comes several times.
 type coiot struct {
@@ -57,10 +62,10 @@ type coiot struct {
 
 	mu     sync.Mutex
 	bucket bucket
-	last   map[string]told
+	last   map[string][]told
 }
 
-// listenGroup joins the group: with the socket of the server, where that has its
+// listen joins the group: with the socket of the server, where that has its
 // port on all addresses, else with one of its own, which is given back.
 func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDPConn, error) {
 	addr := g.Addr
@@ -119,6 +124,22 @@ func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDP
 	return conn, nil
 }
 
+// listen takes datagrams from a socket of the group until its context ends.
+func (c *coiot) listen(conn *coapnet.UDPConn) error {
+	buf := make([]byte, maxDatagram)
+	for {
+		var from *net.UDPAddr
+		n, err := conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from))
+		switch {
+		case c.ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		c.datagram(from.AddrPort(), buf[:n])
+	}
+}
+
 // datagram takes one that was sent to the group.
 func (c *coiot) datagram(from netip.AddrPort, b []byte) {
 	m := message.Message{Options: make(message.Options, 0, maxOptions)}
@@ -141,7 +162,7 @@ func (c *coiot) status(from string, m message.Message, now time.Time) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", pathOf(m), serial, m.Payload))
 	c.mu.Lock()
 	before, known := c.last[name]
-	again := known && before.sum == sum && now.Sub(before.at) < repeatTime
+	again := slices.ContainsFunc(before, func(t told) bool { return t.sum == sum && now.Sub(t.at) < repeatTime })
 	if again || !c.bucket.take(now) {
 		c.mu.Unlock()
 		return
@@ -152,7 +173,7 @@ func (c *coiot) status(from string, m message.Message, now time.Time) {
 			break
 		}
 	}
-	c.last[name] = told{sum, now}
+	c.last[name] = append(before[max(0, len(before)-fewTold+1):], told{sum, now})
 	c.mu.Unlock()
 	c.take(from, name, profile.Message{Topic: strings.Join(pathOf(m), "/"), Payload: m.Payload, ContentFormat: NoFormat, Received: now, Sender: name})
 }
@@ -173,6 +194,9 @@ func (c *coiot) take(from, name string, m profile.Message) {
 	}
 	if len(out.Readings) == 0 {
 		return
+	}
+	for _, r := range out.Readings {
+		shorten(r.Fields)
 	}
 	// It does not wait for an answer, so nothing waits for the receipt.
 	if _, err := c.sink.Report(c.ctx, devices.Message{Readings: out.Readings}); err != nil && c.ctx.Err() == nil {
@@ -220,7 +244,30 @@ func (c *coiot) meet(from, name string, m profile.Message) {
 	model, _, _ := strings.Cut(name, "#")
 	s := devices.Stranger{Transport: "coap", Place: string(devices.Slug(withoutVersion(name))), Peer: from, Profile: p.ID(), Identity: withoutVersion(name), Model: model}
 	for _, r := range out.Readings {
+		shorten(r.Fields)
 		s.Fields = append(s.Fields, r.Fields...)
 	}
 	c.sink.Unknown(s)
+}
+
+// shorten takes the number from names such as 4101_power, of which the second
+// digit is the channel: 4201_power is power_2. A name that another has keeps it.
+func shorten(fields []devices.Field) {
+	taken := make(map[string]bool)
+	for _, f := range fields {
+		taken[f.Name] = true
+	}
+	for i := range fields {
+		number, name, ok := strings.Cut(fields[i].Name, "_")
+		if n, err := strconv.Atoi(number); !ok || err != nil || n < 1000 || n > 9999 {
+			continue
+		}
+		if number[1] != '1' {
+			name += "_" + number[1:2]
+		}
+		if !taken[name] {
+			taken[name] = true
+			fields[i].Name = name
+		}
+	}
 }

@@ -29,8 +29,7 @@ const (
 	maxEndpointName      = 63   // bytes (RFC 9176 section 5)
 	defaultLifetime      = 90000 * time.Second
 
-	maxSampled = 4 // resources of an endpoint that nobody knows
-	maxLooking = 8 // such endpoints that are looked at, at a time
+	maxLooking = 8 // endpoints that nobody knows and that are looked at, at a time
 )
 
 // A directory has the endpoints that registered (RFC 9176). It is not kept: after
@@ -51,9 +50,12 @@ type registration struct {
 	lifetime         time.Duration
 	until            time.Time
 
-	device devices.ID // "" while it is none of ours
-	asker  asker
-	stop   func() // ends the asking; nil while it is not asked
+	device  devices.ID // "" while it is none of ours
+	asker   asker
+	stop    func() // ends the asking; nil while it is not asked
+	lwm2m   bool
+	query   map[string]string // with which it registered as a client of LwM2M
+	manager *manager          // of such a one, while it is asked
 }
 
 // register serves /rd and /.well-known/rd.
@@ -68,7 +70,7 @@ func (s *service) register(ex *exchange, path []string) response {
 	case answer != nil:
 		return *answer
 	case own && len(path) == 2:
-		return inBlocks(s.registered(ex, path[1], query), m)
+		return inBlocks(s.registered(ex, path[1], query, payload), m)
 	case m.Code != codes.POST:
 		return response{code: codes.MethodNotAllowed, payload: []byte("register by POST /rd?ep=<name>")}
 	case !own && len(payload) > 0:
@@ -99,12 +101,19 @@ func (s *service) register(ex *exchange, path []string) response {
 // enter makes a registration, or renews the one of that name.
 func (s *service) enter(p *peer, query map[string]string, links []profile.Link) (*registration, *response) {
 	name, sector := query["ep"], query["d"]
-	lifetime, err := lifetimeOf(query, defaultLifetime)
+	_, managed := query["lwm2m"]
+	usual := defaultLifetime
+	if managed {
+		usual = managedLifetime
+	}
+	lifetime, err := lifetimeOf(query, usual)
 	switch {
 	case err != nil:
 		return nil, badRequest("%v", err)
 	case name == "" || len(name) > maxEndpointName || len(sector) > maxEndpointName || !printable(name) || !printable(sector):
 		return nil, badRequest("ep has to be a name of 1 to %d bytes", maxEndpointName)
+	case managed && !speaks(query["lwm2m"]):
+		return nil, &response{code: codes.PreconditionFailed, payload: []byte("LwM2M 1.0 and 1.1 are spoken")}
 	}
 	at, refused := s.base(p, query)
 	if refused != nil {
@@ -144,7 +153,7 @@ func (s *service) enter(p *peer, query map[string]string, links []profile.Link) 
 	_, _ = rand.Read(id)
 	r := &registration{
 		id: strings.ToLower(base32.StdEncoding.EncodeToString(id)), name: name, sector: sector,
-		peer: at, links: links,
+		peer: at, links: links, lwm2m: managed, query: query,
 	}
 	if old != nil { // section 5: the resource stays the same
 		r.id = old.id
@@ -235,13 +244,16 @@ func sameHost(a, b *peer) bool {
 }
 
 // registered serves /rd/<id>: update and removal.
-func (s *service) registered(ex *exchange, id string, query map[string]string) response {
+func (s *service) registered(ex *exchange, id string, query map[string]string, payload []byte) response {
 	d := &s.directory
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.byID[id]
 	if r == nil {
 		return notFound("no such registration; register again by POST /rd?ep=<name>")
+	}
+	if ex.peer.who != r.peer.who {
+		return errNotYours
 	}
 	switch ex.request.Code {
 	case codes.DELETE:
@@ -264,7 +276,9 @@ func (s *service) registered(ex *exchange, id string, query map[string]string) r
 		s.release(at)
 		return errNotYours
 	}
-	r.lifetime, r.until = lifetime, time.Now().Add(lifetime+maxTransmitSpan)
+	if r.lwm2m && s.revise(r, query, payload) {
+		s.quiet(r) // so that it is asked for what it has now
+	}
 	if at == r.peer {
 		s.release(at)
 	} else { // section 5.3.1: it has another address now
@@ -288,11 +302,18 @@ func (s *service) greet(r *registration) {
 		s.show(r)
 		return
 	}
-	s.sink.Availability(id, devices.Online, false)
+	s.sink.Availability(id, r.state(), false)
+	if r.manager != nil {
+		r.manager.awake.ring()
+	}
 	if r.stop == nil && s.server.ear.Load() != nil {
 		device.Observe = true // what can be; the rest is asked for
 		r.asker = asker{session: s.session, device: device, ear: s.server.ear.Load, told: &bell{}}
-		s.attend(r)
+		if r.lwm2m {
+			s.manage(r)
+		} else {
+			s.attend(r)
+		}
 	}
 }
 
@@ -341,7 +362,7 @@ func (s *service) attend(r *registration) {
 func (s *service) quiet(r *registration) {
 	if r.stop != nil {
 		r.stop()
-		r.stop = nil
+		r.stop, r.manager = nil, nil
 	}
 }
 
@@ -354,6 +375,10 @@ func (s *service) show(r *registration) {
 	if profiles == nil || id == "" || d.looking >= maxLooking || !s.sink.Unknown(stranger) {
 		return
 	}
+	if r.lwm2m {
+		s.showManaged(r, stranger)
+		return
+	}
 	d.looking++
 	p, all := r.peer, resources(r.links)
 	s.hold(p)
@@ -364,42 +389,11 @@ func (s *service) show(r *registration) {
 			d.looking--
 			d.mu.Unlock()
 		}()
-		if len(all) == 0 {
-			all, _ = asker{session: s.session}.look(s.ctx, p)
-		}
-		for _, one := range all[:min(len(all), maxSampled)] {
-			one.accept = NoFormat
-			if len(one.formats) > 0 {
-				one.accept = one.formats[0]
-			}
-			got, err := s.do(s.ctx, p, one.request())
-			if err != nil {
-				break
-			}
-			out, err := sample(profiles, profile.Message{Topic: strings.Join(one.path, "/"), Payload: got.payload, ContentFormat: got.format, Received: time.Now()})
-			if !got.ok() || err != nil || stranger.Profile != "" && stranger.Profile != out.Profile {
-				continue
-			}
-			stranger.Profile = out.Profile
-			for _, reading := range out.Readings {
-				stranger.Fields = append(stranger.Fields, reading.Fields...)
-			}
-		}
+		_ = s.sample(s.ctx, p, profiles, all, &stranger) // what was read until then is shown
 		if len(stranger.Fields) > 0 {
 			s.sink.Unknown(stranger)
 		}
 	})
-}
-
-// sample reads what an unknown device holds. A decoder that panics does not
-// understand it.
-func sample(profiles *profile.Library, m profile.Message) (out profile.Output, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the decoder panics: %v", r)
-		}
-	}()
-	return profiles.Posted(m)
 }
 
 // leave takes a registration out. It is called with the directory locked.
@@ -471,15 +465,15 @@ func (s *service) keep() {
 }
 
 // of gives the registration of a device; nil if there is none.
-func (d *directory) of(id devices.ID) (asker, *peer) {
+func (d *directory) of(id devices.ID) (a asker, p *peer, m *manager) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.byID {
 		if r.device == id && r.stop != nil {
-			return r.asker, r.peer
+			return r.asker, r.peer, r.manager
 		}
 	}
-	return asker{}, nil
+	return asker{}, nil, nil
 }
 
 func lifetimeOf(query map[string]string, otherwise time.Duration) (time.Duration, error) {

@@ -2,6 +2,7 @@ package coap
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -44,7 +45,7 @@ type Secure struct {
 const (
 	maxAssociations = 1000 // that are complete
 	maxOfOne        = 8    // and of one device
-	maxUnverified   = 64   // handshakes whose peer has not proved its address
+	maxUnverified   = 256  // handshakes whose peer has not proved its address
 	maxHandshakes   = 32   // handshakes whose peer has
 
 	verifyTime    = 3 * time.Second // to prove the address
@@ -62,8 +63,8 @@ const (
 	maxSources   = 1024
 
 	// newHandshakes is how many may begin a second, which bounds the work for
-	// forged addresses.
-	newHandshakes = 200
+	// forged addresses. An address that has made one before is not counted.
+	newHandshakes = 500
 
 	cidSize      = 8
 	recordHeader = 13
@@ -108,6 +109,7 @@ type secureListener struct {
 	byCID      map[[cidSize]byte]*association  // pending and complete
 	alive      map[*association]bool           // complete
 	sources    map[netip.Addr]*bucket
+	known      map[netip.Addr]bool // who have made a handshake
 	begin      bucket
 	complaint  bucket
 }
@@ -143,8 +145,8 @@ func (s *Server) listenSecure(ss *session, conn *coapnet.UDPConn) error {
 		session: ss, server: s, conn: conn,
 		pending: make(map[netip.AddrPort]*association), complete: make(map[netip.AddrPort]*association),
 		byCID: make(map[[cidSize]byte]*association), alive: make(map[*association]bool),
-		sources: make(map[netip.Addr]*bucket),
-		begin:   bucket{rate: newHandshakes, burst: newHandshakes}, complaint: bucket{rate: 1, burst: 5},
+		sources: make(map[netip.Addr]*bucket), known: make(map[netip.Addr]bool),
+		begin: bucket{rate: newHandshakes, burst: newHandshakes}, complaint: bucket{rate: 1, burst: 5},
 	}
 	suites := keySuites
 	if cert := s.config.Secure.Certificate; cert != nil {
@@ -319,7 +321,7 @@ func (l *secureListener) hello(p *association, from netip.AddrPort, local *coapn
 		return []*association{p}, nil
 	case p != nil && p.verified && now.Sub(p.began) < verifyTime:
 		return nil, nil // nobody may end it who has only seen that it began
-	case len(h.cookie) > 0 || !l.begin.take(now):
+	case len(h.cookie) > 0 || !l.known[from.Addr()] && !l.begin.take(now):
 		return nil, nil
 	}
 	if p != nil {
@@ -362,13 +364,19 @@ func (l *secureListener) admit(from netip.Addr, now time.Time) error {
 	return nil
 }
 
+// oldest gives the handshake that makes room for another.
 func (l *secureListener) oldest() (a *association) {
+	var known *association
 	for _, p := range l.pending {
-		if !p.verified && (a == nil || p.began.Before(a.began)) {
+		switch {
+		case p.verified:
+		case l.known[p.from.Addr()]:
+			known = p
+		case a == nil || p.began.Before(a.began):
 			a = p
 		}
 	}
-	return a
+	return cmp.Or(a, known)
 }
 
 // drop ends a handshake. The lock is held.
@@ -560,6 +568,13 @@ func (l *secureListener) establish(a *association) error {
 	if b := l.sources[a.from.Addr()]; b != nil {
 		b.used = max(0, b.used-1)
 	}
+	if len(l.known) >= maxSources {
+		for other := range l.known { // begins anywhere
+			delete(l.known, other)
+			break
+		}
+	}
+	l.known[a.from.Addr()] = true
 	if old := l.complete[a.from]; old != nil {
 		l.forget(old)
 	}

@@ -2,6 +2,7 @@ package coap
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -12,11 +13,79 @@ import (
 	"github.com/pion/dtls/v3"
 )
 
-// reachSecure makes a DTLS association with a device that is asked, from a
-// socket of its own, with the key that the device knows by a name. The peer
-// stays until release is called, and is gone when the device ends the
-// association.
+// A shared association is one that several devices behind one gateway are asked
+// over: such a gateway has room for few.
+type shared struct {
+	ready chan struct{} // closed when the handshake is over
+	err   error
+	peer  *peer
+	close func()
+
+	users int // guarded by the session's lock
+}
+
+// maxSharedAsked is how many conversations there may be with a peer that stands
+// for several devices.
+const maxSharedAsked = 256
+
+// reachSecure gives the peer of a DTLS association with a device that is asked,
+// with the key that the device knows by a name: the one that there is, or a new
+// one. It stays until release is called by all who have it, and is gone when the
+// device ends the association.
 func (s *session) reachSecure(ctx context.Context, to netip.AddrPort, name string, key []byte) (p *peer, release func(), err error) {
+	id := fmt.Sprintf("%s %q %x", to, name, sha256.Sum256(key))
+	s.mu.Lock()
+	one := s.shared[id]
+	if one != nil && one.peer != nil && (one.peer.gone || one.peer.stale) {
+		one = nil // those who have it find out too
+	}
+	own := one == nil
+	if own {
+		one = &shared{ready: make(chan struct{})}
+		s.shared[id] = one
+	}
+	one.users++
+	s.mu.Unlock()
+	release = func() {
+		s.mu.Lock()
+		one.users--
+		last := one.users == 0
+		if last && s.shared[id] == one {
+			delete(s.shared, id)
+		}
+		s.mu.Unlock()
+		if last && one.close != nil {
+			one.close()
+		}
+	}
+	if own {
+		p, closes, err := s.dialSecure(ctx, to, name, key)
+		s.mu.Lock()
+		one.peer, one.close, one.err = p, closes, err
+		if err != nil && s.shared[id] == one {
+			delete(s.shared, id)
+		}
+		s.mu.Unlock()
+		close(one.ready)
+	}
+	select {
+	case <-one.ready:
+	case <-ctx.Done():
+		s.wg.Go(func() { // whoever makes the handshake ends it
+			<-one.ready
+			release()
+		})
+		return nil, nil, ctx.Err()
+	}
+	if one.err != nil {
+		release()
+		return nil, nil, one.err
+	}
+	return one.peer, release, nil
+}
+
+// dialSecure makes an association, from a socket of its own.
+func (s *session) dialSecure(ctx context.Context, to netip.AddrPort, name string, key []byte) (p *peer, closes func(), err error) {
 	socket, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot open a socket to the device: %w", err)
@@ -47,6 +116,7 @@ func (s *session) reachSecure(ctx context.Context, to netip.AddrPort, name strin
 		_ = conn.Close()
 		return nil, nil, err
 	}
+	p.forgets = true
 	over := make(chan struct{})
 	s.wg.Go(func() {
 		defer close(over)

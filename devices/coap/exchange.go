@@ -47,15 +47,16 @@ const (
 // they are asked (see [session.do]). Datagrams come from a socket (datagram) or
 // from links of their own (attach, hear).
 type session struct {
-	ctx       context.Context
-	sink      devices.Sink
-	log       *slog.Logger
-	conn      *coapnet.UDPConn
-	serve     func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
-	began     time.Time
-	resumed   bool
-	piggyback time.Duration
-	wg        sync.WaitGroup // all goroutines of the session
+	ctx                   context.Context
+	sink                  devices.Sink
+	log                   *slog.Logger
+	conn                  *coapnet.UDPConn
+	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	coiot                 *coiot                                      // nil: nobody hears those who tell a group
+	began                 time.Time
+	resumed               bool
+	piggyback, ackTimeout time.Duration
+	wg                    sync.WaitGroup // all goroutines of the session
 
 	// ready holds the peers that have requests to serve, each once, so that
 	// peers take turns and a peer's own requests keep their order.
@@ -64,12 +65,16 @@ type session struct {
 	mu            sync.Mutex
 	peers         map[netip.AddrPort]*peer // by the socket
 	attached      int                      // peers with links of their own
+	shared        map[string]*shared       // associations of those that are asked
 	open          int                      // exchanges under way
 	answered      int                      // exchanges that are remembered
 	conversations map[string]*conversation // by token
-	bodies        []*peer                  // that have one under way, the oldest first
+	groups        map[string]chan *peer    // who answered what a group was asked, by token
+	groupMID      uint16
+	bodies        []*peer // that have one under way, the oldest first
 	swept         time.Time
-	complaint     bucket // about peers that found no place
+	strangers     bucket // of datagrams from all whom nothing is known of
+	complaint     bucket // about strangers, and peers that found no place
 }
 
 // An exchange is one request and what became of it.
@@ -91,10 +96,13 @@ type exchange struct {
 
 func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, log *slog.Logger) *session {
 	return &session{
-		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback,
+		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
 		ready:         make(chan *peer, maxPeers),
 		peers:         make(map[netip.AddrPort]*peer),
+		shared:        make(map[string]*shared),
 		conversations: make(map[string]*conversation),
+		groups:        make(map[string]chan *peer),
+		strangers:     bucket{rate: strangerRate, burst: strangerBurst},
 		complaint:     bucket{rate: 1, burst: 1},
 	}
 }
@@ -120,6 +128,10 @@ func (s *session) listen() error {
 // called from the read loop only and waits for nothing.
 func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
 	now := time.Now()
+	if s.coiot != nil && cm != nil && cm.Dst.IsMulticast() {
+		s.coiot.datagram(from.AddrPort(), b)
+		return
+	}
 	if p := s.admit(from, cm, now); p != nil {
 		s.receive(p, b, now)
 	}
@@ -157,6 +169,8 @@ func (s *session) receive(p *peer, b []byte, now time.Time) {
 	case class == 2 || class == 4 || class == 5:
 		s.response(p, m, b, now)
 	case m.Type == message.Acknowledgement:
+	case m.Code == coiotStatus && s.coiot != nil && m.Type == message.NonConfirmable: // to the gateway alone
+		s.coiot.status(p.name, m, now)
 	case class != 0 || s.serve == nil:
 		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d", class, m.Code&31))
 		s.reset(p, m)
@@ -207,7 +221,7 @@ func (s *session) take(p *peer, m message.Message, b []byte, now time.Time) {
 	}
 	// Decoding the copy cannot fail, as decoding the original did not.
 	_, _ = coder.DefaultCoder.Decode(append([]byte(nil), b...), &ex.request)
-	p.exchanges[ex.mid] = ex
+	p.note(ex)
 	p.queue = append(p.queue, ex)
 	p.open++
 	s.open++

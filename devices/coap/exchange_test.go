@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -72,10 +73,20 @@ func TestForgedAddressesShutNobodyOut(t *testing.T) {
 	s.startWorkers()
 	s.datagram(endpoint(0), nil, datagram(t, 1, "d", "kitchen"))
 	sink.WaitMessages(t, 1)
-	for i := 1; i < 4*maxPeers; i++ {
+	s.strangers.rate, s.strangers.burst = 1e9, 1e9
+	for i := 1; i < 2*maxPeers; i++ {
 		s.datagram(endpoint(i), nil, []byte{0})
 	}
-	s.datagram(endpoint(1<<15), nil, datagram(t, 1, "d", "kitchen")) // new
+	s.strangers = bucket{rate: strangerRate, burst: strangerBurst}
+	for i := 1; i < 2*strangerBurst; i++ {
+		s.datagram(endpoint(i), nil, []byte{0})
+	}
+	for heard := false; !heard; { // one that is new, and repeats itself
+		s.datagram(endpoint(1<<15), nil, datagram(t, 1, "d", "kitchen"))
+		s.mu.Lock()
+		heard = s.peers[netip.MustParseAddrPort(endpoint(1<<15).String())] != nil
+		s.mu.Unlock()
+	}
 	sink.WaitMessages(t, 2)
 	s.datagram(endpoint(0), nil, datagram(t, 1, "d", "kitchen")) // a repetition
 	s.datagram(endpoint(0), nil, datagram(t, 2, "d", "kitchen"))
@@ -131,7 +142,7 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	add := func(n int) {
 		for range n {
 			ex := &exchange{peer: p, mid: p.nextMID()}
-			p.exchanges[ex.mid] = ex
+			p.note(ex)
 			p.open++
 			s.open++
 			s.remember(ex)
@@ -142,9 +153,15 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		t.Errorf("one peer: %d, %d, %d are kept, want %d", len(p.answered), len(p.exchanges), s.answered, rememberMany)
 	}
 	s.answered = fewAnswered
+	p.trusted = true
 	add(1)
 	if len(p.answered) != rememberFew || len(p.exchanges) != rememberFew {
 		t.Errorf("many peers: %d, %d are kept, want %d", len(p.answered), len(p.exchanges), rememberFew)
+	}
+	s.answered, p.trusted = fewAnswered, false
+	add(1)
+	if len(p.answered) != rememberLeast {
+		t.Errorf("very many strangers: %d are kept, want %d", len(p.answered), rememberLeast)
 	}
 }
 
@@ -157,6 +174,7 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(datagram(f, 1, "d", "cellar"), datagram(f, 1, ".well-known", "core"))
 	f.Add([]byte("\x40\x02\x00\x01\xb1d\x07kitchen\xd1\x03\x08\xff1234567890123456"),
 		[]byte("\x40\x02\x00\x02\xb1d\x07kitchen\xd1\x03\x10\xff1"))
+	f.Add([]byte("\x40\x02\x00\x03\xb2rd\x44ep=x\xff</a>;rt=\"t\",</b>"), []byte("\x40\x01\x00\x04\xbb.well-known\x04core\xc1\x02"))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		sink := &devicetest.Sink{Auto: true}
 		s := quiet(t, sink)

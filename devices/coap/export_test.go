@@ -1,6 +1,10 @@
 package coap
 
-import "time"
+import (
+	"time"
+
+	"github.com/porchlight-iot/porchlight/devices"
+)
 
 // SetPiggyback sets how long an answer may take to travel inside the
 // acknowledgement, so that no test depends on how fast it runs.
@@ -20,4 +24,22 @@ func (s *Server) Handshakes() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.pending)
+}
+
+// Asleep reports whether a client that registered does not hear what it is sent.
+func (s *Server) Asleep(id devices.ID) bool {
+	_, _, m := s.service.Load().directory.of(id)
+	return m != nil && m.asleep()
+}
+
+// Age has all associations be silent for so long, and looks for those that are
+// for too long.
+func (s *Server) Age(by time.Duration) {
+	l := s.listener.Load()
+	l.mu.Lock()
+	for a := range l.alive {
+		a.seen = a.seen.Add(-by)
+	}
+	l.mu.Unlock()
+	s.rekeyed <- struct{}{}
 }

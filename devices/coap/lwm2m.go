@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,25 +42,123 @@ type manager struct {
 	peer    *peer
 	root    []string // path that the objects are below
 	objects []lwm2m.Path
-	formats []int // those to ask for, the best first
-	sleeps  bool  // queue mode
-	awake   *bell // it said something
+	formats []int         // those to ask for, the best first
+	sleeps  bool          // queue mode
+	hears   time.Duration // how long after its own last message, if it sleeps
+	awake   *bell         // it said something
 
 	mu       sync.Mutex
 	controls map[string]lwm2m.Path // of what it has, by name
 	format   int                   // in which it last reported
 }
 
-// newManager reads what a client said when it registered (section 6.2.1). An
-// error is that of what it asks for and cannot have.
-func newManager(a asker, p *peer, links []profile.Link, query map[string]string) (*manager, error) {
-	version := query["lwm2m"]
-	if version != "1.0" && version != "1.1" && version != "1.2" {
-		return nil, fmt.Errorf("version %.20q of LwM2M is not spoken: register with 1.0 or 1.1", version)
+// managedLifetime is for clients that say none (section 5.3.1).
+const managedLifetime = 86400 * time.Second
+
+// speaks reports whether a version is one that the server speaks.
+func speaks(version string) bool { return version == "1.0" || version == "1.1" || version == "1.2" }
+
+// queues reports whether a client that registered so sleeps between its messages:
+// in version 1.0 that is part of the binding.
+func queues(query map[string]string) bool {
+	_, queue := query["Q"]
+	return queue || strings.Contains(query["b"], "Q")
+}
+
+// state is what a registration says of the device.
+func (r *registration) state() devices.Availability {
+	if r.lwm2m && queues(r.query) {
+		return devices.Sleeping
 	}
-	m := &manager{asker: a, peer: p, awake: &bell{}, controls: make(map[string]lwm2m.Path), format: NoFormat}
-	_, queue := query["Q"] // 1.1; in 1.0 it is part of the binding
-	m.sleeps = queue || strings.Contains(query["b"], "Q")
+	return devices.Online
+}
+
+// revise takes what an update says anew (section 6.2.2), and reports whether that
+// changes what the client is asked for.
+func (s *service) revise(r *registration, query map[string]string, payload []byte) (changed bool) {
+	merged := maps.Clone(r.query)
+	for _, name := range []string{"b", "Q"} {
+		if v, ok := query[name]; ok {
+			merged[name] = v
+		}
+	}
+	changed = queues(merged) != queues(r.query)
+	r.query = merged
+	if len(payload) == 0 {
+		return changed
+	}
+	links, err := profile.ParseLinks(payload)
+	if err != nil {
+		s.sink.Reject(r.peer.name, err)
+		return changed
+	}
+	if !reflect.DeepEqual(links, r.links) {
+		r.links, changed = links, true
+	}
+	return changed
+}
+
+// manage follows a client that is ours. It is called with the directory locked.
+func (s *service) manage(r *registration) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	r.stop = cancel
+	m := newManager(r.asker, r.peer, r.links, r.query)
+	m.hears = s.server.awake
+	r.manager = m
+	s.hold(m.peer)
+	s.wg.Go(func() {
+		defer s.release(m.peer)
+		m.run(ctx)
+	})
+}
+
+// showManaged shows a client that is none of ours, with some of what it has. It
+// is called with the directory locked.
+func (s *service) showManaged(r *registration, stranger devices.Stranger) {
+	d := &s.directory
+	p := s.server.profiles.Load().ByCode("lwm2m")
+	if p == nil {
+		return
+	}
+	d.looking++
+	stranger.Profile = p.ID()
+	m := newManager(asker{session: s.session, device: Device{Profile: p}, told: &bell{}}, r.peer, r.links, r.query)
+	s.hold(m.peer)
+	s.wg.Go(func() {
+		defer func() {
+			s.release(m.peer)
+			d.mu.Lock()
+			d.looking--
+			d.mu.Unlock()
+		}()
+		objects := m.followed()
+		for _, path := range objects[:min(len(objects), maxSampled)] {
+			one := m.resource(path)
+			if len(one.formats) > 0 {
+				one.accept = one.formats[0]
+			}
+			got, err := m.do(s.ctx, m.peer, one.request())
+			if err != nil {
+				break
+			}
+			out, err := m.device.decode(profile.Message{Topic: path.String(), Payload: got.payload, ContentFormat: got.format, Received: time.Now()})
+			if !got.ok() || err != nil {
+				continue
+			}
+			m.understand(got, &out)
+			for _, reading := range out.Readings {
+				stranger.Fields = append(stranger.Fields, reading.Fields...)
+			}
+		}
+		if len(stranger.Fields) > 0 {
+			s.sink.Unknown(stranger)
+		}
+	})
+}
+
+// newManager reads what a client said when it registered (section 6.2.1).
+func newManager(a asker, p *peer, links []profile.Link, query map[string]string) *manager {
+	m := &manager{asker: a, peer: p, awake: &bell{}, controls: make(map[string]lwm2m.Path), format: NoFormat, sleeps: queues(query), hears: awakeTime}
 	root, told := "/", []int(nil)
 	for _, l := range links {
 		if !slices.Contains(strings.Fields(l.Attribute("rt")), "oma.lwm2m") {
@@ -77,12 +177,17 @@ func newManager(a asker, p *peer, links []profile.Link, query map[string]string)
 		}
 	}
 	for _, f := range []int{SenMLCBOR, SenMLJSON, LwM2MTLV, lwm2mOldJSON} {
-		if slices.Contains(told, f) || len(told) == 0 && version == "1.0" && f == LwM2MTLV {
+		if slices.Contains(told, f) || len(told) == 0 && query["lwm2m"] == "1.0" && f == LwM2MTLV {
 			m.formats = append(m.formats, f)
 		}
 	}
 	m.asker.heard = m.understand
-	return m, nil
+	return m
+}
+
+// resource is what is at a path of the client.
+func (m *manager) resource(path lwm2m.Path) resource {
+	return resource{path: slices.Concat(m.root, segments(path.String())), formats: m.formats, accept: NoFormat, learned: true, below: len(m.root)}
 }
 
 // followed gives what is asked of the client: each instance of an object that it
@@ -136,8 +241,8 @@ func (m *manager) run(ctx context.Context) {
 // follow has one object be reported, or reads it again and again. A client that
 // does not answer, as it sleeps or is away, is asked again when it was heard.
 func (m *manager) follow(ctx context.Context, path lwm2m.Path) {
-	r := resource{path: slices.Concat(m.root, strings.Split(path.String(), "/")), formats: m.formats, accept: NoFormat, learned: true, below: len(m.root)}
-	if !m.sleep(ctx, rand.N(time.Second)) {
+	r := m.resource(path)
+	if !m.sleeps && !m.sleep(ctx, rand.N(time.Second)) { // so that not all are asked at once
 		return
 	}
 	every, observe := cmp.Or(m.device.Every, defaultEvery), true
@@ -241,7 +346,7 @@ func (m *manager) asleep() bool {
 	s := m.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Since(m.peer.spoke) > awakeTime
+	return time.Since(m.peer.seen) > m.hears
 }
 
 // reported has the client report what is at r, until that ends. Other than
@@ -318,7 +423,7 @@ func name(fields []devices.Field) {
 // be shown what they can tell it. A client that does not say has only those that
 // it reports.
 func (m *manager) discover(ctx context.Context, path lwm2m.Path) error {
-	q := get(slices.Concat(m.root, strings.Split(path.String(), "/")))
+	q := get(m.resource(path).path)
 	q.accept = linkList
 	got, err := m.do(ctx, m.peer, q)
 	if err != nil || !got.ok() {
@@ -396,7 +501,7 @@ func (m *manager) tell(ctx context.Context, c devices.Command, expect func(devic
 		return fmt.Errorf("%s has nothing called %.40q that can be told", m.device.ID, c.Name)
 	}
 	known, _ := lwm2m.Find(at[0], at[2])
-	q := get(slices.Concat(m.root, strings.Split(at.String(), "/")))
+	q := get(m.resource(at).path)
 	confirmed := devices.Confirmation{Within: 5 * time.Second}
 	tries := []request{q}
 	if known.Run {
@@ -452,7 +557,7 @@ func (m *manager) readBack(ctx context.Context, at lwm2m.Path, known lwm2m.Resou
 	if known.Run || !known.Read {
 		return nil
 	}
-	r := resource{path: slices.Concat(m.root, strings.Split(at.String(), "/")), formats: m.formats, accept: NoFormat, below: len(m.root)}
+	r := m.resource(at)
 	if len(m.formats) > 0 {
 		r.accept = m.formats[0]
 	}

@@ -20,6 +20,8 @@ const (
 	// A notification may be so late, and no later, that a peer asks again
 	// whether it is still wanted (section 3.3.1).
 	overdueLeast, overdueMost = 5 * time.Second, 15 * time.Second
+	// With one that forgets, so that what follows fits into the same time.
+	forgottenLeast, forgottenMost = time.Second, 5 * time.Second
 )
 
 // observe has a peer report what is at q, and gives each report that is newer
@@ -44,7 +46,7 @@ func (s *session) observe(ctx context.Context, p *peer, q request, atLeast time.
 		switch {
 		case err == nil:
 			silent = 0
-		case errors.Is(err, errSilent) && ctx.Err() == nil && o.heard && silent == 0:
+		case errors.Is(err, errSilent) && ctx.Err() == nil && o.heard && silent == 0 && !p.forgets:
 			silent++ // it may only have missed this
 		default:
 			return err
@@ -112,7 +114,11 @@ func (o *observation) follow(ctx context.Context, atLeast time.Duration) error {
 			if err := o.notification(ctx, m); err != nil {
 				return err
 			}
-			wait := o.maxAge + overdueLeast + rand.N(overdueMost-overdueLeast)
+			least, most := overdueLeast, overdueMost
+			if o.peer.forgets {
+				least, most = forgottenLeast, forgottenMost
+			}
+			wait := o.maxAge + least + rand.N(most-least)
 			if atLeast > 0 {
 				wait = min(wait, max(0, atLeast-time.Since(began)))
 			}

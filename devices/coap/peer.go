@@ -13,18 +13,25 @@ import (
 )
 
 const (
-	maxPeers = 2048
+	maxPeers = 16384
 
 	// What one peer may send, in datagrams. What exceeds it is dropped, and a
 	// device that follows RFC 7252 section 4.7 never comes near.
 	peerRate  = 100 // a second
 	peerBurst = 200
 
+	// And what all together may send whom nothing is known of: their addresses may
+	// be forged. Devices that are new find room between them, as they repeat what
+	// they send.
+	strangerRate  = 1000
+	strangerBurst = 2000
+
 	// Answered exchanges are remembered to recognise repetitions: so many a
-	// peer while all together are few, else so many.
-	rememberMany = 512
-	rememberFew  = 16
-	fewAnswered  = 1 << 16
+	// peer while all together are few, else so many, of strangers less.
+	rememberMany  = 512
+	rememberFew   = 16
+	rememberLeast = 4
+	fewAnswered   = 1 << 16
 
 	sweepInterval  = 10 * time.Second
 	strangerProbes = 8
@@ -54,8 +61,10 @@ type peer struct {
 	// These never change.
 	name string
 	who  string // the device that it has proved to be; "" where it proves nothing
-	link link
-	turn chan struct{} // has one while a message of ours is on the way (NSTART, section 4.7)
+	// forgets is set where one who began anew cannot say so: it does not know the
+	// association any more, and drops what it is sent.
+	forgets bool
+	link    link
 
 	seen      time.Time
 	trusted   bool // a reading of it was taken, or it answered what it was asked
@@ -65,6 +74,7 @@ type peer struct {
 	dropped   int
 
 	gone      bool                // its link has ended
+	stale     bool                // it forgot, as it seems
 	exchanges map[int32]*exchange // by message ID
 	answered  []*exchange         // those that are over, oldest first
 	queue     []*exchange         // those that are not yet served
@@ -73,6 +83,7 @@ type peer struct {
 
 	mid   uint16                  // of our last message
 	sent  map[int32]*transmission // our confirmable messages under way, by message ID
+	turn  chan struct{}           // has one while a message of ours is on the way (NSTART, section 4.7)
 	asked int                     // conversations
 	spoke time.Time               // when it last answered in one
 
@@ -125,11 +136,17 @@ func (s *session) admit(from *net.UDPAddr, cm *coapnet.ControlMessage, now time.
 	s.mu.Lock()
 	p := s.peers[addr]
 	if p == nil {
-		if !s.makeRoom(now) {
+		var trouble error
+		if !s.strangers.take(now) {
+			trouble = errTooManyStrangers
+		} else if !s.makeRoom(now) {
+			trouble = errTooManyPeers
+		}
+		if trouble != nil {
 			complain := s.complaint.take(now)
 			s.mu.Unlock()
 			if complain {
-				s.sink.Reject(addr.String(), errTooManyPeers)
+				s.sink.Reject(addr.String(), trouble)
 			}
 			return nil
 		}
@@ -142,16 +159,28 @@ func (s *session) admit(from *net.UDPAddr, cm *coapnet.ControlMessage, now time.
 	return p
 }
 
+var errTooManyStrangers = fmt.Errorf("cannot take more than %d datagrams a second of unknown CoAP peers", strangerRate)
+
 var errTooManyPeers = fmt.Errorf("cannot hear more than %d CoAP peers at once", maxPeers)
 
 func newPeer(name string, l link) *peer {
 	return &peer{
-		name: name, link: l, turn: make(chan struct{}, 1), mid: uint16(rand.Uint32()),
+		name: name, link: l, mid: uint16(rand.Uint32()),
 		bucket:    bucket{rate: peerRate, burst: peerBurst},
 		complaint: bucket{rate: 1, burst: 1},
-		exchanges: make(map[int32]*exchange),
-		sent:      make(map[int32]*transmission),
 	}
+}
+
+// isStranger reports whether nothing speaks for the peer: it may be an address
+// that somebody forged.
+func (p *peer) isStranger() bool { return !p.trusted && p.held == 0 && !p.proven.Load() }
+
+// note has repetitions of an exchange be known.
+func (p *peer) note(ex *exchange) {
+	if p.exchanges == nil {
+		p.exchanges = make(map[int32]*exchange)
+	}
+	p.exchanges[ex.mid] = ex
 }
 
 // attach makes a peer that has a link of its own, as a DTLS association; name
@@ -178,7 +207,7 @@ func (s *session) detach(p *peer) {
 	s.attached--
 	s.answered -= len(p.answered)
 	s.dropBody(p)
-	p.answered, p.exchanges, p.gone = nil, make(map[int32]*exchange), true
+	p.answered, p.exchanges, p.gone = nil, nil, true
 	for _, tr := range p.sent {
 		tr.end(errGone)
 	}
@@ -227,8 +256,9 @@ func (s *session) release(p *peer) {
 // charge reports whether a datagram of the peer may be used now. It is called
 // with the lock held, and gives it back.
 func (s *session) charge(p *peer, now time.Time) bool {
+	first := p.seen.IsZero()
 	p.seen = now
-	if p.bucket.take(now) {
+	if p.bucket.take(now) && (first || !p.isStranger() || s.strangers.take(now)) {
 		s.mu.Unlock()
 		return true
 	}
@@ -239,7 +269,7 @@ func (s *session) charge(p *peer, now time.Time) bool {
 	}
 	s.mu.Unlock()
 	if dropped > 0 {
-		s.sink.Reject(p.name, fmt.Errorf("cannot take more than %d datagrams a second: %d dropped", peerRate, dropped))
+		s.sink.Reject(p.name, fmt.Errorf("cannot take more than %d datagrams a second, and %d of all unknown peers: %d dropped", peerRate, strangerRate, dropped))
 	}
 	return false
 }
@@ -306,6 +336,9 @@ func (s *session) remember(ex *exchange) {
 	keep := rememberMany
 	if s.answered > fewAnswered {
 		keep = rememberFew
+		if p.isStranger() {
+			keep = rememberLeast
+		}
 	}
 	for len(p.answered) > keep {
 		old := p.answered[0]

@@ -196,6 +196,11 @@ func script(t testing.TB, answer func(m message.Message) []message.Message) *dev
 	if err != nil {
 		t.Fatal(err)
 	}
+	return scriptOn(t, conn, answer)
+}
+
+func scriptOn(t testing.TB, conn *net.UDPConn, answer func(m message.Message) []message.Message) *device {
+	t.Helper()
 	d := &device{t: t, conn: conn, got: make(chan message.Message, 1000), answer: answer}
 	over := make(chan struct{})
 	go func() {

@@ -55,6 +55,7 @@ type Device struct {
 type Config struct {
 	Listen string  // host:port, UDP; "" is nowhere
 	Secure *Secure // nil: not by DTLS
+	Group  *Group  // nil: not to those who tell a group
 
 	// Resumed says that a gateway before this one may have stopped between
 	// taking a reading and answering for it. CoAP does not mark repetitions,
@@ -73,11 +74,11 @@ type Server struct {
 	config   Config
 	devices  atomic.Pointer[map[devices.ID]Device]
 	profiles atomic.Pointer[profile.Library]
-	ear      atomic.Pointer[ear] // nil without profiles
-	changed  chan struct{}       // has one where there are other devices
-	service  atomic.Pointer[service]
 	keys     atomic.Pointer[map[string][]byte] // of Secure
 	rekeyed  chan struct{}                     // has one when they changed
+	ear      atomic.Pointer[ear]               // nil without profiles
+	changed  chan struct{}                     // has one where there are other devices
+	service  atomic.Pointer[service]
 	log      *slog.Logger
 	addr     atomic.Pointer[net.UDPAddr]
 	ran      atomic.Bool
@@ -85,13 +86,18 @@ type Server struct {
 	secureAddr atomic.Pointer[net.UDPAddr]
 	listener   atomic.Pointer[secureListener]
 
-	piggyback time.Duration
-	grace     time.Duration // in which the update of a registration may be late
+	piggyback  time.Duration
+	ackTimeout time.Duration
+	grace      time.Duration // in which the update of a registration may be late
+	awake      time.Duration // for which a client in queue mode hears what it is sent
 }
 
 // New makes a server for the devices given. Nobody else may post.
 func New(config Config, devs []Device, log *slog.Logger) *Server {
-	s := &Server{config: config, changed: make(chan struct{}, 1), rekeyed: make(chan struct{}, 1), log: log, piggyback: piggyback, grace: maxTransmitSpan}
+	s := &Server{
+		config: config, rekeyed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		log: log, piggyback: piggyback, ackTimeout: ackTimeout, grace: maxTransmitSpan, awake: awakeTime,
+	}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
 		if d.URL == "" {
@@ -100,21 +106,21 @@ func New(config Config, devs []Device, log *slog.Logger) *Server {
 	}
 	s.devices.Store(&all)
 	s.profiles.Store(config.Profiles)
-	if config.Profiles != nil {
-		s.ear.Store(newEar(config.Profiles))
-	}
 	keys := make(map[string][]byte)
 	if config.Secure != nil {
 		maps.Copy(keys, config.Secure.Keys)
 	}
 	s.keys.Store(&keys)
+	if config.Profiles != nil {
+		s.ear.Store(newEar(config.Profiles))
+	}
 	return s
 }
 
 // Adopt implements [devices.Adopter]. What was answered stays known.
 func (s *Server) Adopt(next devices.Driver) bool {
 	n, ok := next.(*Server)
-	if !ok || n.config.Listen != s.config.Listen || !s.config.Secure.same(n.config.Secure) {
+	if !ok || n.config.Listen != s.config.Listen || !s.config.Secure.same(n.config.Secure) || !reflect.DeepEqual(n.config.Group, s.config.Group) {
 		return false
 	}
 	s.devices.Store(n.devices.Load())
@@ -123,9 +129,9 @@ func (s *Server) Adopt(next devices.Driver) bool {
 		s.ear.Store(n.ear.Load())
 	}
 	s.keys.Store(n.keys.Load())
-	for _, c := range []chan struct{}{s.changed, s.rekeyed} {
+	for _, news := range []chan struct{}{s.rekeyed, s.changed} {
 		select {
-		case c <- struct{}{}:
+		case news <- struct{}{}:
 		default:
 		}
 	}
@@ -164,7 +170,7 @@ func (s *Server) SecureAddr() net.Addr {
 func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var plain, secure *coapnet.UDPConn
+	var plain, secure, group *coapnet.UDPConn
 	var err error
 	if s.config.Listen != "" {
 		if plain, err = listen(ctx, s.config.Listen, &s.addr); err != nil {
@@ -180,17 +186,23 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	ss := newSession(ctx, sink, plain, s.log)
 	v := newService(ss, s)
-	ss.serve, ss.piggyback = v.request, s.piggyback
+	ss.serve, ss.piggyback, ss.ackTimeout = v.request, s.piggyback, s.ackTimeout
 	s.service.Store(v)
 	defer s.service.Store(nil)
+	if s.config.Group != nil {
+		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string][]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
+		if group, err = s.config.Group.listen(ctx, plain); err != nil {
+			return err
+		}
+	}
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
 	defer cancel()
 
 	ss.startWorkers()
 	ss.wg.Go(v.keep)
-	failed := make(chan error, 2)
-	receive := func(addr *net.UDPAddr, security string, listen func() error) {
+	failed := make(chan error, 3)
+	receive := func(addr net.Addr, security string, listen func() error) {
 		s.log.Info("CoAP: listening", "address", addr, "security", security, "devices", len(*s.devices.Load()))
 		ss.wg.Go(func() {
 			if err := listen(); err != nil {
@@ -199,10 +211,13 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 		})
 	}
 	if plain != nil {
-		receive(s.addr.Load(), "none", ss.listen)
+		receive(s.Addr(), "none", ss.listen)
 	}
 	if secure != nil {
-		receive(s.secureAddr.Load(), "DTLS", func() error { return s.listenSecure(ss, secure) })
+		receive(s.SecureAddr(), "DTLS", func() error { return s.listenSecure(ss, secure) })
+	}
+	if group != nil {
+		receive(group.LocalAddr(), "none", func() error { return ss.coiot.listen(group) })
 	}
 	sink.Up(s.Name())
 	select {
@@ -244,8 +259,11 @@ func (s *Server) Controls(id devices.ID) []devices.Control {
 	if !ok || v == nil || ear == nil {
 		return nil
 	}
-	if _, p := v.directory.of(id); p == nil {
+	switch _, p, m := v.directory.of(id); {
+	case p == nil:
 		return nil
+	case m != nil:
+		return m.can()
 	}
 	return ear.controls(d)
 }
@@ -256,9 +274,12 @@ func (s *Server) Execute(ctx context.Context, cmd devices.Command, expect func(d
 	if v == nil {
 		return errors.New("the CoAP server does not run")
 	}
-	a, p := v.directory.of(cmd.Device)
-	if p == nil {
+	a, p, m := v.directory.of(cmd.Device)
+	switch {
+	case p == nil:
 		return errors.New("the device has not registered, so nobody knows where it is")
+	case m != nil:
+		return m.tell(ctx, cmd, expect)
 	}
 	return a.tell(ctx, p, nil, cmd, expect)
 }

@@ -177,3 +177,36 @@ func BenchmarkMatch(b *testing.B) {
 	b.ReportMetric(float64(together)/float64(apart), "ratio")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkFrames reads one frame of each serial firmware, the first of its samples
+// that has readings.
+func BenchmarkFrames(b *testing.B) {
+	library, err := Builtin()
+	if err != nil {
+		b.Fatal(err)
+	}
+	done := make(map[string]bool)
+	for _, s := range allLines(b) {
+		p := library.Get(s.Firmware)
+		if p == nil || s.Transport != "serial" || done[s.Firmware] {
+			continue
+		}
+		m, err := s.Message(received)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if out, err := p.Decode(Place{Location: time.UTC}, m); err != nil || len(out.Readings) == 0 {
+			continue
+		}
+		done[s.Firmware] = true
+		b.Run(s.Firmware, func(b *testing.B) {
+			b.SetBytes(int64(len(m.Payload)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := p.Decode(Place{Location: time.UTC}, m); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -28,11 +28,21 @@ func (rule columnsRule) read(payload []byte, look func(ref) string) (*node, erro
 	if len(cells) > maxMembers {
 		return nil, fmt.Errorf("more than %d values", maxMembers)
 	}
+	names := rule.Names
+	if rule.Header {
+		if header, ok := headerOf(cells); ok {
+			return object("header", &node{value: devices.Text(header)}), nil
+		}
+		// A greeting with a comma in it looks like names, too.
+		if taught := strings.Split(look(ref{name: "taught"}), ","); len(taught) == len(cells) {
+			names = taught
+		}
+	}
 	n := &node{kind: objectNode}
 	for i, cell := range cells {
 		name := "c" + strconv.Itoa(i)
-		if i < len(rule.Names) && rule.Names[i] != "" {
-			name = rule.Names[i]
+		if i < len(names) && names[i] != "" {
+			name = names[i]
 		}
 		n.members = append(n.members, member{name, &node{value: bare(cell)}})
 	}
@@ -40,6 +50,19 @@ func (rule columnsRule) read(payload []byte, look func(ref) string) (*node, erro
 		n = under(at, n)
 	}
 	return n, nil
+}
+
+// headerOf gives the names of columns, with commas between; ok is false where a cell
+// is no name.
+func headerOf(cells []string) (header string, ok bool) {
+	names := make([]string, len(cells))
+	for i, cell := range cells {
+		names[i] = strings.Trim(cell, " #\"\t")
+		if _, err := devices.ParseNumber(names[i]); err == nil || fieldName(names[i]) == "" || len(names[i]) > maxName || notValue(names[i]) || strings.ContainsAny(names[i], ",;=:") {
+			return "", false
+		}
+	}
+	return strings.Join(names, ","), len(names) > 1
 }
 
 // read reads bytes at fixed places.

@@ -122,6 +122,19 @@ func TestCoIoT(t *testing.T) {
 	}
 }
 
+// TestContikiXML reads the XML that its resources write (res-light.c; the
+// numbers are ours). That of sht11 is none.
+func TestContikiXML(t *testing.T) {
+	for payload, want := range map[string]string{
+		`<light photosynthetic="123" solar="456"/>`: "[light_photosynthetic=123, light_solar=456]",
+		`<Temperature ="21" Humidity="45"/>`:        "! not XML: XML syntax error on line 1: expected attribute name in element",
+	} {
+		if got := tells(t, "contiki-ng", Message{Topic: "sensors/light", ContentFormat: 41, Payload: []byte(payload)}); got != want {
+			t.Errorf("%s\nis   %s\nwant %s", payload, got, want)
+		}
+	}
+}
+
 func FuzzLinks(f *testing.F) {
 	f.Add([]byte(`</a>;title="a, b; \"c\" <d>";obs , </b>; ct="0 50"`))
 	f.Fuzz(func(t *testing.T, b []byte) {

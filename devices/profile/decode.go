@@ -407,6 +407,7 @@ func (r *reading) document() (doc *node, identity string, available devices.Avai
 // decoders are those in code, by name.
 var decoders = map[string]func(payload []byte, captures map[string]string) (doc *node, identity string, available devices.Availability, err error){
 	"sparkplug":   readSparkplug,
+	"attributes":  readAttributes,
 	"dsmr":        readDSMR,
 	"iec62056_21": readIEC62056,
 	"sml":         readSML,
@@ -461,18 +462,39 @@ func (rule namedRule) members(doc *node) *node {
 	if doc.kind != listNode {
 		return doc
 	}
-	all := &node{kind: objectNode}
+	all, links := &node{kind: objectNode}, &node{kind: objectNode}
 	for _, item := range doc.items {
 		name := textAt(item, rule.By)
 		if name == "" || len(name) > maxMemberName {
 			continue
 		}
 		if len(rule.Value) > 0 {
-			if item, _ = rule.Value.find(item); item == nil {
+			value, _ := rule.Value.find(item)
+			if value == nil {
+				links.members = append(links.members, member{name, item.firsts(rule.Links)})
 				continue
 			}
+			item = value
 		}
 		all.members = append(all.members, member{name, item})
+	}
+	if len(rule.Links) > 0 && len(links.members) > 0 {
+		all.members = append(all.members, member{"links", links})
+	}
+	return all
+}
+
+// firsts gives an object of some of the members, of lists the first item.
+func (n *node) firsts(names []string) *node {
+	all := &node{kind: objectNode}
+	for _, name := range names {
+		m := n.member(name)
+		if m != nil && m.kind == listNode && len(m.items) > 0 {
+			m = m.items[0]
+		}
+		if m != nil && m.kind == valueNode {
+			all.members = append(all.members, member{name, m})
+		}
 	}
 	return all
 }

@@ -6,7 +6,8 @@
 // A [Library] is all profiles. A [Profile] reads the messages of one configured
 // device: [Profile.Decode]. A [Session] hears a whole broker: each message finds
 // its own profile, and what devices announced of themselves is remembered and
-// used. What an announcement says is read by describers, see package describe.
+// used. What an announcement says is read by describers, see package describe. A
+// [Hearing] hears a serial port, whose frames package framing cuts.
 //
 // A message goes through a profile in this order. match finds whose topic it
 // is, and names parts of the topic. decode says how to read it: the result is a

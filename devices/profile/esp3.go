@@ -89,8 +89,9 @@ func readTelegram(doc *node, data []byte, captures map[string]string) error {
 		own("D5-", "1bs")
 	case 0xa5:
 		if body[3]&0x08 == 0 {
-			if body[3]&0x80 == 0 {
-				return taught(doc, "A5")
+			if body[3]&0x80 == 0 { // without a profile, which somebody has to look up
+				doc.put([]string{"teach_in_without_profile"}, &node{value: devices.Bool(true)})
+				return nil
 			}
 			return taught(doc, fmt.Sprintf("A5-%02X-%02X", body[0]>>2, (body[0]&3)<<5|body[1]>>3))
 		}
@@ -123,8 +124,7 @@ func readTelegram(doc *node, data []byte, captures map[string]string) error {
 	return nil
 }
 
-// taught tells that a sender announced its profile; of a telegram without one, only
-// the kind is known.
+// taught tells that a sender announced its profile.
 func taught(doc *node, eep string) error {
 	doc.put([]string{"teach_in"}, &node{value: devices.Text(eep)})
 	return nil

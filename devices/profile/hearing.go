@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -17,9 +16,10 @@ import (
 // It belongs to one goroutine.
 type Hearing struct {
 	profile  *Profile
-	taught   map[string]string    // by identity: what [deviceRule.Learn] told
-	last     string               // identity of the message before
-	told     map[string]time.Time // by device and names of fields
+	taught   map[string]string // by identity: what the profile's learn told
+	news     bool              // there is more in taught than was asked for
+	last     string            // identity of the message before
+	told     map[string]string // time and values, by device and names of fields
 	answerer answerer
 }
 
@@ -33,11 +33,13 @@ type answerer interface {
 	answer(m Message, location *time.Location) []byte
 	// know has a device be known by its identity.
 	know(identity string)
+	// numbers gives those that devices have.
+	numbers() []int
 }
 
 // NewHearing makes one that has heard nothing.
 func (p *Profile) NewHearing() *Hearing {
-	h := &Hearing{profile: p, taught: make(map[string]string), told: make(map[string]time.Time)}
+	h := &Hearing{profile: p, taught: make(map[string]string), told: make(map[string]string)}
 	for _, rule := range p.file.Decode {
 		if rule.Code == "mysensors" {
 			h.answerer = newMySensorsGateway()
@@ -52,6 +54,38 @@ func (h *Hearing) Know(identity string) {
 	if h.answerer != nil {
 		h.answerer.know(identity)
 	}
+}
+
+// Learns reports whether messages teach what later ones need: it is to be kept over
+// a restart, for devices teach it once.
+func (h *Hearing) Learns() bool { return !h.profile.file.Device.Learn.isZero() }
+
+// Taught gives what was taught, by the devices' identities; nil where it is the same
+// as when Taught was called last.
+func (h *Hearing) Taught() map[string]string {
+	if !h.news {
+		return nil
+	}
+	h.news = false
+	return maps.Clone(h.taught)
+}
+
+// Remember has what was taught be known again.
+func (h *Hearing) Remember(taught map[string]string) {
+	for identity, lesson := range taught {
+		if len(h.taught) < maxHeard && len(lesson) <= maxText {
+			h.taught[identity] = lesson
+		}
+	}
+}
+
+// Numbers gives the numbers that devices have which ask for one, in order; nil, and
+// not only empty, where devices do not ask. A number that was given must be known before it is sent.
+func (h *Hearing) Numbers() []int {
+	if h.answerer == nil {
+		return nil
+	}
+	return h.answerer.numbers()
 }
 
 // Decode reads one message as [Profile.Decode] does. answer is what the device
@@ -71,7 +105,8 @@ func (h *Hearing) Decode(at Place, m Message) (out Output, answer []byte, err er
 	}
 	if learn := h.profile.file.Device.Learn; !learn.isZero() && out.look != nil && out.Identity != "" {
 		if lesson, ok := learn.fill(out.look); ok && (len(h.taught) < maxHeard || h.taught[out.Identity] != "") {
-			h.taught[out.Identity] = lesson
+			h.news = h.news || h.taught[out.Identity] != lesson
+			h.taught[out.Identity], h.taught["taught"] = lesson, lesson
 		}
 	}
 	out.Readings = slices.DeleteFunc(out.Readings, func(r devices.Reading) bool { return h.repeats(out.Identity, r) })
@@ -82,24 +117,22 @@ func (h *Hearing) Decode(at Place, m Message) (out Output, answer []byte, err er
 }
 
 // repeats reports whether a reading with a time of its own was told before, as that
-// of a gas meter is, which a P1 port repeats until there is a new one.
+// of a gas meter is, which a P1 port repeats until there is a new one. A clock that
+// stands still hides no values.
 func (h *Hearing) repeats(identity string, r devices.Reading) bool {
 	if r.Time.IsZero() {
 		return false
 	}
-	names := make([]string, 0, len(r.Fields)+1)
-	names = append(names, identity)
+	key, values := identity, r.Time.String()
 	for _, f := range r.Fields {
-		names = append(names, f.Name)
+		key += " " + f.Name
+		values += "\x00" + f.Value.String()
 	}
-	key := strings.Join(names, " ")
-	if before, known := h.told[key]; known && before.Equal(r.Time) {
-		return true
-	} else if !known && len(h.told) >= maxHeard {
-		return false
+	before, known := h.told[key]
+	if known || len(h.told) < maxHeard {
+		h.told[key] = values
 	}
-	h.told[key] = r.Time
-	return false
+	return known && before == values
 }
 
 // A mySensorsGateway answers what nodes ask their controller (serial API 2.3).
@@ -116,6 +149,17 @@ func (g *mySensorsGateway) know(identity string) {
 	if n, err := strconv.Atoi(identity); err == nil {
 		g.nodes[n] = true
 	}
+}
+
+func (g *mySensorsGateway) numbers() []int {
+	all := make([]int, 0, len(g.nodes))
+	for n := range g.nodes {
+		if n > 0 && n < 255 {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 func (g *mySensorsGateway) answer(m Message, location *time.Location) []byte {

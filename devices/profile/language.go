@@ -76,7 +76,7 @@ type decodeRule struct {
 	Columns      *columnsRule      `yaml:"columns" doc:"Values with a separator between, as in CSV."`
 	Struct       *structRule       `yaml:"struct" doc:"Bytes at fixed places: binary structures, registers."`
 	Registers    *registersRule    `yaml:"registers" doc:"An answer of Modbus RTU; field is what was asked: unit=1 fc=4 addr=0x0000 count=80."`
-	Code         string            `yaml:"code" enum:"coiot,dsmr,esp3,firmata,iec62056_21,linkformat,lwm2m,mysensors,nmea,sml,sparkplug" doc:"A decoder in code."`
+	Code         string            `yaml:"code" enum:"attributes,coiot,dsmr,esp3,firmata,iec62056_21,linkformat,lwm2m,mysensors,nmea,sml,sparkplug" doc:"A decoder in code."`
 	Availability *availabilityRule `yaml:"availability" doc:"The message tells whether the device is there."`
 	Describe     string            `yaml:"describe" doc:"The message is an announcement, for this describer; with json, value or code, what it holds are fields too."`
 	Live         bool              `yaml:"live" doc:"With describe: what the announcement holds is measured now."`
@@ -98,6 +98,7 @@ type treeRule struct {
 type namedRule struct {
 	By    membersPath `yaml:"by,required" doc:"The member that is the name."`
 	Value membersPath `yaml:"value" doc:"The member that is what the name stands for, where that is not the object: those without it are left out."`
+	Links []string    `yaml:"links" doc:"Of those without it, these members, of lists the first item, under links and the name."`
 }
 
 type bestRule struct {
@@ -123,6 +124,7 @@ type columnsRule struct {
 	Separator string   `yaml:"separator,required" doc:"Between the values; a blank stands for any number of blanks."`
 	Names     []string `yaml:"names" doc:"Names of the columns; those without are c0, c1 and so on."`
 	At        template `yaml:"at" doc:"Path under which they are put."`
+	Header    bool     `yaml:"header" doc:"A line without any number has the names of the columns. It becomes the member header; device: learn: \"{/header}\" has them used from then on, on a serial line."`
 }
 
 type structRule struct {

@@ -29,6 +29,8 @@ func readOBIS(payload []byte) (name string, lines []obisLine, odd int) {
 		text = strings.Trim(text, "\r\x02\x03 ")
 		code, rest, ok := strings.Cut(text, "(")
 		switch {
+		case len(text) > maxMemberName && strings.HasPrefix(text, "/"):
+			odd++
 		case strings.HasPrefix(text, "/"):
 			if text != "/?!" && !strings.HasPrefix(text, "/?") { // what was asked, as an optical head hears it
 				name = text[1:]
@@ -109,6 +111,10 @@ func readDSMR(payload []byte, _ map[string]string) (doc *node, _ string, _ devic
 	case !isP1(lines):
 		return nil, "", 0, errors.New("not a telegram of a P1 port: it tells neither time nor version nor whose it is")
 	}
+	_, sum, _ := strings.Cut(string(payload), "\n!")
+	if strings.TrimSpace(sum) == "" && slices.ContainsFunc(lines, obisLine.hasVersion) {
+		return nil, "", 0, errors.New("the checksum is missing, which telegrams of this version have")
+	}
 	doc = object("device", &node{value: devices.Text(name)})
 	for _, line := range lines {
 		doc.members = append(doc.members, member{line.code, line.dsmr()})
@@ -122,6 +128,12 @@ func isP1(lines []obisLine) bool {
 	return slices.ContainsFunc(lines, func(line obisLine) bool {
 		return slices.Contains([]string{"0-0:1.0.0", "1-3:0.2.8", "0-0:96.1.1", "0-0:96.13.0", "0-0:42.0.0"}, line.code)
 	})
+}
+
+// hasVersion reports whether the line says which version a telegram is of: those
+// before DSMR 4 have neither it nor a checksum.
+func (line obisLine) hasVersion() bool {
+	return line.code == "1-3:0.2.8" || line.code == "0-0:96.1.4"
 }
 
 func (line obisLine) dsmr() *node {

@@ -31,6 +31,7 @@ func (l *Library) Page(id string) []byte {
 		w.line("\nIt is also called %s.", codes(p.file.Aliases))
 	}
 	w.recognition()
+	w.wire()
 	w.device()
 	w.fields()
 	w.availability()
@@ -131,6 +132,38 @@ func (w *page) recognition() {
 		for _, name := range sortedKeys(w.file.Params) {
 			w.line("- `%s`: %s", name, code(w.file.Params[name]))
 		}
+	}
+}
+
+// wire says how a serial device is spoken with.
+func (w *page) wire() {
+	if !slices.Contains(w.Transports(), "serial") || len(w.Transports()) > 1 {
+		return
+	}
+	w.line("\n## On the wire\n")
+	var lines []string
+	for _, l := range w.Lines() {
+		lines = append(lines, l.String())
+	}
+	if len(lines) > 0 {
+		w.line("- Characters: %s", strings.Join(lines, ", or "))
+	}
+	w.line("- It sends %s", w.file.Framing)
+	for _, rule := range w.file.Poll {
+		when := "at the start"
+		if rule.Every > 0 {
+			when = "every " + plainDuration(rule.Every)
+		}
+		what := code(rule.Hex)
+		switch {
+		case rule.SignOn:
+			what = "by the sign-on of mode C"
+		case rule.Modbus != nil:
+			what = fmt.Sprintf("for %d registers from %#04x, function %d", rule.Modbus.Count, rule.Modbus.Address, rule.Modbus.Function)
+		case rule.Hex == "":
+			what = code(strings.TrimSpace(rule.Payload.source))
+		}
+		w.line("- It is asked %s: %s", when, what)
 	}
 }
 
@@ -456,8 +489,13 @@ func (w *page) commands() {
 			}
 			to = "the topic it was heard on, where " + strings.Join(with, ", ")
 		}
-		if len(c.Topic.source) == 0 && c.Reply == nil {
-			to = ""
+		switch {
+		case c.Modbus != nil:
+			to = fmt.Sprintf("register %#04x, function %d", c.Modbus.Address, c.Modbus.Function)
+		case !c.Hex.isZero():
+			to = code(c.Hex.source)
+		case len(c.Topic.source) == 0 && c.Reply == nil:
+			to = code(strings.TrimSpace(c.Payload.source))
 		}
 		title := c.Title
 		if c.Risk != "" {

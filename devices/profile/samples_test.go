@@ -21,7 +21,6 @@ var profileOf = map[string]string{
 var notHeard = map[string]string{
 	"modbus-eastron-sdm120-02": "a request, which the driver sends",
 	"modbus-pzem004t-v3-03":    "a request, which the driver sends",
-	"ocf-03":                   "links to resources, without what these say",
 	"shelly-coiot-05":          "a request, which the driver sends",
 }
 

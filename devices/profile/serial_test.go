@@ -114,6 +114,11 @@ func TestHearing(t *testing.T) {
 			{closed("\r\nPID\t0x203\r\nV\t12065\r\nChecksum\t"), "0x203: pid=\"0x203\", v=12.065 V", ""},
 			{closed("\r\nH1\t-149322\r\nChecksum\t"), "0x203: h1=-149.322 Ah", ""},
 		}},
+		{"csv-lines", []struct{ payload, want, answer string }{
+			{"1,2", "pms: raw01=2 µg/m³", ""},
+			{"# temp, hum, lux", "pms: ", ""},
+			{"21.5, 40, 300", "pms: temp=21.5 °C, hum=40 %, lux=300", ""},
+		}},
 		{"mysensors", []struct{ payload, want, answer string }{
 			{"1;255;3;0;6;0", "1: config_request=0", "1;255;3;0;6;M\n"},
 			{"255;255;3;0;3;", "255: id_request=true", "255;255;3;0;4;2\n"}, // 1 was heard

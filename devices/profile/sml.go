@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -16,7 +18,10 @@ import (
 // called by its OBIS code, with scaler and unit applied; "device" is the meter's
 // server id in hex. Frames are checked as a whole, so the checksums of messages are
 // not looked at; some meters write them in their own way.
-func readSML(payload []byte, _ map[string]string) (doc *node, _ string, _ devices.Availability, err error) {
+//
+// The capture unsigned_power has ranges of server ids, ID..ID with blanks between:
+// of meters that send a power of 1 to 3 bytes as if it were signed, and it is not.
+func readSML(payload []byte, captures map[string]string) (doc *node, _ string, _ devices.Availability, err error) {
 	r := smlReader{rest: payload}
 	var s smlList
 	for messages := 0; len(bytes.Trim(r.rest, "\x00")) > 0; messages++ {
@@ -36,7 +41,7 @@ func readSML(payload []byte, _ map[string]string) (doc *node, _ string, _ device
 	if len(s.values) == 0 {
 		return nil, "", 0, errors.New("no list of values in it")
 	}
-	return s.document(), "", 0, nil
+	return s.document(captures["unsigned_power"]), "", 0, nil
 }
 
 // smlGetListResponse is the tag of the message that holds values.
@@ -156,13 +161,13 @@ type smlList struct {
 	server []byte
 	at     uint64 // seconds since 1970, 0 where only the seconds of the meter are told
 	values []smlValue
-	dzg    bool
 }
 
 type smlValue struct {
 	name   string
 	node   *node
 	octets []byte
+	power  *node // where it is another one that is not signed
 }
 
 // add takes the body of a SML_GetList.Res: client, server, list, time, values,
@@ -185,22 +190,15 @@ func (s *smlList) add(body smlItem) {
 		case smlOctets:
 			v.octets = value.bytes
 			v.node = &node{value: devices.Text(octetsText(value.bytes))}
-			s.dzg = s.dzg || v.name == "1-0:96.1.0*255" && isOldDZG(value.bytes)
 		case smlBool:
 			v.node = &node{value: devices.Bool(len(value.bytes) > 0 && value.bytes[0] != 0)}
 		case smlInteger, smlUnsigned:
-			literal := strconv.FormatUint(value.number, 10)
-			if value.kind == smlInteger {
-				literal = strconv.FormatInt(int64(value.number), 10)
-			}
-			if s.dzg && v.name == "1-0:16.7.0*255" && len(value.bytes) < 4 {
-				literal = strconv.FormatUint(value.number&(1<<(8*len(value.bytes))-1), 10)
-			}
-			n, err := devices.ParseNumber(shifted(literal, int64(entry.at(4).number)))
-			if err != nil {
+			if v.node = entry.quantity(value.number, value.kind == smlInteger); v.node == nil {
 				continue
 			}
-			v.node = &node{value: n, unit: dlmsUnits[entry.at(3).number]}
+			if v.name == "1-0:16.7.0*255" && value.kind == smlInteger && len(value.bytes) < 4 {
+				v.power = entry.quantity(value.number&(1<<(8*len(value.bytes))-1), false)
+			}
 		default:
 			continue
 		}
@@ -208,17 +206,18 @@ func (s *smlList) add(body smlItem) {
 	}
 }
 
-// isOldDZG knows the DVS74 of DZG with the numbers 42 to 48 and 55 to 58 million,
-// which send a power above 327.67 W as if it were negative (libsml sml_list.c).
-func isOldDZG(number []byte) bool {
-	if len(number) != 10 || string(number[:5]) != "\x0a\x01DZG" {
-		return false
+// quantity applies the scaler and the unit of an entry to a number; nil where it
+// gives none.
+func (entry smlItem) quantity(number uint64, negative bool) *node {
+	literal := strconv.FormatUint(number, 10)
+	if negative {
+		literal = strconv.FormatInt(int64(number), 10)
 	}
-	var n uint64
-	for _, octet := range number[5:] {
-		n = n<<8 | uint64(octet)
+	n, err := devices.ParseNumber(shifted(literal, int64(entry.at(4).number)))
+	if err != nil {
+		return nil
 	}
-	return n >= 42e6 && n < 49e6 || n >= 55e6 && n < 59e6
+	return &node{value: n, unit: dlmsUnits[entry.at(3).number]}
 }
 
 // octetsText gives a text where the octets are one, else hex.
@@ -232,7 +231,7 @@ func octetsText(b []byte) string {
 // smlServers are the codes of a meter's number, where the list does not tell it.
 var smlServers = []string{"1-0:96.1.0*255", "1-0:0.0.9*255", "1-0:0.0.0*255", "0-0:96.1.255*255"}
 
-func (s *smlList) document() *node {
+func (s *smlList) document(unsignedPower string) *node {
 	doc := &node{kind: objectNode}
 	server := s.server
 	for _, code := range smlServers {
@@ -242,13 +241,21 @@ func (s *smlList) document() *node {
 			}
 		}
 	}
-	if len(server) > 0 {
-		doc.members = append(doc.members, member{"device", &node{value: devices.Text(hex.EncodeToString(server))}})
+	id := hex.EncodeToString(server)
+	if id != "" {
+		doc.members = append(doc.members, member{"device", &node{value: devices.Text(id)}})
 	}
+	unsigned := slices.ContainsFunc(strings.Fields(unsignedPower), func(span string) bool {
+		first, last, _ := strings.Cut(span, "..")
+		return len(id) == len(first) && id >= first && id <= last
+	})
 	if at, err := devices.ParseNumber(strconv.FormatUint(s.at, 10)); err == nil && s.at > 0 {
 		doc.members = append(doc.members, member{"time", &node{value: at}})
 	}
 	for _, v := range s.values {
+		if unsigned && v.power != nil {
+			v.node = v.power
+		}
 		doc.members = append(doc.members, member{v.name, v.node})
 	}
 	return doc

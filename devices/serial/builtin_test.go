@@ -1,15 +1,19 @@
 package serial_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
-// builtin gives one of the profiles that the gateway comes with.
+// library has the profiles that the gateway comes with, which are many to read.
+var library = sync.OnceValues(profile.Builtin)
+
+// builtin gives one of them.
 func builtin(t testing.TB, name string) *profile.Profile {
 	t.Helper()
-	set, err := profile.Builtin()
+	set, err := library()
 	if err != nil {
 		t.Fatal(err)
 	}

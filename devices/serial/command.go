@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/profile"
@@ -92,7 +93,15 @@ func (p *Port) Execute(ctx context.Context, c devices.Command, expect func(devic
 	case <-ctx.Done():
 		return errors.New("the serial port is busy, or was unplugged")
 	}
-	// It is under way, and ends by its own time limit: what came of it is worth
+	// It is under way, and ends by its own time limits: what came of it is worth
 	// more than to be told in time that nobody knows.
-	return <-done
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(orderTime):
+		return fmt.Errorf("the driver has failed: %w", devices.ErrUncertain)
+	}
 }
+
+// orderTime is longer than an order takes that is under way.
+const orderTime = 4 * writeTime

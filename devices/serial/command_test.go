@@ -3,7 +3,6 @@ package serial_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -48,21 +47,40 @@ func execute(port *serial.Port, id devices.ID, name, argument string) (devices.C
 	return expected, err
 }
 
+// receive fails the test where a device gets something else next.
 func receive(t testing.TB, p *pty.PTY, want string) {
+	t.Helper()
+	if got := take(t, p, func(got string) bool { return len(got) == len(want) }); got != want {
+		t.Errorf("the device got %q, want %q", got, want)
+	}
+}
+
+// next gives the line that a device gets next.
+func next(t testing.TB, p *pty.PTY) string {
+	t.Helper()
+	return take(t, p, func(got string) bool { return strings.HasSuffix(got, "\n") })
+}
+
+func take(t testing.TB, p *pty.PTY, whole func(string) bool) string {
 	t.Helper()
 	got := make(chan string, 1)
 	go func() {
-		b := make([]byte, len(want))
-		n, _ := io.ReadFull(p, b)
-		got <- string(b[:n])
+		all := ""
+		b := make([]byte, 1)
+		for !whole(all) {
+			if _, err := p.Read(b); err != nil {
+				break
+			}
+			all += string(b)
+		}
+		got <- all
 	}()
 	select {
 	case s := <-got:
-		if s != want {
-			t.Errorf("the device got %q, want %q", s, want)
-		}
+		return s
 	case <-time.After(30 * time.Second):
-		t.Errorf("the device did not get %q", want)
+		t.Fatal("the device gets nothing more")
+		return ""
 	}
 }
 
@@ -101,7 +119,7 @@ func TestCommandThatIsNotRead(t *testing.T) {
 	p := parse(t, "flood", strings.NewReplacer("id: switch", "id: flood", "{/id} {value}", strings.Repeat("x", 4000)+" {value}").Replace(switchable))
 	port := serial.New(serial.Config{Port: device.Path(), Devices: []serial.Device{{
 		Device: devices.Device{ID: "a1", Location: time.UTC}, Profile: p, Place: profile.Place{Device: "a1", Location: time.UTC},
-	}}}, slog.New(slog.DiscardHandler))
+	}}}, slog.New(slog.DiscardHandler)).Within(200 * time.Millisecond)
 	if _, err := execute(port, "a1", "power", "on"); err == nil || !strings.Contains(err.Error(), "not open") {
 		t.Errorf("while the port is closed: %v", err)
 	}
@@ -149,19 +167,4 @@ poll: [{every: 1s, within: 200ms, hex: ff0186000000000079}]
 			sink.WaitAvailability(t, "air", devices.Offline)
 		}
 	}
-}
-
-// A node of MySensors gets what it waits for.
-func TestAnswers(t *testing.T) {
-	node := plug(t)
-	d := device("nodes", builtin(t, "mysensors"))
-	d.Identity = "1"
-	port := serial.New(serial.Config{Port: node.Path(), Devices: []serial.Device{d}}, slog.New(slog.DiscardHandler))
-	var sink devicetest.Sink
-	start(t, port, &sink)
-	receive(t, node, "0;0;3;0;2;\n") // the version, at the start
-	send(t, node, "255;255;3;0;3;\n")
-	receive(t, node, "255;255;3;0;4;2\n") // 1 is configured
-	send(t, node, "1;255;3;0;6;0\n")
-	receive(t, node, "1;255;3;0;6;M\n")
 }

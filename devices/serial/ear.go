@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/porchlight-iot/porchlight/devices"
@@ -22,10 +23,27 @@ type ear struct {
 	fresh      bool            // the first frame may have begun before the port was opened
 	stirring   bool            // something came, and no silence since
 	understood int             // messages
+	numbers    *numbers        // of devices that ask for one; nil where none do
+	lessons    *lessons        // of devices that teach; nil where none do
 }
 
 func newEar(t *talk, p *profile.Profile) *ear {
 	e := &ear{talk: t, profile: p, hearing: p.NewHearing(), fresh: true}
+	if e.hearing.Numbers() != nil {
+		e.numbers = numbersOf(t.config, p.ID())
+		used, err := e.numbers.load()
+		if err != nil {
+			t.sink.Reject(t.config.Port, err)
+		}
+		for _, n := range used {
+			e.hearing.Know(strconv.Itoa(n))
+		}
+	}
+	if e.lessons = lessonsOf(t.config, e.hearing, p.ID()); e.lessons != nil {
+		if err := e.lessons.load(e.hearing); err != nil {
+			t.sink.Reject(t.config.Port, err)
+		}
+	}
 	if rule := p.Framing(); rule.Modbus == nil {
 		e.framer = framing.New(rule)
 	}
@@ -94,6 +112,17 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 		return err
 	}
 	e.understood++
+	if e.lessons != nil {
+		if fault := e.lessons.keep(e.hearing); fault != nil {
+			t.sink.Reject(e.source(), fault)
+		}
+	}
+	if e.numbers != nil {
+		if fault := e.numbers.keep(e.hearing.Numbers()); fault != nil && answer != nil {
+			answer = nil // it may be one of the numbers
+			t.sink.Reject(e.source(), fault)
+		}
+	}
 	if answer != nil && len(t.answers) < maxAnswers && (t.port.audience == nil || !t.port.audience.mute) {
 		t.answers = append(t.answers, answer)
 	}
@@ -101,9 +130,9 @@ func (t *talk) take(ctx context.Context, e *ear, asked *Device, frame []byte, to
 		t.port.audience.understood(e.profile, out)
 		return nil
 	}
-	err = t.deliver(ctx, e, asked, out)
+	err = t.deliver(ctx, e, asked, out, answer != nil)
 	for _, child := range out.Children {
-		err = errors.Join(err, t.deliver(ctx, e, e.called(child.Identity, false), child))
+		err = errors.Join(err, t.deliver(ctx, e, e.called(child.Identity, false), child, false))
 	}
 	return err
 }
@@ -124,13 +153,15 @@ func (e *ear) called(identity string, whole bool) *Device {
 	return nil
 }
 
-// deliver hands over what a device said.
-func (t *talk) deliver(ctx context.Context, e *ear, d *Device, out profile.Output) error {
+// deliver hands over what a device said, or asked.
+func (t *talk) deliver(ctx context.Context, e *ear, d *Device, out profile.Output, asked bool) error {
 	if d == nil {
 		d = e.called(out.Identity, true)
 	}
 	if d == nil {
-		t.stranger(e, out)
+		if !asked { // it may have no identity yet
+			t.stranger(e, out)
+		}
 		return nil
 	}
 	t.port.heard(d, out)

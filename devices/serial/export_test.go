@@ -1,10 +1,19 @@
 package serial
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // On has the port look for devices below another root folder.
 func (p *Port) On(root string) *Port {
 	p.machine = machine(root)
+	return p
+}
+
+// Within has writes end after a time.
+func (p *Port) Within(limit time.Duration) *Port {
+	p.limit = limit
 	return p
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
+	"github.com/porchlight-iot/porchlight/devices/profile"
 	"github.com/porchlight-iot/porchlight/devices/serial"
 	"github.com/porchlight-iot/porchlight/devices/serial/pty"
 )
@@ -39,7 +40,12 @@ func (s *socket) plug(t testing.TB, vendor, product, number string) *pty.PTY {
 	if err := unix.Stat(device.Path(), &stat); err != nil {
 		t.Fatal(err)
 	}
-	serial.PlugUSB(t, s.root, stat.Rdev, filepath.Base(device.Path()), "1-1."+filepath.Base(device.Path()), map[string]string{"idVendor": vendor, "idProduct": product, "serial": number})
+	tty := "ttyUSB" + filepath.Base(device.Path())
+	if err := os.MkdirAll(filepath.Join(s.root, "dev"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Symlink(device.Path(), filepath.Join(s.root, "dev", tty))
+	serial.PlugUSB(t, s.root, stat.Rdev, tty, "1-1."+filepath.Base(device.Path()), map[string]string{"idVendor": vendor, "idProduct": product, "serial": number})
 	if err := os.Symlink(device.Path(), s.path+".new"); err != nil {
 		t.Fatal(err)
 	}
@@ -221,4 +227,61 @@ func TestPulledUnderLoad(t *testing.T) {
 			t.Fatalf("reading %d of the other is %s", n, v)
 		}
 	}
+}
+
+// Devices come and go on a port that stays open; another line wants it opened
+// anew.
+func TestAdopts(t *testing.T) {
+	wire, sink := plug(t), &devicetest.Sink{}
+	port := switchAt(t, wire.Path(), "a1")
+	start(t, port, sink)
+	send(t, wire, "{\"id\":\"A1\",\"power\":false}\n{\"id\":\"B2\",\"power\":true}\n")
+	if s := sink.WaitUnknown(t, 1)[0]; s.Identity != "B2" {
+		t.Errorf("unknown is %s", s.Identity)
+	}
+	if !port.Adopt(switchAt(t, wire.Path(), "b2")) {
+		t.Fatal("it wants to be opened anew")
+	}
+	heard := func() bool {
+		send(t, wire, "{\"id\":\"B2\",\"power\":true}\n")
+		n := len(sink.WaitUnknown(t, 0)) + len(sink.WaitMessages(t, 0))
+		for len(sink.WaitUnknown(t, 0))+len(sink.WaitMessages(t, 0)) == n {
+			time.Sleep(time.Millisecond)
+		}
+		all := sink.WaitMessages(t, 0)
+		return all[len(all)-1].Readings[0].Device == "b2"
+	}
+	for !heard() { // the config is taken over between two messages
+	}
+	send(t, wire, "{\"id\":\"A1\",\"power\":false}\n")
+	for s := ""; s != "A1"; {
+		all := sink.WaitUnknown(t, 1)
+		s = all[len(all)-1].Identity
+	}
+	sink.WaitUp(t, 1)
+	other := serial.New(serial.Config{Port: wire.Path(), Line: profile.Line{Baud: 9600}, Devices: kitchen(t)}, slog.New(slog.DiscardHandler))
+	if port.Adopt(other) {
+		t.Error("it goes on at another rate")
+	}
+}
+
+// Two adapters that share a name, because they have no serial number, are told of.
+func TestTwins(t *testing.T) {
+	s, sink, log := newSocket(t), &devicetest.Sink{}, &lines{}
+	s.plug(t, "1a86", "7523", "")
+	first := s.device
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	send(t, s.plug(t, "1a86", "7523", ""), "a=1\n")
+	repeat(t, serial.New(serial.Config{Port: s.path, Devices: kitchen(t)}, slog.New(slog.NewTextHandler(log, nil))).On(s.root), sink)
+	sink.WaitMessages(t, 1)
+	log.wait(t, "several devices share a name")
+
+	// The other one, in another socket, is not taken for it.
+	s.pull(t)
+	if err := os.Symlink(first.Path(), s.path); err != nil {
+		t.Fatal(err)
+	}
+	log.wait(t, "another device has its name: 1a86:7523 in socket")
 }

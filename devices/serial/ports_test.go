@@ -205,3 +205,79 @@ func TestSame(t *testing.T) {
 		}
 	}
 }
+
+func TestPorts(t *testing.T) {
+	root := t.TempDir()
+	m := machine(root)
+	if all := m.ports(); len(all) != 0 {
+		t.Errorf("without any there are %v", all)
+	}
+	link := func(to string, path ...string) {
+		t.Helper()
+		path = append([]string{root}, path...)
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(path...)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(to, filepath.Join(path...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ch340 := map[string]string{"idVendor": "1a86", "idProduct": "7523"}
+	ftdi := map[string]string{"idVendor": "0403", "idProduct": "6001", "serial": "A1"}
+	for i, attributes := range []map[string]string{ch340, ch340, ftdi} {
+		p, _ := openPTY(t)
+		number, err := m.at(p.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		tty := fmt.Sprintf("ttyUSB%d", i)
+		plugUSB(t, root, number, tty, fmt.Sprintf("1-1.%d", i), attributes)
+		link(p.Path(), "dev", tty)
+		link("../../"+tty, "dev/serial/by-path", "usb-0:"+tty)
+		if i > 0 { // of two that share a name, one has it
+			link("../../"+tty, "dev/serial/by-id", "usb-"+attributes["idVendor"])
+		}
+	}
+	link("/dev/ttyUSB2", "proc/4711/fd/5")
+	link("/dev/null", "proc/4711/fd/6")
+	if err := os.WriteFile(filepath.Join(root, "proc/4711/comm"), []byte("ModemManager\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	all := m.ports()
+	var got []string
+	for _, f := range all {
+		got = append(got, fmt.Sprintf("%s %s %s %v %s %v", f.Path, f.ByID, f.ByPath, f.Shared, f.Identity.ID(), f.Users))
+	}
+	want := []string{
+		"/dev/ttyUSB0 [] [/dev/serial/by-path/usb-0:ttyUSB0] true 1a86:7523 []",
+		"/dev/ttyUSB1 [/dev/serial/by-id/usb-1a86] [/dev/serial/by-path/usb-0:ttyUSB1] true 1a86:7523 []",
+		"/dev/ttyUSB2 [/dev/serial/by-id/usb-0403] [/dev/serial/by-path/usb-0:ttyUSB2] false 0403:6001:A1 [{4711 ModemManager}]",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// A port that has no modem lines cannot leave them down, and says so.
+func TestSignals(t *testing.T) {
+	down := false
+	if bits := (Signals{DTR: &down}).bits(); bits.DTR || !bits.RTS {
+		t.Errorf("the lines are %+v", *bits)
+	}
+	if (Signals{}).bits() != nil {
+		t.Error("what the config does not say is said")
+	}
+	p, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	w, err := openWire(p.Path(), usual, Signals{DTR: &down})
+	if err == nil {
+		_ = w.Close()
+		t.Skip("pseudo-terminals have modem lines here")
+	}
+	if !strings.Contains(err.Error(), "DTR and RTS") {
+		t.Error(err)
+	}
+}

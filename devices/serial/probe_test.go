@@ -15,7 +15,7 @@ import (
 // known are the profiles for serial lines that come with the program.
 func known(t testing.TB) (all []*profile.Profile) {
 	t.Helper()
-	library, err := profile.Builtin()
+	library, err := library()
 	if err != nil {
 		t.Fatal(err)
 	}

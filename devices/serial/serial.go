@@ -34,6 +34,7 @@ type Config struct {
 	Signals Signals
 	Echo    bool     // what is written comes back, as by two-wire adapters and optical heads
 	Devices []Device // of which there is one at least
+	Folder  string   // where it is remembered which numbers devices were given; "" is nowhere
 }
 
 // A Device is one on a port.
@@ -55,7 +56,8 @@ type Port struct {
 	orders  chan order
 	log     *slog.Logger
 	machine machine
-	known   Identity // of the adapter that was there first; only Run uses it
+	limit   time.Duration // of a write
+	known   Identity      // of the adapter that was there first; only Run uses it
 	open    atomic.Bool
 
 	audience *audience // of a probe, nil else
@@ -67,7 +69,7 @@ type Port struct {
 // New makes the driver of one port. It does not touch the port.
 func New(config Config, log *slog.Logger) *Port {
 	config.Line = lineOf(config)
-	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", correspondents: make(map[devices.ID]*profile.Correspondent)}
+	p := &Port{changed: make(chan struct{}, 1), orders: make(chan order), log: log, machine: "/", limit: writeTime, correspondents: make(map[devices.ID]*profile.Correspondent)}
 	p.config.Store(&config)
 	return p
 }
@@ -173,6 +175,10 @@ func (p *Port) await(ctx context.Context, sink devices.Sink) (*wire, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-p.changed: // other devices wait for it too
+			if said != "" {
+				p.tell(sink, devices.Offline)
+			}
 		case <-time.After(lookEvery):
 		}
 	}

@@ -407,6 +407,8 @@ func (t *talk) receive(ctx context.Context, end <-chan time.Time) ([]byte, error
 		t.left = nil
 		return left, nil
 	}
+	t.port.Rest()
+	defer t.port.Busy()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -434,7 +436,7 @@ func (t *talk) earOf(d *Device) *ear {
 // echo away where there is one.
 func (t *talk) write(ctx context.Context, b []byte) error {
 	time.Sleep(time.Until(t.last.Add(t.silence())))
-	if err := t.wire.write(b, writeTime); err != nil {
+	if err := t.wire.write(b, t.port.limit); err != nil {
 		if errors.Is(err, errStalled) {
 			return err // others may still be heard
 		}

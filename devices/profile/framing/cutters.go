@@ -366,8 +366,8 @@ func (escapeCutter) next(b []byte, _ int, _ bool) (drop, size int, err error) {
 	return 0, 0, nil
 }
 
-// smlSum compares the checksum: that of the standard, low byte first, or what the
-// Holley DTZ541 sends in its place, high byte first (volkszaehler/libsml issue 75).
+// smlSum compares the checksum: that of the standard, low byte first, or what some
+// meters send in its place, high byte first (volkszaehler/libsml issue 75).
 func smlSum(frame []byte) bool {
 	n := len(frame) - 2
 	sum := uint16(frame[n]) | uint16(frame[n+1])<<8
@@ -641,7 +641,7 @@ func modbusSizes(b []byte) (sizes [2]int) {
 	case function == 0x11, function == 0x0c:
 		return [2]int{counted(2), around}
 	}
-	return [2]int{around, around} // what makers made up: the PZEM-004T resets with 42
+	return [2]int{around, around} // what makers made up has nothing to say
 }
 
 func (modbusCutter) body(frame []byte) []byte { return frame[:len(frame)-2] }

@@ -75,6 +75,37 @@ func (r Rule) Checked() bool {
 	return r.Sum != "" || r.Escape != nil || r.Modbus != nil || r.Telegram != nil && r.Telegram.Sum != ""
 }
 
+// String says for people what frames are.
+func (r Rule) String() string {
+	what := "lines"
+	switch {
+	case r.JSON != nil:
+		what = "JSON objects"
+	case r.Telegram != nil:
+		what = fmt.Sprintf("telegrams, lines from %s to %s", r.Telegram.Start, r.Telegram.End)
+	case r.Escape != nil:
+		what = "frames of SML"
+	case r.HDLC != nil:
+		what = "frames between flags 7e"
+	case r.SLIP != nil:
+		what = "frames between c0"
+	case r.Length != nil:
+		what = fmt.Sprintf("frames that begin with %s and say their length", r.Length.Start)
+	case r.Fixed != nil:
+		what = fmt.Sprintf("frames of %d bytes that begin with %s", r.Fixed.Size, r.Fixed.Start)
+	case r.Closed != nil:
+		what = fmt.Sprintf("blocks that end with %q", r.Closed.End)
+	case r.Modbus != nil:
+		what = "messages of Modbus RTU"
+	case r.MIDI != nil:
+		what = "messages whose first byte has bit 7"
+	}
+	if r.Checked() {
+		what += ", with a checksum"
+	}
+	return what
+}
+
 func (r Rule) kinds() (n int) {
 	for _, set := range []bool{r.Line != nil, r.JSON != nil, r.Telegram != nil, r.Escape != nil, r.HDLC != nil, r.SLIP != nil, r.Length != nil, r.Fixed != nil, r.Closed != nil, r.Modbus != nil, r.MIDI != nil} {
 		if set {
