@@ -36,7 +36,7 @@ const (
 	maxAlarms = 10 // of a device
 	// maxAlarmText is how many characters of a device's own are told.
 	maxAlarmText = 100
-	maxMute      = 30 * 24 * time.Hour
+	maxMute      = 31 * 24 * time.Hour
 	// manyAlarms are told in one message.
 	manyAlarms = 4
 	// tellTime is for a message to reach the server, and retell when it is tried

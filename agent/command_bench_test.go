@@ -130,7 +130,7 @@ func commandTimes(b *testing.B, server *xmppserver.Server, name string, n int) (
 func BenchmarkCommand(b *testing.B) {
 	const trip, commands, ids, rate = 20 * time.Millisecond, 60, 20, 2000
 	server, err := xmppserver.Start(b.Context(), xmppserver.Prosody, xmppserver.Options{
-		Dir: b.TempDir(), Component: benchDomain, Secret: "secret", Storage: "memory", MaxItems: 10_000,
+		Dir: b.TempDir(), Component: benchDomain, Secret: "secret", Storage: "memory", MaxItems: 10_000, NoNagle: true,
 		Users:        map[string]string{"anna": "password", "bob": "password", "carl": "password", "dora": "password"},
 		NodeCreators: []string{"gateway@" + benchDomain, benchDomain},
 	})

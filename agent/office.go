@@ -91,7 +91,7 @@ func (o office) Mute(who bridge.JID, device devices.ID, d time.Duration) error {
 	}
 	var err error
 	if d < 0 || d > maxMute {
-		err = errors.New("a device can be muted for 30 days at most")
+		err = errors.New("a device can be muted for 31 days at most")
 	} else {
 		o.alarms.mute(device, d)
 	}

@@ -2,6 +2,8 @@ package agent_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +118,24 @@ devices:
 	if n := len(plug.told); n > 0 {
 		t.Errorf("the plug was told %d more, %s", n, <-plug.told)
 	}
+
+	// Somebody edits what was granted, with a mistake at first.
+	file := filepath.Join(filepath.Dir(s.path), "data", "access.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(text), "grants: []") || !strings.Contains(string(text), `jid: "bob@localhost"`) {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	grants := "grants:\n  - {jid: bob@localhost, role: %s, devices: [plug]}"
+	write(t, file, strings.Replace(string(text), "grants: []", fmt.Sprintf(grants, "boss"), 1))
+	gateway.Reload(s.config())
+	if got := anna.says("gateway", "grant dora@localhost viewer", 1)[0]; !strings.Contains(got, "access.yaml has to be mended first") {
+		t.Errorf("with a broken file, anna is answered %s", got)
+	}
+	write(t, file, strings.Replace(string(text), "grants: []", fmt.Sprintf(grants, "viewer"), 1))
+	gateway.Reload(s.config())
+	bob.hears("presence", "", "plug@porch.localhost/gw", "dnd</show>")
+	expect(bob, "plug", "off", "refused: you may not do that")
+
 	audit := startReader(t, server, "anna's password", "", "events")
 	for _, title := range []string{"plug: power on", "gateway: revoke bob@localhost", "gateway: revoke anna@localhost", "plug: smoke", "plug: smoke: acknowledged"} {
 		audit.await(t, "the event "+title, func(l line) bool { return strings.EqualFold(l.Title, title) })

@@ -320,9 +320,7 @@ func (b *Bridge) viewers(n *node) map[string]bool {
 }
 
 // mayBrowse reports whether who is granted anything.
-func (b *Bridge) mayBrowse(who jid.JID) bool {
-	return slices.ContainsFunc(b.auth.Operators(), func(o jid.JID) bool { return o.Bare().Equal(who) })
-}
+func (b *Bridge) mayBrowse(who jid.JID) bool { return b.auth.May(who, MayRead, "") }
 
 // Run connects, and connects again whenever the session ends, until ctx does.
 // Then every device goes unavailable and Run returns nil. It runs once at a

@@ -535,7 +535,7 @@ func (b *Bridge) help(a asker, id devices.ID) string {
 		case c.Argument.Type == devices.SwitchArgument && switches == 1:
 			lines = append(lines, fmt.Sprintf(words.HelpSwitch, takes))
 		case takes == "":
-			lines = append(lines, fmt.Sprintf(words.HelpDo, c.Name))
+			lines = append(lines, c.Name)
 		default:
 			lines = append(lines, fmt.Sprintf(words.HelpSet, c.Name, takes))
 		}

@@ -12,6 +12,7 @@ import (
 
 	"mellium.im/xmpp/jid"
 
+	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/bridge/words"
 	"github.com/porchlight-iot/porchlight/bridge/xmpptest"
 	"github.com/porchlight-iot/porchlight/devices"
@@ -675,5 +676,34 @@ func TestRooms(t *testing.T) {
 			return errors.New(got)
 		}
 		return nil
+	})
+}
+
+// FuzzMessage has whatever a message may hold read, and judged for its age.
+func FuzzMessage(f *testing.F) {
+	for _, inner := range []string{
+		"<body>on</body>", "<body>&gt; a\nb</body><delay xmlns='urn:xmpp:delay' stamp='2026-01-01T00:00:00Z'/>", "<body/><body>x</body>",
+		"<reactions xmlns='urn:xmpp:reactions:0' id='alarm-kitchen.1'><reaction>x</reaction></reactions>", "<reply xmlns='urn:xmpp:reply:0' id='alarm-.'/><body>ack</body>",
+		"<x xmlns='jabber:x:delay' stamp='20260101T00:00:00'/><x xmlns='jabber:x:encrypted'/>", "<sent xmlns='urn:xmpp:carbons:2'>", "<a><b><c>",
+	} {
+		f.Add(inner)
+	}
+	b := testBridge(f, PayloadSenML)
+	f.Fuzz(func(t *testing.T, inner string) {
+		var m messageElement
+		if (stream.Stanza{Name: "message", Inner: []byte(inner)}).Unmarshal(&m) != nil {
+			return
+		}
+		if line, err := m.line(); err == nil && strings.ContainsFunc(line, func(r rune) bool { return r < ' ' }) {
+			t.Errorf("a line is %q", line)
+		}
+		if given, why := b.late(m); why == "" && !given.IsZero() && time.Since(given).Abs() > lateAfter+time.Minute {
+			t.Errorf("of %v, it is not late", given)
+		}
+		if m.Reply != nil {
+			if r, ok := answersAlarm(m.Reply.ID, words.Request{}, errors.New("not understood")); ok && r.Verb != words.Ack {
+				t.Errorf("%+v", r)
+			}
+		}
 	})
 }

@@ -210,7 +210,11 @@ func TestPasswordRevoked(t *testing.T) {
 			}
 			right := s.users["gateway"]
 			restart("another")
-			<-refused
+			select {
+			case <-refused:
+			case <-time.After(patience):
+				t.Fatal("a wrong password is taken")
+			}
 			if _, err := r.tryLog("kitchen", 4); Judge(err) != Keep {
 				t.Errorf("%v", err)
 			}

@@ -297,11 +297,12 @@ func (p Person) over(now Moment) bool {
 }
 
 // Knock keeps that a stranger wants to see a device that there is. fresh is set
-// where he did not wait before. Who was denied lately does not wait.
+// where he did not wait before. Who was denied lately does not wait, nor who
+// will see it in his hours.
 func (r *Registry) Knock(who string, device devices.ID) (p Person, fresh bool, err error) {
 	known := func(s *state) bool {
 		now := r.o.Now()
-		return r.all(s).Allows(who, Viewer, device, now) || slices.ContainsFunc(s.people, func(p Person) bool {
+		return r.all(s).Sometimes(who, device, now) || slices.ContainsFunc(s.people, func(p Person) bool {
 			return p.JID == who && !p.over(now) && (p.Refused || slices.Contains(p.Wants, device) || len(p.Wants) >= maxWants)
 		})
 	}

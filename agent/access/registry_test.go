@@ -75,6 +75,9 @@ func TestRegistry(t *testing.T) {
 	allows("bob@h", Viewer, "cellar", false)
 	now = now.plus(8 * time.Hour)
 	allows("bob@h", Viewer, "hall", false)
+	if _, fresh, err := r.Knock("bob@h", "hall"); fresh || err != nil {
+		t.Fatal("bob waits for what he has in other hours", err)
+	}
 	now = noon
 	must(r.Revoke("anna@h", "bob@h"))
 	allows("bob@h", Viewer, "hall", false)

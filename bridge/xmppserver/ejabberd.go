@@ -120,12 +120,19 @@ modules:
   mod_version: {}
 `))
 
-// Evaluated after ejabberd has started; the passwords come from a file
+// Evaluated after ejabberd has started, so that who has another password now
+// may have come in with the one before. The passwords come from a file
 // because everybody can read a command line.
 const ejabberdRegister = `{ok, Users} = file:consult("users.terms"),
 	[case ejabberd_auth:try_register(User, <<"localhost">>, Password) of
 		ok -> ok;
-		{error, exists} -> ok = ejabberd_auth:set_password(User, <<"localhost">>, Password)
+		{error, exists} ->
+			case ejabberd_auth:check_password(User, <<>>, <<"localhost">>, Password) of
+				true -> ok;
+				false ->
+					ok = ejabberd_auth:set_password(User, <<"localhost">>, Password),
+					ejabberd_sm:kick_user(User, <<"localhost">>)
+			end
 	end || {User, Password} <- Users],
 	ok = file:write_file("users.done", <<>>).`
 

@@ -55,6 +55,9 @@ modules_enabled = {
 	"ping", "time", "uptime", "version", "posix",{{if .Shaper}} "limits",{{end}}{{if .Invites}} "invites", "invites_register", "invites_adhoc", "adhoc",{{end}}
 }
 modules_disabled = { "s2s", "s2s_auth_certs" }
+{{- if .NoNagle}}
+network_settings = { nagle = false }
+{{- end}}
 {{- if .Shaper}}
 limits = { c2s = { rate = "10kb/s" } }
 {{- end}}

@@ -57,6 +57,9 @@ type Options struct {
 	// with: Prosody 10 kB/s, ejabberd 3 kB/s with bursts of 20 kB.
 	// Otherwise there is none.
 	Shaper bool
+	// NoNagle has Prosody send small stanzas at once (RFC 896 has them wait for
+	// an acknowledgement, which takes Linux 40 ms).
+	NoNagle bool
 	// Invites lets those who have an invitation make an account (Prosody only),
 	// and its accounts invite others.
 	Invites bool

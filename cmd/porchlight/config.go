@@ -14,12 +14,24 @@ import (
 // effect yet, are printed a line each. Those of files of one device each are
 // no error: the config is without that device.
 func loadConfig(path string, stderr io.Writer) (*config.Config, error) {
-	c, _, err := checkConfig(path, stderr)
+	c, _, err := readConfig(path, stderr)
 	return c, err
 }
 
-// checkConfig is loadConfig, and tells whether the config is whole.
+// checkConfig is loadConfig, and tells whether the config is whole, with what
+// was granted since.
 func checkConfig(path string, stderr io.Writer) (c *config.Config, whole bool, err error) {
+	if c, whole, err = readConfig(path, stderr); err != nil {
+		return c, whole, err
+	}
+	if err := agent.Access(c, io.Discard); err != nil {
+		fmt.Fprintln(stderr, err)
+		whole = false
+	}
+	return c, whole, nil
+}
+
+func readConfig(path string, stderr io.Writer) (c *config.Config, whole bool, err error) {
 	options, err := agent.LoadOptions()
 	if err != nil {
 		return nil, false, err
