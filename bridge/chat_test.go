@@ -25,6 +25,7 @@ type desk struct {
 	did    []string
 	silent bool // no device's turn comes
 	vague  bool // devices do not say that they have done it
+	open   []chan Outcome
 }
 
 func (d *desk) note(format string, args ...any) {
@@ -72,6 +73,7 @@ func (d *desk) Execute(ctx context.Context, author string, c devices.Command) <-
 		return out
 	case d.vague:
 		out <- Outcome{Kind: Sent}
+		d.open = append(d.open, out)
 		return out
 	case c.Device == "hall":
 		out <- Outcome{Kind: Refused, Err: errors.New("the device is lost")}
@@ -537,6 +539,32 @@ func TestOnce(t *testing.T) {
 	}
 	if receipts := p.heard(func(s xmpptest.Asked) bool { return strings.Contains(s.Inner, "received") }); len(receipts) != 5 || receipts[0].From != "kitchen@pi.example.org/gw" || receipts[0].To != annasPhone {
 		t.Errorf("receipts: %+v", receipts)
+	}
+}
+
+// TestShutOutMeanwhile has the right of somebody taken while a device is at what
+// he wanted.
+func TestShutOutMeanwhile(t *testing.T) {
+	p := startParlour(t)
+	p.desk.mu.Lock()
+	p.desk.vague = true
+	p.desk.mu.Unlock()
+	p.writes(bobsPhone, "kitchen", "on")
+	p.writes(annasPhone, "kitchen", "on")
+	p.bodies("bob", 1)
+	p.bodies("anna", 1)
+	p.auth.set(rights{"anna@example.org": {"*"}})
+	p.Regrant()
+	p.desk.mu.Lock()
+	for _, out := range p.desk.open {
+		out <- Outcome{Kind: Confirmed, After: time.Second}
+		close(out)
+	}
+	p.desk.mu.Unlock()
+	p.bodies("anna", 2)
+	p.stop() // after which all is said
+	if got := p.bodies("bob", 1); len(got) != 1 {
+		t.Errorf("he is told %q", got)
 	}
 }
 

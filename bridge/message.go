@@ -232,9 +232,11 @@ func (b *Bridge) tell(ctx context.Context, a asker, t *talk, r words.Request) (d
 	}
 	if !b.people.beside(a.bare.String(), func(ctx context.Context) {
 		defer answer.orders.end()
-		b.answerTo(ctx, a, answer.orders.first(ctx))
-		if text := answer.orders.last(ctx); text != "" {
-			b.answerTo(ctx, a, text)
+		for _, wait := range []func(context.Context) string{answer.orders.first, answer.orders.last} {
+			// Who was shut out meanwhile hears no more.
+			if text := wait(ctx); text != "" && b.knows(a.bare, target{device: a.to}) {
+				b.answerTo(ctx, a, text)
+			}
 		}
 	}) {
 		answer.orders.end()
