@@ -17,7 +17,8 @@ work=$(mktemp -d)
 pids=()
 cleanup() {
 	for pid in "${pids[@]}"; do
-		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
+		kill "$pid" 2>/dev/null || continue
+		wait "$pid" 2>/dev/null || true
 	done
 	for root in "$work"/root*; do
 		umount -l "$root/proc" "$root/dev" 2>/dev/null || true
@@ -25,6 +26,7 @@ cleanup() {
 	rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
+trap 'echo "FAILED at line $LINENO" >&2' ERR
 
 say() { printf '\n=== %s\n' "$*"; }
 fail() {
@@ -143,7 +145,7 @@ start_gateway() { # ROOT
 		/usr/bin/porchlight run -c /etc/porchlight/porchlight.yaml >>"$work/gateway.log" 2>&1 &
 	gateway=$!
 	pids+=("$gateway")
-	wait_for "the gateway" as_service "$1" devices -c /etc/porchlight/porchlight.yaml
+	wait_for "the gateway" bash -c ": >/dev/tcp/127.0.0.1/$broker"
 }
 online() { as_service "$1" outbox status --json -c /etc/porchlight/porchlight.yaml | grep -q '"online":true'; }
 
