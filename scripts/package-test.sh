@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ((EUID == 0)) || { echo "package-test.sh: it makes systems of their own, which root alone may" >&2; exit 1; }
-for tool in debootstrap lintian; do
+for tool in debootstrap lintian ip; do
 	command -v $tool >/dev/null || { echo "package-test.sh: $tool is missing: apt-get install $tool" >&2; exit 1; }
 done
 GO=${GO:-go}
@@ -253,4 +253,31 @@ apt "$root" purge porchlight
 for path in /var/lib/porchlight /etc/porchlight /usr/bin/porchlight /lib/systemd/system/porchlight.service /etc/systemd/system/multi-user.target.wants/porchlight.service; do
 	[[ ! -e $root$path && ! -L $root$path ]] || fail "purge left $path"
 done
+say "a Prosody beside the gateway, on a network of its own"
+system root3
+apt "$work/root3" update || true
+cp "${deb[2]}" "$work/root3/tmp/"
+apt "$work/root3" install "/tmp/$(basename "${deb[2]}")" prosody lua-dbi-sqlite3 openssl
+cat >"$work/root3/tmp/here.sh" <<'EOF'
+set -e
+mkfifo /tmp/enter
+/usr/share/porchlight/prosody-here.sh house.local anna </tmp/enter >/tmp/here.log 2>&1 &
+here=$!
+exec 3>/tmp/enter
+until grep -q 'press Enter' /tmp/here.log; do
+	kill -0 $here
+	sleep 0.2
+done
+mkdir -p /run/prosody && chown prosody /run/prosody
+su prosody -s /bin/sh -c 'exec prosody -F' >/tmp/prosody.log 2>&1 &
+until (: >/dev/tcp/127.0.0.1/5347) 2>/dev/null; do sleep 0.2; done
+echo >&3
+wait $here
+porchlight check --online
+kill %2
+EOF
+timeout 120 unshare -n bash -c 'ip link set lo up && exec "$@"' - chroot "$work/root3" bash /tmp/here.sh >"$work/here.log" 2>&1 ||
+	fail "prosody-here.sh: $(tail -n 15 "$work/root3/tmp/here.log")"
+grep -q "address   anna@house.local" "$work/root3/tmp/here.log" || fail "no account is told"
+
 say "all is well"
