@@ -302,6 +302,9 @@ func tryListeners(c *config.Config, running bool, report func(finding)) {
 	if c.CoAP != nil && c.CoAP.Listen != "" {
 		try("coap.listen", "udp", c.CoAP.Listen)
 	}
+	if c.CoAP != nil && c.CoAP.DTLS != nil {
+		try("coap.dtls.listen", "udp", c.CoAP.DTLS.Listen)
+	}
 	if c.Metrics != nil {
 		try("metrics.listen", "tcp", c.Metrics.Listen)
 	}
