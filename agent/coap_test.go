@@ -5,13 +5,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
+	"github.com/porchlight-iot/porchlight/devices"
 )
 
 // TestCoAPBothWays has, with a config of ten lines, libcoap's client post a pack,
-// another post with a key, and libcoap's server be observed. The server dies, and one that begins anew in
-// its place is seen again.
+// another post with a key, a client of LwM2M register and be told what to do, and
+// libcoap's server be observed. The server dies, and one that begins anew in its
+// place is seen again.
 func TestCoAPBothWays(t *testing.T) {
 	dir := t.TempDir()
 	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
@@ -39,12 +43,14 @@ coap: {listen: %q, dtls: {listen: %q, psk_file: keys}}
 devices:
   - {id: attic, profile: senml, coap: {}}
   - {id: cellar, profile: senml, coap: {}}
+  - {id: lamp, profile: lwm2m, coap: {}}
+  - {id: porch-lamp, profile: lwm2m, coap: {}}
   - {id: clock, profile: value, coap: {url: "coap://%s/time?ticks", observe: true, every: 1s}}
 `, server.ComponentAddr(), server.PubSub(), listen, secure, clock))
-	write(t, filepath.Join(dir, "keys"), fmt.Sprintf("attic:%x\n", "a key of the test"))
+	write(t, filepath.Join(dir, "keys"), fmt.Sprintf("attic:%x\nporch-lamp:%x\n", "a key of the test", "a key of the lamp"))
 	died := libcoapServer(t, clock)
-	startGateway(t, path, 3) // CoAP twice, itself
-	reader := startReader(t, server, "anna's password", "", "cellar/log", "attic/log", "clock/log")
+	gateway, _ := startGateway(t, path, 3) // CoAP twice, itself
+	reader := startReader(t, server, "anna's password", "", "cellar/log", "attic/log", "lamp/log", "porch-lamp/log", "clock/log")
 
 	pack := filepath.Join(dir, "pack.json")
 	write(t, pack, `[{"n":"temperature","u":"Cel","v":7.25},{"n":"humidity","u":"%RH","v":81}]`)
@@ -56,6 +62,25 @@ devices:
 	reader.await(t, "the pack with a key", func(l line) bool {
 		return l.Node == "porch/attic/log" && l.has("temperature", "number", 7.25, "Cel")
 	})
+	lamp(t, listen, "lamp", "")
+	lamp(t, secure, "porch-lamp", "a key of the lamp")
+	for _, id := range []devices.ID{"lamp", "porch-lamp"} {
+		reader.await(t, "the lamp's thermometer", func(l line) bool {
+			return l.Node == "porch/"+string(id)+"/log" && l.has("temperature", "number", 21.5, "Cel")
+		})
+		for end := time.Now().Add(patience); len(gateway.Controls(id)) == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s can be told nothing", id)
+			}
+		}
+		confirmed := false
+		for o := range gateway.Execute(t.Context(), "anna@localhost", devices.Command{Device: id, Name: "on"}) {
+			confirmed = confirmed || o.Kind == bridge.Confirmed
+		}
+		if !confirmed {
+			t.Errorf("%s does not confirm that it is on", id)
+		}
+	}
 	later := func(than float64) func(line) bool {
 		return func(l line) bool { return l.Node == "porch/clock/log" && ticks(l) > than }
 	}

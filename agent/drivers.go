@@ -51,7 +51,9 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
 		case d.Serial != nil:
-			ports = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
+			var fault error
+			ports, fault = onPort(ports, *d.Serial, serial.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, Unit: byte(d.Serial.Unit)})
+			err = errors.Join(err, fault)
 		}
 	}
 	for _, port := range ports {
@@ -107,8 +109,9 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 }
 
 // onPort adds a device to its port. What one of several says of the port holds
-// for all.
-func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []serial.Config {
+// for all. They speak one language: their firmware is the same, or all wait until
+// they are asked by Modbus.
+func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) ([]serial.Config, error) {
 	path := filepath.Clean(s.Port)
 	i := slices.IndexFunc(ports, func(p serial.Config) bool { return p.Port == path })
 	if i < 0 {
@@ -116,6 +119,13 @@ func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []ser
 		ports = append(ports, serial.Config{Port: path})
 	}
 	p := &ports[i]
+	if len(p.Devices) > 0 {
+		first := p.Devices[0]
+		modbus := func(d serial.Device) bool { return d.Profile.Framing().Modbus != nil }
+		if first.Profile != d.Profile && !(modbus(first) && modbus(d)) {
+			return ports, fmt.Errorf("%s is not heard: its profile %s, and %s of %s, cannot be told apart on the port %s", d.Device.ID, d.Profile.ID(), first.Profile.ID(), first.Device.ID, path)
+		}
+	}
 	p.USB = cmp.Or(p.USB, s.USB)
 	p.Line.Baud = cmp.Or(p.Line.Baud, s.Baud)
 	p.Line.DataBits = cmp.Or(p.Line.DataBits, s.DataBits)
@@ -125,7 +135,7 @@ func onPort(ports []serial.Config, s config.DeviceSerial, d serial.Device) []ser
 	p.Signals.RTS = cmp.Or(p.Signals.RTS, s.RTS)
 	p.Echo = p.Echo || s.Echo
 	p.Devices = append(p.Devices, d)
-	return ports
+	return ports, nil
 }
 
 // secure reads what DTLS needs; nil where it is not wanted.

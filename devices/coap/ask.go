@@ -486,6 +486,9 @@ func (s *session) response(p *peer, m message.Message, b []byte, now time.Time) 
 		s.mu.Unlock()
 		if m.Type != message.Acknowledgement {
 			s.sink.Reject(p.name, errors.New("cannot use an answer that nobody waits for"))
+			if _, err := m.Options.GetUint32(message.Observe); err == nil && s.stray != nil {
+				s.stray(p, now)
+			}
 			// Sections 4.2 and 4.3, and RFC 7641 section 3.6.
 			s.send(p, encode(message.Message{Type: message.Reset, MessageID: m.MessageID}))
 		}

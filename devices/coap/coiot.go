@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 	coapnet "github.com/plgd-dev/go-coap/v3/net"
 	"github.com/plgd-dev/go-coap/v3/udp/coder"
+	"golang.org/x/net/ipv4"
 
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/profile"
@@ -59,6 +61,7 @@ type coiot struct {
 	server *Server
 	sink   devices.Sink
 	ctx    context.Context
+	joined atomic.Bool
 
 	mu     sync.Mutex
 	bucket bucket
@@ -94,6 +97,12 @@ func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDP
 		context.AfterFunc(ctx, func() { _ = conn.Close() })      // ends the read
 	}
 	joined, trouble := 0, error(nil)
+	socket, ok := conn.NetConn().(*net.UDPConn)
+	if !ok {
+		return nil, errors.New("cannot join a group with what is no UDP socket")
+	}
+	// Also where the socket is one of IPv6 that takes IPv4 too.
+	member := ipv4.NewPacketConn(socket)
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the interfaces: %w", err)
@@ -106,7 +115,7 @@ func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDP
 		if !wanted {
 			continue
 		}
-		if err := conn.JoinGroup(&i, net.UDPAddrFromAddrPort(addr)); err != nil {
+		if err := member.JoinGroup(&i, net.UDPAddrFromAddrPort(addr)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 			trouble = cmp.Or(trouble, fmt.Errorf("on %s: %w", i.Name, err))
 			continue
 		}
@@ -122,6 +131,32 @@ func (g Group) listen(ctx context.Context, plain *coapnet.UDPConn) (*coapnet.UDP
 		return nil, nil
 	}
 	return conn, nil
+}
+
+// run hears a group until its context ends. An interface may come later, and the
+// server is for others too.
+func (c *coiot) run(g Group, plain *coapnet.UDPConn) {
+	for said := false; c.ctx.Err() == nil; {
+		conn, err := g.listen(c.ctx, plain)
+		c.joined.Store(err == nil)
+		switch {
+		case err == nil && conn == nil: // the server's socket has joined
+			<-c.ctx.Done()
+			return
+		case err == nil:
+			c.server.log.Info("CoAP: listening", "group", conn.LocalAddr())
+			said, err = false, c.listen(conn)
+			_ = conn.Close()
+		}
+		if err != nil && !said {
+			c.server.log.Warn("CoAP: nobody hears those who tell a group", "reason", err)
+			said = true
+		}
+		select {
+		case <-c.ctx.Done():
+		case <-time.After(retryLast):
+		}
+	}
 }
 
 // listen takes datagrams from a socket of the group until its context ends.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,21 +36,31 @@ func say(t testing.TB, identity, serial, payload string) []byte {
 	return b
 }
 
-// A device tells the group, three times each, and the gateway alone.
+// A device tells the group, three times each, and the gateway alone; which
+// listens at an address, or with the same port on all of them.
 func TestCoIoT(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", ":%d", "0.0.0.0:%d"} {
+		t.Run(listen, func(t *testing.T) { testCoIoT(t, listen) })
+	}
+}
+
+func testCoIoT(t *testing.T, listen string) {
 	free, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	group := netip.AddrPortFrom(allNodes.Addr(), free.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 	_ = free.Close()
+	if strings.Contains(listen, "%") {
+		listen = fmt.Sprintf(listen, group.Port())
+	}
 	profiles := library(t)
 	plug := Device{
 		Device: devices.Device{ID: "plug", Location: time.UTC}, Profile: profiles.Get("shelly-coiot"),
 		Place: profile.Place{Device: "plug", Location: time.UTC}, Identity: "SHPLG-S#A1B2C3",
 	}
 	sink := &devicetest.Sink{Auto: true, Curious: true}
-	s := New(Config{Listen: "127.0.0.1:0", Group: &Group{Addr: group, Interfaces: []string{"lo"}}, Profiles: profiles}, []Device{plug}, slog.New(slog.DiscardHandler))
+	s := New(Config{Listen: listen, Group: &Group{Addr: group, Interfaces: []string{"lo"}}, Profiles: profiles}, []Device{plug}, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(t.Context())
 	over := make(chan error, 1)
 	go func() { over <- s.Run(ctx, sink) }()
@@ -81,7 +92,12 @@ func TestCoIoT(t *testing.T) {
 			}
 		}
 	}
-	alone := s.Addr().(*net.UDPAddr).AddrPort()
+	alone := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.Addr().(*net.UDPAddr).AddrPort().Port())
+	for end := time.Now().Add(patience); !s.service.Load().coiot.joined.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not join")
+		}
+	}
 	tell(group, say(t, "SHPLG-S#A1B2C3#2", "1", `{"G":[[0,1101,1],[0,4101,12.5],[0,4103,77]]}`))
 	tell(group, say(t, "SHPLG-S#A1B2C3#2", "2", `{"G":[[0,1101,0],[0,4101,0],[0,4103,78]]}`))
 	sink.WaitMessages(t, 2)

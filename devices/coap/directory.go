@@ -39,6 +39,7 @@ type directory struct {
 	byID    map[string]*registration
 	byName  map[string]*registration // by endpoint and sector
 	looking int
+	wakes   bucket        // guarded by the session's lock
 	wake    chan struct{} // has one where what there is to do has changed
 }
 

@@ -440,7 +440,7 @@ func (a *association) hear(ctx context.Context, conn *dtls.Conn) error {
 		return err
 	}
 	defer l.session.detach(p)
-	buf := make([]byte, 2*maxMessage) // more than pion takes
+	buf := make([]byte, maxMessage) // more than pion takes
 	for {
 		n, err := conn.Read(buf)
 		switch {
@@ -641,7 +641,7 @@ func (l *secureListener) sweep() {
 // deliver hands one record to pion. What finds no room is lost, as on the way.
 func (a *association) deliver(from netip.AddrPort, whole []byte) {
 	address, err := from.MarshalBinary()
-	if err != nil || len(address) > 255 {
+	if err != nil || len(address) > 255 || len(address)+1+len(whole) > maxMessage { // pion reads no more
 		return
 	}
 	b := append(append([]byte{byte(len(address))}, address...), whole...)
@@ -650,17 +650,16 @@ func (a *association) deliver(from netip.AddrPort, whole []byte) {
 
 // ReadFrom implements [net.PacketConn].
 func (a *association) ReadFrom(b []byte) (int, net.Addr, error) {
-	buf := make([]byte, 256+len(b))
-	n, err := a.in.Read(buf)
+	n, err := a.in.Read(b)
 	if err != nil {
 		return 0, nil, err
 	}
-	end := 1 + int(buf[0])
+	end := 1 + int(b[0])
 	var from netip.AddrPort
-	if err := from.UnmarshalBinary(buf[1:end]); err != nil {
+	if err := from.UnmarshalBinary(b[1:end]); err != nil {
 		return 0, nil, err
 	}
-	return copy(b, buf[end:n]), net.UDPAddrFromAddrPort(from), nil
+	return copy(b, b[end:n]), net.UDPAddrFromAddrPort(from), nil
 }
 
 // WriteTo implements [net.PacketConn]. A peer that has not proved its address

@@ -121,7 +121,7 @@ func (s *session) dialSecure(ctx context.Context, to netip.AddrPort, name string
 	s.wg.Go(func() {
 		defer close(over)
 		defer s.detach(p)
-		buf := make([]byte, 2*maxMessage)
+		buf := make([]byte, maxMessage)
 		for {
 			n, err := conn.Read(buf)
 			if err != nil {

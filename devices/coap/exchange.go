@@ -52,6 +52,7 @@ type session struct {
 	log                   *slog.Logger
 	conn                  *coapnet.UDPConn
 	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
+	stray                 func(p *peer, now time.Time)                // is told of who reports to one who did not ask; nil: nobody
 	coiot                 *coiot                                      // nil: nobody hears those who tell a group
 	pulse                 *devices.Pulse                              // of listen
 	began                 time.Time

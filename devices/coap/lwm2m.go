@@ -98,6 +98,37 @@ func (s *service) revise(r *registration, query map[string]string, payload []byt
 	return changed
 }
 
+// wakeEvery and wakeRate bound the requests to register: to one peer, and a second.
+const (
+	wakeEvery = time.Minute
+	wakeRate  = 5
+)
+
+// wake asks a peer that reports to us, and that we do not know, to update its
+// registration (resource 1/0/8, Registration Update Trigger). We have begun anew
+// since it registered; the update is answered 4.04, so that it registers again
+// now, and not when its lifetime ends, which may be tomorrow.
+func (s *service) wake(p *peer, now time.Time) {
+	s.mu.Lock()
+	due := now.Sub(p.woken) > wakeEvery && s.directory.wakes.take(now)
+	if due {
+		p.woken = now
+		p.held++
+	}
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	s.wg.Go(func() {
+		defer s.release(p)
+		ctx, cancel := context.WithTimeout(s.ctx, ackTimeout*4)
+		defer cancel()
+		q := get([]string{"1", "0", "8"})
+		q.code = codes.POST
+		_, _ = s.do(ctx, p, q) // whatever it says to that
+	})
+}
+
 // manage follows a client that is ours. It is called with the directory locked.
 func (s *service) manage(r *registration) {
 	ctx, cancel := context.WithCancel(s.ctx)

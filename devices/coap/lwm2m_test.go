@@ -284,6 +284,44 @@ func TestLwM2MQueueMode(t *testing.T) {
 	await(t, sink, "light_control", "true")
 }
 
+// A gateway that began anew has a client register again when that reports, and
+// not when its lifetime ends.
+func TestLwM2MAfterANewStart(t *testing.T) {
+	sink := &devicetest.Sink{Auto: true}
+	s := New(Config{Listen: "127.0.0.1:0", Profiles: library(t)}, []Device{managed("lamp")}, slog.New(slog.DiscardHandler))
+	begin := func(s *Server) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- s.Run(ctx, sink) }()
+		return func() { cancel(); <-over }
+	}
+	stop := begin(s)
+	sink.WaitUp(t, 1)
+	l := newLamp(t, LwM2MTLV)
+	created := l.ask(s, codes.POST, "/rd?ep=lamp&lwm2m=1.0", lampLinks)
+	waitFor(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.observer != nil })
+	at := s.Addr().String()
+	stop()
+	s = New(Config{Listen: at, Profiles: library(t)}, []Device{managed("lamp")}, slog.New(slog.DiscardHandler))
+	defer begin(s)()
+	sink.WaitUp(t, 2)
+	report := []byte{0xe4, 0x16, 0x44, 0x41, 0xb1, 0x99, 0x9a}
+	for n := range uint32(3) {
+		l.report(7+n, report)
+	}
+	waitFor(t, func() bool { return l.was("POST 1/0/8") == 1 })
+	if a := l.ask(s, codes.POST, location(created), ""); a.Code != codes.NotFound {
+		t.Errorf("the update that it then makes: %v", a.Code)
+	}
+	l.mu.Lock()
+	l.observer = nil
+	l.mu.Unlock()
+	if a := l.ask(s, codes.POST, "/rd?ep=lamp&lwm2m=1.0", lampLinks); a.Code != codes.Created {
+		t.Errorf("again: %v", a.Code)
+	}
+	waitFor(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.observer != nil })
+}
+
 // What changes in an update is asked for; versions that nobody speaks and other
 // devices' names are refused; strangers are shown.
 func TestLwM2MRegistrations(t *testing.T) {

@@ -75,6 +75,7 @@ type peer struct {
 
 	gone      bool                // its link has ended
 	stale     bool                // it forgot, as it seems
+	woken     time.Time           // when it was asked to register, see [service.wake]
 	exchanges map[int32]*exchange // by message ID
 	answered  []*exchange         // those that are over, oldest first
 	queue     []*exchange         // those that are not yet served

@@ -172,7 +172,7 @@ func (s *Server) SecureAddr() net.Addr {
 func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var plain, secure, group *coapnet.UDPConn
+	var plain, secure *coapnet.UDPConn
 	var err error
 	if s.config.Listen != "" {
 		if plain, err = listen(ctx, s.config.Listen, &s.addr); err != nil {
@@ -190,13 +190,11 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	ss.pulse = &s.Pulse
 	v := newService(ss, s)
 	ss.serve, ss.piggyback, ss.ackTimeout = v.request, s.piggyback, s.ackTimeout
+	ss.stray = v.wake
 	s.service.Store(v)
 	defer s.service.Store(nil)
 	if s.config.Group != nil {
 		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string][]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
-		if group, err = s.config.Group.listen(ctx, plain); err != nil {
-			return err
-		}
 	}
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
@@ -204,7 +202,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 
 	ss.startWorkers()
 	ss.wg.Go(v.keep)
-	failed := make(chan error, 3)
+	failed := make(chan error, 2)
 	receive := func(addr net.Addr, security string, listen func() error) {
 		s.log.Info("CoAP: listening", "address", addr, "security", security, "devices", len(*s.devices.Load()))
 		ss.wg.Go(func() {
@@ -219,8 +217,8 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	if secure != nil {
 		receive(s.SecureAddr(), "DTLS", func() error { return s.listenSecure(ss, secure) })
 	}
-	if group != nil {
-		receive(group.LocalAddr(), "none", func() error { return ss.coiot.listen(group) })
+	if ss.coiot != nil {
+		ss.wg.Go(func() { ss.coiot.run(*s.config.Group, plain) })
 	}
 	sink.Up(s.Name())
 	select {
@@ -251,7 +249,7 @@ func listen(ctx context.Context, address string, bound *atomic.Pointer[net.UDPAd
 
 func newService(s *session, server *Server) *service {
 	return &service{session: s, server: server, directory: directory{
-		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1),
+		byID: make(map[string]*registration), byName: make(map[string]*registration), wake: make(chan struct{}, 1), wakes: bucket{rate: wakeRate, burst: wakeRate},
 	}}
 }
 

@@ -139,6 +139,8 @@ var (
 	supply250   = number8("SVC", 0, 0, 250, 0, 5, "V")
 	buttons     = []string{"Button AI", "Button AO", "Button BI", "Button BO"}
 	rocker      = []eepField{{name: "R1", at: 0, width: 3, words: buttons}, words1("EB", 3, "released", "pressed"), {name: "R2", at: 4, width: 3, words: buttons}, words1("SA", 7, "No 2nd action", "2nd action valid")}
+	buttons4    = append(buttons[:4:4], "Button CI", "Button CO", "Button DI", "Button DO")
+	rocker4     = []eepField{{name: "R1", at: 0, width: 3, words: buttons4}, words1("EB", 3, "released", "pressed"), {name: "R2", at: 4, width: 3, words: buttons4}, words1("SA", 7, "No 2nd action", "2nd action valid")}
 	occupied    = words1("OCC", 31, "Button pressed", "Button released")
 	setPoint    = number8("SP", 8, 0, 255, 0, 255, "")
 	roomTemp    = number8("TMP", 16, 255, 0, 0, 40, "°C")
@@ -154,6 +156,8 @@ var eepTable = map[string][]eepField{
 	"F6-01-01": {words1("PB", 3, "Released", "Pressed")},
 	"F6-02-01": rocker,
 	"F6-02-02": rocker,
+	"F6-03-01": rocker4,
+	"F6-03-02": rocker4,
 	"F6-05-01": {{name: "WAS", at: 0, width: 8, words: append(make([]string, 17), "Water detected")}},
 	"F6-10-00": {{name: "WIN", at: 2, width: 2, words: []string{"vertical", "up", "vertical", "down"}}},
 	"D5-00-01": {words1("CO", 7, "open", "closed")},

@@ -117,7 +117,7 @@ func (w *walker) value(n *node, at place, selected *node) {
 			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
 		}
 	}
-	if len(w.out) >= w.profile.file.Limits.Fields {
+	if len(w.names) >= w.profile.file.Limits.Fields {
 		return
 	}
 	f, ok := w.field(n, at, selected)
@@ -144,7 +144,8 @@ func (w *walker) timeOf(at place, selected *node) time.Time {
 	if rule == nil || rule.Time == nil || selected == nil {
 		return time.Time{}
 	}
-	return w.timeBy(*rule.Time, selected)
+	n, _ := rule.Time.Path.find(selected)
+	return w.believed(*rule.Time, n)
 }
 
 // ruleFor gives the rule that selects a path: that of the announcement, with

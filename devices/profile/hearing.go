@@ -91,8 +91,12 @@ func (h *Hearing) Numbers() []int {
 // Decode reads one message as [Profile.Decode] does. answer is what the device
 // waits for, nil where it waits for nothing.
 func (h *Hearing) Decode(at Place, m Message) (out Output, answer []byte, err error) {
-	captures := maps.Clone(h.taught)
-	maps.Copy(captures, h.profile.given(m.Topic)) // what the house says counts more
+	captures := h.profile.given(m.Topic)
+	for identity, lesson := range h.taught {
+		if captures[identity] == "" { // what the house says counts more
+			captures[identity] = lesson
+		}
+	}
 	heard := newHeard(m)
 	if out, err = h.profile.decode(heard, captures, at, nil); err != nil {
 		return out, nil, err

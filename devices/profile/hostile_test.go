@@ -126,7 +126,7 @@ func TestMutatedSamples(t *testing.T) {
 	}
 }
 
-// TestWrongChecksum turns each byte of the frames whose checksum is good.
+// TestWrongChecksum turns bits in each byte of the frames whose checksum is good.
 func TestWrongChecksum(t *testing.T) {
 	library, err := Builtin()
 	if err != nil {
@@ -145,15 +145,17 @@ func TestWrongChecksum(t *testing.T) {
 		}
 		good := m.Payload
 		for i := range good {
-			payload := bytes.Clone(good)
-			payload[i] ^= 0x41
-			m.Payload = payload
-			if out, err := s.hear(session, m); err == nil && len(out.Readings) > 0 {
-				t.Errorf("%s with byte %d turned: %s", s.ID, i, line(out))
+			for _, turned := range []byte{0x01, 0x41, 0x80, 0xff} {
+				payload := bytes.Clone(good)
+				payload[i] ^= turned
+				m.Payload = payload
+				if out, err := s.hear(session, m); err == nil && len(out.Readings) > 0 {
+					t.Errorf("%s with byte %d turned by %02x: %s", s.ID, i, turned, line(out))
+				}
 			}
 		}
 	}
-	if frames < 8 {
+	if frames < 70 {
 		t.Errorf("only %d frames have a checksum", frames)
 	}
 }

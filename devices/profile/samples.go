@@ -49,8 +49,11 @@ type ExpectedField struct {
 func (s Sample) Message(received time.Time) (Message, error) {
 	m := Message{Topic: s.Topic, ContentFormat: -1, Received: received, Retained: s.Retained}
 	if s.Transport == "coap" {
-		m.Topic, _, _ = strings.Cut(strings.TrimPrefix(m.Topic, "/"), " ")
-		var query string
+		var beside, query string
+		m.Topic, beside, _ = strings.Cut(strings.TrimPrefix(m.Topic, "/"), " ")
+		if strings.Contains(beside, "#") {
+			m.Sender = beside // what an option of CoIoT says
+		}
 		m.Topic, query, _ = strings.Cut(m.Topic, "?")
 		if asked, err := url.ParseQuery(query); err == nil && fieldName(asked.Get("ep")) != "" {
 			m.Sender = asked.Get("ep") // the endpoint that registers

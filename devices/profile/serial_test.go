@@ -312,3 +312,26 @@ func TestStreams(t *testing.T) {
 		}
 	}
 }
+
+// TestP1Time reads times in the hour that comes twice when summer time ends, and
+// others.
+func TestP1Time(t *testing.T) {
+	for text, want := range map[string]string{
+		"261025023000S": "2026-10-25T00:30:00Z",
+		"261025023000W": "2026-10-25T01:30:00Z",
+		"261025030000W": "2026-10-25T02:00:00Z",
+		"260701120000S": "2026-07-01T10:00:00Z",
+		"260701120000":  "2026-07-01T10:00:00Z",
+		"261301120000W": "",
+		"26070112000":   "",
+		"632525252525W": "",
+	} {
+		got := ""
+		if at, ok := parseDSMRTime(text, berlin(t)); ok {
+			got = at.UTC().Format(time.RFC3339)
+		}
+		if got != want {
+			t.Errorf("%s is %s, not %s", text, got, want)
+		}
+	}
+}

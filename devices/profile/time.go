@@ -11,23 +11,24 @@ import (
 // time finds the reading's own time.
 func (r *reading) time(doc *node) time.Time {
 	for _, rule := range r.profile.file.Time {
-		if t := r.timeBy(rule, doc); !t.IsZero() {
+		n, _ := rule.Path.find(doc)
+		if whole := r.heard.peek(); n == nil && whole != nil {
+			n, _ = rule.Path.find(whole)
+		}
+		if t := r.believed(rule, n); !t.IsZero() {
 			return t
 		}
 	}
 	return time.Time{}
 }
 
-// timeBy finds a time by one rule, zero where there is none that can be believed.
-func (r *reading) timeBy(rule timeRule, doc *node) time.Time {
-	n, _ := rule.Path.find(doc)
-	if whole := r.heard.peek(); n == nil && whole != nil {
-		n, _ = rule.Path.find(whole)
+// believed reads a time, zero where there is none that can be believed.
+func (r *reading) believed(rule timeRule, n *node) time.Time {
+	if n == nil || n.kind != valueNode {
+		return time.Time{}
 	}
-	if n != nil && n.kind == valueNode {
-		if t, ok := rule.parse(n.value, r.at.Location); ok && devices.Believable(t, r.heard.Received) {
-			return t
-		}
+	if t, ok := rule.parse(n.value, r.at.Location); ok && devices.Believable(t, r.heard.Received) {
+		return t
 	}
 	return time.Time{}
 }

@@ -2,6 +2,7 @@ package serial_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
 	"github.com/porchlight-iot/porchlight/devices/profile"
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/devices/serial"
 )
 
@@ -182,5 +184,34 @@ func TestModbus(t *testing.T) {
 	}
 	if got := port.Controls("kitchen"); got != nil {
 		t.Errorf("of a device of others: %+v", got)
+	}
+}
+
+// A unit that is dead is asked less often than one that answers.
+func TestDeadUnit(t *testing.T) {
+	t.Parallel()
+	bus, sink := plug(t), &devicetest.Sink{}
+	p := parse(t, "slave", `
+profile: 1
+id: slave
+name: Slave
+transport: [serial]
+port: [{baud: 19200}]
+framing: {modbus: {}}
+poll: [{every: 1s, within: 50ms, modbus: {function: 3, address: 0, count: 1}}]
+decode: [{struct: {items: [{name: level, at: 3, type: u16}]}}]
+`)
+	start(t, serial.New(serial.Config{Port: bus.Path(), Devices: units(t, p, 1, 2)}, slog.New(slog.DiscardHandler)), sink)
+	asked := make(map[byte]int)
+	for asked[1] < 5 {
+		request := take(t, bus, func(got string) bool { return len(got) == 8 })
+		if asked[request[0]]++; request[0] == 1 {
+			answer := []byte{1, 3, 2, 0, 42}
+			send(t, bus, string(binary.LittleEndian.AppendUint16(answer, framing.CRC16Modbus(answer))))
+		}
+	}
+	sink.WaitMessages(t, 5)
+	if asked[2] == 0 || asked[2] >= asked[1] {
+		t.Errorf("the dead unit was asked %d times, the other %d times", asked[2], asked[1])
 	}
 }

@@ -67,6 +67,9 @@ func (e *ear) idle(ctx context.Context) {
 // frame takes what the framer found.
 func (e *ear) frame(ctx context.Context, f framing.Frame) {
 	err := f.Err
+	if err == nil && f.Skipped > 0 {
+		e.talk.port.log.Debug("serial: noise before a frame", "port", e.talk.config.Port, "bytes", f.Skipped)
+	}
 	if err == nil && e.fresh && tailOfJSON(f.Bytes) {
 		err = errors.New("the line is the end of one")
 	}

@@ -115,7 +115,7 @@ func Probe(ctx context.Context, t Trial) (all []Finding, heard int, err error) {
 			return nil, heard, ctx.Err()
 		}
 		patience := t.Listen
-		if heard > 0 {
+		if len(all) > 0 { // something that takes anything; a better one is worth a moment
 			patience = min(patience, garbageTime)
 		}
 		t.Say(fmt.Sprintf("listening at %s", line))

@@ -16,6 +16,7 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
 	"github.com/porchlight-iot/porchlight/devices/profile"
+	"github.com/porchlight-iot/porchlight/devices/profile/framing"
 	"github.com/porchlight-iot/porchlight/devices/serial"
 )
 
@@ -60,6 +61,11 @@ func told(rs []devices.Reading) string {
 	return strings.Join(words, ", ")
 }
 
+// isText reports whether what a device says ends with a line.
+func isText(rule framing.Rule) bool {
+	return rule.IsLines() || rule.Telegram != nil || rule.JSON != nil
+}
+
 // noise is what is between frames, in such a way that a frame after it can be
 // found: what a line or a block has before it belongs to it.
 func noise(rng *rand.Rand, p *profile.Profile) []byte {
@@ -68,8 +74,8 @@ func noise(rng *rand.Rand, p *profile.Profile) []byte {
 		b[i] = byte(rng.Uint32())
 	}
 	switch rule := p.Framing(); {
-	case rule.IsLines(), rule.Telegram != nil:
-		return append(b, "\r\n"...)
+	case isText(rule): // with a byte that no text has: a word is no noise, and 03 may be of the frame before
+		return append(append([]byte{0}, b...), "\r\n"...)
 	case rule.Closed != nil:
 		return append(b, rule.Closed.End+"\x00"...)
 	case rule.HDLC != nil:
@@ -114,7 +120,7 @@ func TestSamplesThroughAPort(t *testing.T) {
 				if p.Framing().Telegram != nil && s.Topic == "line" {
 					frame = fmt.Appendf(nil, "/ABC5METER\r\n\r\n%s\r\n!", frame) // it is of a telegram
 				}
-				if p.Framing().IsLines() || p.Framing().Telegram != nil {
+				if isText(p.Framing()) {
 					frame = append(frame, "\r\n"...)
 				}
 				stream = append(append(stream, noise(rng, p)...), frame...)

@@ -268,7 +268,7 @@ func (c telegramCutter) whole(b []byte, last int, idle bool) (int, bool) {
 func (c telegramCutter) holds(telegram []byte, last int) error {
 	switch c.rule.Sum {
 	case "crc16_arc":
-		text := bytes.TrimSpace(telegram[last+1:])
+		text := bytes.TrimRight(telegram[last+1:], "\r\n")
 		if len(text) == 0 {
 			return nil
 		}

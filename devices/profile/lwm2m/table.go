@@ -130,8 +130,6 @@ func Resources(object int) []int { return known().objects[object].order }
 // that: one to four numbers.
 type Path []int
 
-const maxID = 65535
-
 // ParsePath reads /3303/0/5700.
 func ParsePath(s string) (Path, bool) {
 	s = strings.Trim(s, "/")
