@@ -105,7 +105,8 @@ func (p *phone) says(to, text string, answers int) []string {
 			var m struct {
 				Body string `xml:"body"`
 			}
-			if st.Name == "message" && st.From.Localpart() == to && st.Unmarshal(&m) == nil && m.Body != "" {
+			// The greeting of a new gateway comes when it comes.
+			if st.Name == "message" && st.From.Localpart() == to && st.Unmarshal(&m) == nil && m.Body != "" && !strings.HasPrefix(m.Body, "This is the gateway ") {
 				got = append(got, m.Body)
 			}
 		}

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ((EUID == 0)) || { echo "package-test.sh: it makes systems of their own, which root alone may" >&2; exit 1; }
-for tool in debootstrap lintian; do
+for tool in debootstrap lintian ip; do
 	command -v $tool >/dev/null || { echo "package-test.sh: $tool is missing: apt-get install $tool" >&2; exit 1; }
 done
 GO=${GO:-go}
@@ -17,7 +17,8 @@ work=$(mktemp -d)
 pids=()
 cleanup() {
 	for pid in "${pids[@]}"; do
-		kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true
+		kill "$pid" 2>/dev/null || continue
+		wait "$pid" 2>/dev/null || true
 	done
 	for root in "$work"/root*; do
 		umount -l "$root/proc" "$root/dev" 2>/dev/null || true
@@ -25,6 +26,7 @@ cleanup() {
 	rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
+trap 'echo "FAILED at line $LINENO" >&2' ERR
 
 say() { printf '\n=== %s\n' "$*"; }
 fail() {
@@ -143,7 +145,7 @@ start_gateway() { # ROOT
 		/usr/bin/porchlight run -c /etc/porchlight/porchlight.yaml >>"$work/gateway.log" 2>&1 &
 	gateway=$!
 	pids+=("$gateway")
-	wait_for "the gateway" as_service "$1" devices -c /etc/porchlight/porchlight.yaml
+	wait_for "the gateway" bash -c ": >/dev/tcp/127.0.0.1/$broker"
 }
 online() { as_service "$1" outbox status --json -c /etc/porchlight/porchlight.yaml | grep -q '"online":true'; }
 
@@ -251,4 +253,31 @@ apt "$root" purge porchlight
 for path in /var/lib/porchlight /etc/porchlight /usr/bin/porchlight /lib/systemd/system/porchlight.service /etc/systemd/system/multi-user.target.wants/porchlight.service; do
 	[[ ! -e $root$path && ! -L $root$path ]] || fail "purge left $path"
 done
+say "a Prosody beside the gateway, on a network of its own"
+system root3
+apt "$work/root3" update || true
+cp "${deb[2]}" "$work/root3/tmp/"
+apt "$work/root3" install "/tmp/$(basename "${deb[2]}")" prosody lua-dbi-sqlite3 openssl
+cat >"$work/root3/tmp/here.sh" <<'EOF'
+set -e
+mkfifo /tmp/enter
+/usr/share/porchlight/prosody-here.sh house.local anna </tmp/enter >/tmp/here.log 2>&1 &
+here=$!
+exec 3>/tmp/enter
+until grep -q 'press Enter' /tmp/here.log; do
+	kill -0 $here
+	sleep 0.2
+done
+mkdir -p /run/prosody && chown prosody /run/prosody
+su prosody -s /bin/sh -c 'exec prosody -F' >/tmp/prosody.log 2>&1 &
+until (: >/dev/tcp/127.0.0.1/5347) 2>/dev/null; do sleep 0.2; done
+echo >&3
+wait $here
+porchlight check --online
+kill %2
+EOF
+timeout 120 unshare -n bash -c 'ip link set lo up && exec "$@"' - chroot "$work/root3" bash /tmp/here.sh >"$work/here.log" 2>&1 ||
+	fail "prosody-here.sh: $(tail -n 15 "$work/root3/tmp/here.log")"
+grep -q "address   anna@house.local" "$work/root3/tmp/here.log" || fail "no account is told"
+
 say "all is well"

@@ -254,7 +254,8 @@ func tryGateway(c *config.Config, report func(finding)) *agent.StoreStatus {
 	if s.Stats != nil && s.Stats.Lost > 0 {
 		report(look("losses", fmt.Sprintf("%d readings were lost since the start", s.Stats.Lost), "porchlight outbox proof --last 24h"))
 	}
-	if s.WrittenPerYear > 0 {
+	// The store is made at the first start, all of it, which is no pace.
+	if s.WrittenPerYear > 0 && s.Seconds > time.Hour.Seconds() {
 		f := good("card", fmt.Sprintf("%s were written today, %s in a year at this pace", size(s.WrittenToday), size(s.WrittenPerYear)))
 		if s.WrittenPerYear > muchWritten {
 			f.Verdict, f.Next = verdictLook, "porchlight outbox status; a longer outbox.commit_after, and a server that is reached, write less"
@@ -301,6 +302,9 @@ func tryListeners(c *config.Config, running bool, report func(finding)) {
 	}
 	if c.CoAP != nil && c.CoAP.Listen != "" {
 		try("coap.listen", "udp", c.CoAP.Listen)
+	}
+	if c.CoAP != nil && c.CoAP.DTLS != nil {
+		try("coap.dtls.listen", "udp", c.CoAP.DTLS.Listen)
 	}
 	if c.Metrics != nil {
 		try("metrics.listen", "tcp", c.Metrics.Listen)

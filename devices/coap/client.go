@@ -27,6 +27,8 @@ const lookUpTime = 10 * time.Second
 // A Client asks devices that have a URL, from one socket of its own. It is a
 // [devices.Driver].
 type Client struct {
+	devices.Pulse // of the one who hears
+
 	devices atomic.Pointer[map[devices.ID]Device]
 	ear     atomic.Pointer[ear]
 	log     *slog.Logger
@@ -89,6 +91,7 @@ func (c *Client) Run(ctx context.Context, sink devices.Sink) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := newSession(ctx, sink, conn, c.log)
+	s.pulse = &c.Pulse
 	defer s.wg.Wait()
 	defer c.stop()
 	defer cancel()

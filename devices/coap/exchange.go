@@ -54,6 +54,7 @@ type session struct {
 	serve                 func(*exchange) (response, devices.Receipt) // answers requests; nil: there is nothing to ask
 	stray                 func(p *peer, now time.Time)                // is told of who reports to one who did not ask; nil: nobody
 	coiot                 *coiot                                      // nil: nobody hears those who tell a group
+	pulse                 *devices.Pulse                              // of listen
 	began                 time.Time
 	resumed               bool
 	piggyback, ackTimeout time.Duration
@@ -97,7 +98,7 @@ type exchange struct {
 
 func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, log *slog.Logger) *session {
 	return &session{
-		ctx: ctx, sink: sink, conn: conn, log: log, began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
+		ctx: ctx, sink: sink, conn: conn, log: log, pulse: new(devices.Pulse), began: time.Now(), piggyback: piggyback, ackTimeout: ackTimeout,
 		ready:         make(chan *peer, maxPeers),
 		peers:         make(map[netip.AddrPort]*peer),
 		shared:        make(map[string]*shared),
@@ -111,9 +112,11 @@ func newSession(ctx context.Context, sink devices.Sink, conn *coapnet.UDPConn, l
 // listen takes datagrams from the socket until the session ends.
 func (s *session) listen() error {
 	buf := make([]byte, maxDatagram)
+	defer s.pulse.Rest()
 	for {
 		var from *net.UDPAddr
 		var cm *coapnet.ControlMessage
+		s.pulse.Rest()
 		n, err := s.conn.ReadWithOptions(buf, coapnet.WithGetRemoteAddr(&from), coapnet.WithGetControlMessage(&cm))
 		switch {
 		case s.ctx.Err() != nil:
@@ -121,6 +124,7 @@ func (s *session) listen() error {
 		case err != nil:
 			return err
 		}
+		s.pulse.Busy()
 		s.datagram(from, cm, buf[:n])
 	}
 }

@@ -71,6 +71,8 @@ type Config struct {
 
 // A Server is a CoAP server that devices post to. It is a [devices.Driver].
 type Server struct {
+	devices.Pulse // of the one who hears what is not encrypted
+
 	config   Config
 	devices  atomic.Pointer[map[devices.ID]Device]
 	profiles atomic.Pointer[profile.Library]
@@ -185,6 +187,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 		defer s.secureAddr.Store(nil)
 	}
 	ss := newSession(ctx, sink, plain, s.log)
+	ss.pulse = &s.Pulse
 	v := newService(ss, s)
 	ss.serve, ss.piggyback, ss.ackTimeout = v.request, s.piggyback, s.ackTimeout
 	ss.stray = v.wake
