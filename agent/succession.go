@@ -64,6 +64,11 @@ func (a *Agent) succeed(ctx context.Context, end func()) {
 				}
 			}
 			a.forward.online(up)
+			if left := a.forward.hold(); up && left > 0 {
+				a.log.Info("online; the time is not known, so readings wait for it, but not for ever", "longest", left.Round(time.Second).String())
+			} else if up {
+				a.log.Info("online")
+			}
 		}
 	}
 }
