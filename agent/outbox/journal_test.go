@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,13 +162,12 @@ func TestSplitWhileWritten(t *testing.T) {
 // frozen again when it is under way.
 func TestWantedWhileWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var whileWritten func()
+		var whileWritten atomic.Pointer[func()]
 		options := testOptions()
 		options.CommitAfter = time.Second
 		options.State = func(bool) []byte {
-			if f := whileWritten; f != nil {
-				whileWritten = nil
-				f()
+			if f := whileWritten.Swap(nil); f != nil {
+				(*f)()
 			}
 			return nil
 		}
@@ -190,17 +190,16 @@ func TestWantedWhileWritten(t *testing.T) {
 		o.Settle(p)
 		p = o.Next()
 		o.AddNote([]byte("has the commit be a full one"))
-		written := false
-		whileWritten = func() {
+		settle := func() {
 			o.Settle(p)
 			if more := o.Next(); more != nil {
 				t.Errorf("%s goes out while its boundary is being written", more.Item())
 			}
-			written = true
 		}
+		whileWritten.Store(&settle)
 		time.Sleep(options.CommitAfter) // and not until the next commit
 		synctest.Wait()
-		if !written {
+		if whileWritten.Load() != nil {
 			t.Fatal("no full commit")
 		}
 		o.SetRoom(0)
