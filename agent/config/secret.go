@@ -107,33 +107,11 @@ func within(path, dir string) bool {
 // out of what is sent to others.
 func (c *Config) Secrets() []string {
 	var all []string
-	secret := reflect.TypeFor[Secret]()
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
-		switch v.Kind() {
-		case reflect.Pointer:
-			if !v.IsNil() {
-				walk(v.Elem())
-			}
-		case reflect.Slice:
-			for i := range v.Len() {
-				walk(v.Index(i))
-			}
-		case reflect.Struct:
-			if v.Type() == secret {
-				if s := v.Interface().(Secret); !s.IsZero() {
-					all = append(all, s.text)
-				}
-				return
-			}
-			for i := range v.NumField() {
-				if v.Type().Field(i).IsExported() {
-					walk(v.Field(i))
-				}
-			}
+	eachKey(reflect.ValueOf(c), func(_ string, v reflect.Value) {
+		if s, ok := v.Interface().(Secret); ok && !s.IsZero() {
+			all = append(all, s.text)
 		}
-	}
-	walk(reflect.ValueOf(c))
+	})
 	return all
 }
 
@@ -142,37 +120,37 @@ func (c *Config) Secrets() []string {
 func (c *Config) Files() []string {
 	var all []string
 	dir := filepath.Dir(c.doc.File())
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
-		switch v.Kind() {
-		case reflect.Pointer:
-			if !v.IsNil() {
-				walk(v.Elem())
+	eachKey(reflect.ValueOf(c), func(key string, v reflect.Value) {
+		if path, ok := v.Interface().(string); ok && path != "" && strings.HasSuffix(key, "_file") {
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(dir, path)
 			}
-		case reflect.Slice:
-			for i := range v.Len() {
-				walk(v.Index(i))
-			}
-		case reflect.Struct:
-			for i := range v.NumField() {
-				f := v.Type().Field(i)
+			all = append(all, path)
+		}
+	})
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// eachKey visits all that a config holds, with the names that it has in the
+// file; "" where it has none.
+func eachKey(v reflect.Value, visit func(key string, v reflect.Value)) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			eachKey(v.Elem(), visit)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			eachKey(v.Index(i), visit)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() {
 				key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-				switch {
-				case key == "":
-				case strings.HasSuffix(key, "_file") && f.Type.Kind() == reflect.String:
-					if path := v.Field(i).String(); path != "" {
-						if !filepath.IsAbs(path) {
-							path = filepath.Join(dir, path)
-						}
-						all = append(all, path)
-					}
-				default:
-					walk(v.Field(i))
-				}
+				visit(key, v.Field(i))
+				eachKey(v.Field(i), visit)
 			}
 		}
 	}
-	walk(reflect.ValueOf(c))
-	slices.Sort(all)
-	return slices.Compact(all)
 }
