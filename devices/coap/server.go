@@ -44,6 +44,9 @@ type Device struct {
 	// calls itself KeyName.
 	Key     []byte
 	KeyName string
+	// Code, in place of Key, is that on the label of the IKEA TRÅDFRI gateway that
+	// the device is behind. The gateway gives a key for it, which is kept.
+	Code []byte
 	// Observe has it report by itself, where it can.
 	Observe bool
 	// Every is how often it is asked, or asked to go on reporting; 0 is each
