@@ -48,7 +48,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			device.Profile = p.ID()
 			one := coap.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
 			one.Key, _ = d.CoAP.Key() // the config was checked
-			one.Code = []byte(d.CoAP.SecurityCode.Reveal())
+			one.Code = []byte(strings.TrimSpace(d.CoAP.SecurityCode.Reveal()))
 			one.KeyName = cmp.Or(d.CoAP.PSKIdentity, c.Gateway.ID)
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
