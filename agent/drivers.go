@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
@@ -47,6 +48,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 			device.Profile = p.ID()
 			one := coap.Device{Device: device, Profile: p, Place: place, Identity: d.Identity, URL: d.CoAP.URL, Observe: d.CoAP.Observe, Every: d.CoAP.Every}
 			one.Key, _ = d.CoAP.Key() // the config was checked
+			one.Code = []byte(strings.TrimSpace(d.CoAP.SecurityCode.Reveal()))
 			one.KeyName = cmp.Or(d.CoAP.PSKIdentity, c.Gateway.ID)
 			asksCoAP = asksCoAP || one.URL != ""
 			onCoAP = append(onCoAP, one)
@@ -103,7 +105,7 @@ func drivers(c *config.Config, profiles *profile.Library, resumed bool, settings
 		list = append(list, coap.NewScout(c.CoAP.Discover, profiles, onCoAP, log))
 	}
 	if asksCoAP {
-		list = append(list, coap.NewClient(profiles, onCoAP, log))
+		list = append(list, coap.NewClient(coap.ClientConfig{Profiles: profiles, Folder: c.Gateway.DataDir, Replace: durable.Replace}, onCoAP, log))
 	}
 	return list, err
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,8 +11,17 @@ import (
 	"testing"
 	"time"
 
+	piondtls "github.com/pion/dtls/v3"
+	"github.com/plgd-dev/go-coap/v3/dtls"
+	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+	"github.com/plgd-dev/go-coap/v3/mux"
+	coapnet "github.com/plgd-dev/go-coap/v3/net"
+	"github.com/plgd-dev/go-coap/v3/options"
+
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/devices/devicetest"
 	"github.com/porchlight-iot/porchlight/devices/profile"
 	"github.com/porchlight-iot/porchlight/devices/serial/pty"
 )
@@ -41,6 +51,71 @@ func TestDevicesShareAPort(t *testing.T) {
 	}
 	if got := strings.Join(names, ", "); got != "serial /dev/bus, serial /dev/radio" {
 		t.Errorf("the drivers are %s", got)
+	}
+}
+
+// What a gateway gives for the code in the config is kept in the data directory, for
+// the user alone. The gateway is a script, on go-coap (see devices/coap).
+func TestGrantedKeyIsKept(t *testing.T) {
+	router := mux.NewRouter()
+	for path, body := range map[string]string{"/15011/9063": `{"9091":"the key that it gave"}`, "/15001/65537": `{"9001":"Hall","9003":65537,"3311":[{"5850":1,"5851":77}]}`} {
+		if err := router.Handle(path, mux.HandlerFunc(func(w mux.ResponseWriter, _ *mux.Message) {
+			_ = w.SetResponse(codes.Content, message.AppJSON, strings.NewReader(body))
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := coapnet.NewDTLSListener("udp4", "127.0.0.1:0", coapnet.NewDTLSServerOptions(
+		piondtls.WithCipherSuites(piondtls.TLS_PSK_WITH_AES_128_CCM_8),
+		piondtls.WithPSK(func(name []byte) ([]byte, error) {
+			switch {
+			case string(name) == "Client_identity":
+				return []byte("the code"), nil
+			case strings.HasPrefix(string(name), "porch-"):
+				return []byte("the key that it gave"), nil
+			}
+			return nil, errors.New("unknown")
+		})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := dtls.NewServer(options.WithMux(router), options.WithErrors(func(error) {}))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := errors.Join(<-served, l.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+
+	library, err := profile.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config.Config{Devices: []config.Device{{ID: "hall", Profile: "tradfri", CoAP: &config.DeviceCoAP{
+		URL: fmt.Sprintf("coaps://%s/15001/65537", l.Addr()), SecurityCode: config.NewSecret("the code "),
+	}}}}
+	c.Gateway.ID, c.Gateway.DataDir = "porch", t.TempDir()
+	list, err := drivers(&c, library, false, &tlsSettings{}, slog.New(slog.DiscardHandler))
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	sink := &devicetest.Sink{Auto: true}
+	go func() { over <- list[0].Run(ctx, sink) }()
+	m := sink.WaitMessages(t, 1)[0]
+	cancel()
+	if err := <-over; err != nil || m.Readings[0].Device != "hall" {
+		t.Errorf("%+v, %v", m.Readings, err)
+	}
+	files, _ := filepath.Glob(filepath.Join(c.Gateway.DataDir, "granted-*"))
+	if len(files) != 1 {
+		t.Fatalf("kept are %q", files)
+	}
+	if info, err := os.Stat(files[0]); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
 	}
 }
 

@@ -5,6 +5,7 @@
 #   scripts/deps.sh test    that, and the other real peers of the tests
 #   scripts/deps.sh package what `make package-test` needs
 #   scripts/deps.sh clients those of the tests, and clients that people use
+#   scripts/deps.sh npm     node and npm, for the one test that is skipped without
 #
 # Where everything is there it does nothing, and does it fast. The packages
 # bring services; none of them is left running or enabled, because the demo and
@@ -18,6 +19,7 @@ tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	gcc libc6-dev) # the race detector is linked by a C compiler
 clients=(profanity tmux)
 package=(debootstrap lintian iproute2)
+npm=(nodejs npm) # some hundred packages, so they are not among those of the tests
 
 policy=/usr/sbin/policy-rc.d
 mark='# put here by deps.sh of porchlight'
@@ -131,12 +133,18 @@ demo) wanted=("${demo[@]}") ;;
 test) wanted=("${demo[@]}" "${tests[@]}") ;;
 package) wanted=("${package[@]}") ;;
 clients) wanted=("${demo[@]}" "${tests[@]}" "${clients[@]}") ;;
+npm)
+	if command -v node >/dev/null && command -v npm >/dev/null; then
+		exit 0 # not Debian's, maybe
+	fi
+	wanted=("${npm[@]}")
+	;;
 --install)
 	shift
 	install "$@"
 	exit
 	;;
-*) die "usage: $0 demo|test|package|clients" ;;
+*) die "usage: $0 demo|test|package|clients|npm" ;;
 esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

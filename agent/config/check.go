@@ -528,12 +528,17 @@ func (k *checker) mqttPlace(at source, d Device, places map[string]source) {
 func (k *checker) coapPlace(device source, d *DeviceCoAP, places map[string]source) {
 	at := device.in("coap")
 	secure := strings.HasPrefix(d.URL, "coaps:")
-	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, secure)
+	hasCode := at.has("security_code_file") || at.has("security_code_env")
+	d.PSK = k.secret(at, "psk", d.PSKFile, d.PSKEnv, secure && !hasCode)
+	d.SecurityCode = k.secret(at, "security_code", d.SecurityCodeFile, d.SecurityCodeEnv, false)
+	if hasCode && d.PSKFile+d.PSKEnv != "" {
+		k.add(at, "", trouble{"has a key and a security code", "one of psk_file, security_code_file", "remove one of the two; the key is given for the code"})
+	}
 	if _, err := d.Key(); err != nil {
 		k.add(at, "psk_file", trouble{err.Error(), "a key in hexadecimal", "write for example " + strings.Repeat("0f", 16)})
 	}
-	if !secure && d.PSKIdentity+d.PSKFile+d.PSKEnv != "" {
-		k.add(at, "", trouble{"has a key, and no coaps url", "psk_identity and psk_file together with a url that begins with coaps:", "correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway"})
+	if !secure && (hasCode || d.PSKIdentity+d.PSKFile+d.PSKEnv != "") {
+		k.add(at, "", trouble{"has a key, and no coaps url", "psk_identity and psk_file, or security_code_file, together with a url that begins with coaps:", "correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway"})
 	}
 	if d.URL == "" {
 		if d.Observe {

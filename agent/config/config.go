@@ -256,7 +256,10 @@ type DeviceCoAP struct {
 	PSKFile     string `yaml:"psk_file" doc:"File that holds the key for a coaps url, in hexadecimal; mode 0600."`
 	PSKEnv      string `yaml:"psk_env" doc:"Environment variable that holds the key, instead of psk_file."`
 
-	PSK Secret // from one of the two
+	SecurityCodeFile string `yaml:"security_code_file" doc:"File that holds the code on the label of an IKEA TRÅDFRI gateway, in place of psk_file; mode 0600. The gateway gives a key for it, once, which is kept in the data directory; psk_identity is then what its name begins with."`
+	SecurityCodeEnv  string `yaml:"security_code_env" doc:"Environment variable that holds the code, instead of security_code_file."`
+
+	PSK, SecurityCode Secret // each from one of its two
 }
 
 // Key gives the one in PSK; nil where there is none.

@@ -112,7 +112,7 @@ func (d Device) placeNode() (key string, value *yaml.Node) {
 		if d.CoAP.Every != 0 {
 			add("every", text(d.CoAP.Every.String()))
 		}
-		for _, key := range [][2]string{{"psk_identity", d.CoAP.PSKIdentity}, {"psk_file", d.CoAP.PSKFile}, {"psk_env", d.CoAP.PSKEnv}} {
+		for _, key := range [][2]string{{"psk_identity", d.CoAP.PSKIdentity}, {"psk_file", d.CoAP.PSKFile}, {"psk_env", d.CoAP.PSKEnv}, {"security_code_file", d.CoAP.SecurityCodeFile}, {"security_code_env", d.CoAP.SecurityCodeEnv}} {
 			if key[1] != "" {
 				add(key[0], text(key[1]))
 			}

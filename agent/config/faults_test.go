@@ -193,7 +193,12 @@ func TestFaults(t *testing.T) {
 		"half a certificate": {`coap: {`, `coap: {dtls: {listen: ":5684", cert_file: secret, key_file: secret}, `,
 			`c.yaml:10:8: coap.dtls: does not say all that certificates need; allowed: cert_file, key_file and client_ca_file together; add what is missing: without client_ca_file anybody could be any device`},
 		"a key and no coaps": {kitchen, `{id: soil, profile: senml, coap: {url: "coap://[::1]", psk_file: key}}`, "" +
-			`c.yaml:12:32: devices[0].coap: has a key, and no coaps url; allowed: psk_identity and psk_file together with a url that begins with coaps:; correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway`},
+			`c.yaml:12:32: devices[0].coap: has a key, and no coaps url; allowed: psk_identity and psk_file, or security_code_file, together with a url that begins with coaps:; correct the url; the key of a device that posts is in coap.dtls.psk_file of the gateway`},
+		"a key and a code": {kitchen, `{id: soil, profile: senml, coap: {url: "coaps://[::1]/15001/65537", psk_file: key, security_code_file: secret}}`,
+			`c.yaml:12:32: devices[0].coap: has a key and a security code; allowed: one of psk_file, security_code_file; remove one of the two; the key is given for the code`},
+		"a code alone": {kitchen, `{id: soil, profile: senml, coap: {url: "coaps://[::1]/15001/65537", security_code_file: secret}}`, ``},
+		"a code that is not there": {kitchen, `{id: soil, profile: senml, coap: {url: "coaps://[::1]/15001/65537", security_code_file: none}}`,
+			`c.yaml:12:93: devices[0].coap.security_code_file: cannot read DIR/none: no such file or directory; allowed: a file that can be read; make it, or correct the path`},
 		"no value": {"coap: {listen: \"127.0.0.1:5683\"}", "coap:\n#  listen: x", `c.yaml:10:6: coap: has no value; allowed: a mapping with the keys listen, dtls, discover, coiot; give it one, or put # before the line`},
 	}
 	for name, tt := range tests {

@@ -44,7 +44,7 @@ func TakeSecrets(file string, text []byte) (Taken, strictyaml.Faults) {
 
 // inline are the keys that hold a secret on a card, and the key that names its
 // file.
-var inline = map[string]string{"password": "password_file", "secret": "secret_file", "psk": "psk_file"}
+var inline = map[string]string{"password": "password_file", "secret": "secret_file", "psk": "psk_file", "security_code": "security_code_file"}
 
 type taker struct {
 	file   string

@@ -31,6 +31,7 @@ type Client struct {
 
 	devices atomic.Pointer[map[devices.ID]Device]
 	ear     atomic.Pointer[ear]
+	grants  grants
 	log     *slog.Logger
 	changed chan struct{} // has one where there are other devices
 
@@ -41,6 +42,7 @@ type Client struct {
 // asked is a device that is asked.
 type asked struct {
 	asker  asker
+	grants *grants
 	url    *url.URL
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -48,9 +50,20 @@ type asked struct {
 	peer atomic.Pointer[peer] // nil while it was not reached
 }
 
+// ClientConfig says what a client needs beside the devices.
+type ClientConfig struct {
+	Profiles *profile.Library
+
+	// Folder is where keys are kept that gateways gave, and Replace writes a file
+	// there in place of what was, for the user alone and so that it lasts. Both are
+	// needed where a device has a Code.
+	Folder  string
+	Replace func(path string, data []byte) error
+}
+
 // NewClient makes a client for those of the devices that have a URL.
-func NewClient(profiles *profile.Library, devs []Device, log *slog.Logger) *Client {
-	c := &Client{log: log, changed: make(chan struct{}, 1)}
+func NewClient(config ClientConfig, devs []Device, log *slog.Logger) *Client {
+	c := &Client{grants: grants{folder: config.Folder, replace: config.Replace}, log: log, changed: make(chan struct{}, 1)}
 	all := make(map[devices.ID]Device)
 	for _, d := range devs {
 		if d.URL != "" {
@@ -58,7 +71,7 @@ func NewClient(profiles *profile.Library, devs []Device, log *slog.Logger) *Clie
 		}
 	}
 	c.devices.Store(&all)
-	c.ear.Store(newEar(profiles))
+	c.ear.Store(newEar(config.Profiles))
 	return c
 }
 
@@ -143,7 +156,7 @@ func (c *Client) follow(ctx context.Context, s *session) {
 			continue
 		}
 		one, cancel := context.WithCancel(ctx)
-		a := &asked{asker: asker{session: s, device: d, ear: c.ear.Load, told: &bell{}}, url: u, cancel: cancel, done: make(chan struct{})}
+		a := &asked{asker: asker{session: s, device: d, ear: c.ear.Load, told: &bell{}}, grants: &c.grants, url: u, cancel: cancel, done: make(chan struct{})}
 		c.running[id] = a
 		s.wg.Go(func() {
 			defer close(a.done)
@@ -233,6 +246,9 @@ func (a *asked) reach(ctx context.Context, n int) (*peer, func(), error) {
 		return nil, nil, fmt.Errorf("cannot find the address of the device: %w", err)
 	}
 	to := netip.AddrPortFrom(all[n%len(all)], uint16(port))
+	if d := a.asker.device; a.url.Scheme == "coaps" && len(d.Code) > 0 {
+		return a.grants.reach(ctx, s, net.JoinHostPort(a.url.Hostname(), fmt.Sprint(port)), to, d.KeyName, d.Code)
+	}
 	if a.url.Scheme == "coaps" {
 		return s.reachSecure(ctx, to, a.asker.device.KeyName, a.asker.device.Key)
 	}

@@ -60,7 +60,7 @@ func askedDevice(id devices.ID, profileID, url string) Device {
 // runClient runs a client until the test ends.
 func runClient(t testing.TB, sink *devicetest.Sink, profiles *profile.Library, devs ...Device) *Client {
 	t.Helper()
-	c := NewClient(profiles, devs, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	c := NewClient(ClientConfig{Profiles: profiles}, devs, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
 	go func() { over <- c.Run(ctx, sink) }()
@@ -101,7 +101,7 @@ func TestClientIsADriver(t *testing.T) {
 					New: func(t testing.TB) devices.Driver {
 						d := askedDevice("kitchen", "senml", fmt.Sprintf("coap://%v/kitchen", addr))
 						d.Observe, d.Every = observe, 100*time.Millisecond
-						return NewClient(library(t), []Device{d}, slog.New(slog.DiscardHandler))
+						return NewClient(ClientConfig{Profiles: library(t)}, []Device{d}, slog.New(slog.DiscardHandler))
 					},
 					Send: func(t testing.TB, value string) <-chan error {
 						put(t, addr, "/kitchen", "110", temperature(value))
@@ -321,7 +321,7 @@ func TestClientAdopts(t *testing.T) {
 	c := runClient(t, sink, profiles, make("stays", stays), make("goes", goes))
 	sink.WaitMessages(t, 2)
 	stays.next("registration", registers)
-	c.Adopt(NewClient(profiles, []Device{make("stays", stays), make("comes", comes)}, slog.New(slog.DiscardHandler)))
+	c.Adopt(NewClient(ClientConfig{Profiles: profiles}, []Device{make("stays", stays), make("comes", comes)}, slog.New(slog.DiscardHandler)))
 	goes.next("cancellation", func(m message.Message) bool {
 		v, err := m.Options.GetUint32(message.Observe)
 		return err == nil && v == 1

@@ -28,7 +28,8 @@ import (
 
 // A Group is where devices tell all who are there how they are (CoIoT): with
 // messages of a code of their own, to the group of all CoAP nodes, or to the
-// gateway alone. Nobody is answered.
+// gateway alone. Nobody is answered, and nobody asked but those whose numbers
+// have no names, once (description.go).
 type Group struct {
 	Addr       netip.AddrPort // zero: 224.0.1.187:5683
 	Interfaces []string       // names of those to hear; none: all
@@ -63,9 +64,20 @@ type coiot struct {
 	ctx    context.Context
 	joined atomic.Bool
 
-	mu     sync.Mutex
-	bucket bucket
-	last   map[string][]told
+	session *session // whose socket hears what is for the gateway alone
+
+	mu        sync.Mutex
+	bucket    bucket
+	last      map[string][]told
+	inquiries map[string]*inquiry // by the device's name
+	mayAsk    bucket
+}
+
+func newCoIoT(ctx context.Context, s *session, server *Server) *coiot {
+	return &coiot{
+		server: server, session: s, sink: s.sink, ctx: ctx, last: make(map[string][]told), bucket: bucket{rate: coiotRate, burst: coiotBurst},
+		inquiries: make(map[string]*inquiry), mayAsk: bucket{rate: askRate, burst: askBurst},
+	}
 }
 
 // listen joins the group: with the socket of the server, where that has its
@@ -171,23 +183,28 @@ func (c *coiot) listen(conn *coapnet.UDPConn) error {
 		case err != nil:
 			return err
 		}
-		c.datagram(from.AddrPort(), buf[:n])
+		c.datagram(conn, from.AddrPort(), buf[:n])
 	}
 }
 
-// datagram takes one that was sent to the group.
-func (c *coiot) datagram(from netip.AddrPort, b []byte) {
+// datagram takes one that came to a socket which has joined the group.
+func (c *coiot) datagram(conn *coapnet.UDPConn, from netip.AddrPort, b []byte) {
 	m := message.Message{Options: make(message.Options, 0, maxOptions)}
 	if len(b) > maxMessage {
 		return
 	}
-	if _, err := coder.DefaultCoder.Decode(b, &m); err == nil && m.Code == coiotStatus {
-		c.status(from.String(), m, time.Now())
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	switch _, err := coder.DefaultCoder.Decode(b, &m); {
+	case err != nil:
+	case m.Code == coiotStatus:
+		c.status(origin{conn, from.String()}, m, time.Now())
+	case m.Code == codes.Content:
+		c.described(from.String(), m)
 	}
 }
 
 // status takes what a device tells of itself.
-func (c *coiot) status(from string, m message.Message, now time.Time) {
+func (c *coiot) status(from origin, m message.Message, now time.Time) {
 	identity, err := m.Options.GetBytes(coiotDevice)
 	name := string(identity)
 	if err != nil || len(name) > 100 || !strings.Contains(name, "#") || devices.Slug(name) == "" {
@@ -213,7 +230,7 @@ func (c *coiot) status(from string, m message.Message, now time.Time) {
 	c.take(from, name, profile.Message{Topic: strings.Join(pathOf(m), "/"), Payload: m.Payload, ContentFormat: NoFormat, Received: now, Sender: name})
 }
 
-func (c *coiot) take(from, name string, m profile.Message) {
+func (c *coiot) take(from origin, name string, m profile.Message) {
 	device, ok := c.device(name)
 	if !ok {
 		c.meet(from, name, m)
@@ -224,6 +241,10 @@ func (c *coiot) take(from, name string, m profile.Message) {
 		c.sink.Reject(string(device.ID), err)
 		return
 	}
+	c.named(from, name, out, func(names map[string]string) { c.report(device, out, names) })
+}
+
+func (c *coiot) report(device Device, out profile.Output, names map[string]string) {
 	if out.Availability != devices.AvailabilityUnknown {
 		c.sink.Availability(device.ID, out.Availability, false)
 	}
@@ -231,7 +252,7 @@ func (c *coiot) take(from, name string, m profile.Message) {
 		return
 	}
 	for _, r := range out.Readings {
-		shorten(r.Fields)
+		shorten(r.Fields, names)
 	}
 	// It does not wait for an answer, so nothing waits for the receipt.
 	if _, err := c.sink.Report(c.ctx, devices.Message{Readings: out.Readings}); err != nil && c.ctx.Err() == nil {
@@ -263,7 +284,7 @@ func withoutVersion(name string) string {
 }
 
 // meet shows a device that is not configured.
-func (c *coiot) meet(from, name string, m profile.Message) {
+func (c *coiot) meet(from origin, name string, m profile.Message) {
 	profiles := c.server.profiles.Load()
 	if profiles == nil {
 		return
@@ -276,24 +297,34 @@ func (c *coiot) meet(from, name string, m profile.Message) {
 	if err != nil {
 		return
 	}
+	c.named(from, name, out, func(names map[string]string) { c.show(from, name, p.ID(), out, names) })
+}
+
+func (c *coiot) show(from origin, name, profileID string, out profile.Output, names map[string]string) {
 	model, _, _ := strings.Cut(name, "#")
-	s := devices.Stranger{Transport: "coap", Place: string(devices.Slug(withoutVersion(name))), Peer: from, Profile: p.ID(), Identity: withoutVersion(name), Model: model}
+	s := devices.Stranger{Transport: "coap", Place: string(devices.Slug(withoutVersion(name))), Peer: from.address, Profile: profileID, Identity: withoutVersion(name), Model: model}
 	for _, r := range out.Readings {
-		shorten(r.Fields)
+		shorten(r.Fields, names)
 		s.Fields = append(s.Fields, r.Fields...)
 	}
 	c.sink.Unknown(s)
 }
 
 // shorten takes the number from names such as 4101_power, of which the second
-// digit is the channel: 4201_power is power_2. A name that another has keeps it.
-func shorten(fields []devices.Field) {
+// digit is the channel: 4201_power is power_2. What has only a number has the name
+// that the device gives it. A name that another has keeps it.
+func shorten(fields []devices.Field, names map[string]string) {
 	taken := make(map[string]bool)
 	for _, f := range fields {
 		taken[f.Name] = true
 	}
 	for i := range fields {
 		number, name, ok := strings.Cut(fields[i].Name, "_")
+		if given := names[fields[i].Name]; given != "" && !taken[given] {
+			taken[given] = true
+			fields[i].Name = given
+			continue
+		}
 		if n, err := strconv.Atoi(number); !ok || err != nil || n < 1000 || n > 9999 {
 			continue
 		}

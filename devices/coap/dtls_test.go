@@ -559,7 +559,7 @@ func TestAskWithKey(t *testing.T) {
 				t.Fatal(err)
 			}
 			sink := &devicetest.Sink{Auto: true}
-			c := coap.NewClient(set, []coap.Device{device}, slog.New(slog.DiscardHandler))
+			c := coap.NewClient(coap.ClientConfig{Profiles: set}, []coap.Device{device}, slog.New(slog.DiscardHandler))
 			ctx, cancel := context.WithCancel(context.Background())
 			over := make(chan error, 1)
 			go func() { over <- c.Run(ctx, sink) }()

@@ -134,7 +134,7 @@ func (s *session) listen() error {
 func (s *session) datagram(from *net.UDPAddr, cm *coapnet.ControlMessage, b []byte) {
 	now := time.Now()
 	if s.coiot != nil && cm != nil && cm.Dst.IsMulticast() {
-		s.coiot.datagram(from.AddrPort(), b)
+		s.coiot.datagram(s.conn, from.AddrPort(), b)
 		return
 	}
 	if p := s.admit(from, cm, now); p != nil {
@@ -171,11 +171,12 @@ func (s *session) receive(p *peer, b []byte, now time.Time) {
 	case m.Type == message.Reset: // section 4.2: it has to be empty
 	case m.Code == codes.Empty: // a ping (section 4.3)
 		s.reset(p, m)
+	case m.Code == codes.Content && s.coiot != nil && len(m.Token) == 0 && s.coiot.described(p.name, m): // no other request of ours is without a token
 	case class == 2 || class == 4 || class == 5:
 		s.response(p, m, b, now)
 	case m.Type == message.Acknowledgement:
 	case m.Code == coiotStatus && s.coiot != nil && m.Type == message.NonConfirmable: // to the gateway alone
-		s.coiot.status(p.name, m, now)
+		s.coiot.status(origin{s.conn, p.name}, m, now)
 	case class != 0 || s.serve == nil:
 		s.sink.Reject(p.name, fmt.Errorf("cannot use a message of code %d.%02d", class, m.Code&31))
 		s.reset(p, m)

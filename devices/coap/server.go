@@ -44,6 +44,9 @@ type Device struct {
 	// calls itself KeyName.
 	Key     []byte
 	KeyName string
+	// Code, in place of Key, is that on the label of the IKEA TRÅDFRI gateway that
+	// the device is behind. The gateway gives a key for it, which is kept.
+	Code []byte
 	// Observe has it report by itself, where it can.
 	Observe bool
 	// Every is how often it is asked, or asked to go on reporting; 0 is each
@@ -91,6 +94,7 @@ type Server struct {
 	piggyback  time.Duration
 	ackTimeout time.Duration
 	grace      time.Duration // in which the update of a registration may be late
+	describe   time.Duration // in which a device says what its numbers mean
 	awake      time.Duration // for which a client in queue mode hears what it is sent
 }
 
@@ -98,7 +102,7 @@ type Server struct {
 func New(config Config, devs []Device, log *slog.Logger) *Server {
 	s := &Server{
 		config: config, rekeyed: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		log: log, piggyback: piggyback, ackTimeout: ackTimeout, grace: maxTransmitSpan, awake: awakeTime,
+		log: log, piggyback: piggyback, ackTimeout: ackTimeout, grace: maxTransmitSpan, describe: describeTime, awake: awakeTime,
 	}
 	all := make(map[devices.ID]Device, len(devs))
 	for _, d := range devs {
@@ -194,7 +198,7 @@ func (s *Server) Run(ctx context.Context, sink devices.Sink) error {
 	s.service.Store(v)
 	defer s.service.Store(nil)
 	if s.config.Group != nil {
-		ss.coiot = &coiot{server: s, sink: sink, ctx: ctx, last: make(map[string][]told), bucket: bucket{rate: coiotRate, burst: coiotBurst}}
+		ss.coiot = newCoIoT(ctx, ss, s)
 	}
 	ss.resumed = !s.ran.Swap(true) && s.config.Resumed
 	defer ss.wg.Wait()
