@@ -58,7 +58,7 @@ torture: go deps ## faults of all kinds, and what was acknowledged arrives once:
 
 # What each client shows is left in dist/clients.
 .PHONY: clients
-clients: go ## slixmpp, Profanity and Converse talk to a lamp
+clients: go ## clients that people use talk to a lamp
 	@scripts/deps.sh clients
 	cd agent/testdata/clients && npm ci --ignore-scripts --no-audit --no-fund
 	$(GO) test -tags clients -count 1 -run TestClients -v ./agent

@@ -19,8 +19,8 @@ import (
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
-// TestClients has clients that people use talk to a lamp: slixmpp, Profanity
-// and Converse. What each of them shows is left in dist/clients.
+// TestClients has clients that people use talk to a lamp, and programs made with
+// libraries that people use. What each of them shows is left in dist/clients.
 func TestClients(t *testing.T) {
 	s, server := newStreet(t, func(o *xmppserver.Options) { o.WebSocket = true })
 	write(t, s.path, fmt.Sprintf(`
@@ -89,6 +89,19 @@ devices:
 		script(t, []string{"node", "testdata/clients/converse.mjs", web.URL + "/converse.html?websocket=" + url.QueryEscape(server.WebSocket()), "bob@localhost", "bob's password", "lamp@porch.localhost", dir},
 			"contact: Hall lamp online", "help: ", "set dimmer <0 to 100 %>", "on: confirmed after ", "commands: ", " toggle", "form: ", " dimmer", "note: confirmed after ")
 		lamp.wasTold(t, "Dimmer 65")
+	})
+	t.Run("xmppjs", func(t *testing.T) {
+		t.Setenv("NODE_EXTRA_CA_CERTS", server.CAFile())
+		lamp.forget()
+		script(t, []string{"node", "testdata/clients/xmppjs.mjs", server.C2S(), "bob@localhost", "bob's password", "lamp@porch.localhost"},
+			"presence: lamp@porch.localhost/gw available ", "chat: sent / confirmed after ", "control: <", "setResponse", "refused: ", "readout: ", "dimmer=70")
+		lamp.wasTold(t, "Dimmer 70")
+	})
+	t.Run("strophe", func(t *testing.T) {
+		lamp.forget()
+		script(t, []string{"node", "testdata/clients/strophe.mjs", server.WebSocket(), "bob@localhost", "bob's password", "lamp@porch.localhost"},
+			"presence: lamp@porch.localhost/gw available ", "chat: sent / confirmed after ", "commands: ", " toggle", "form: ", " dimmer", "note: confirmed after ")
+		lamp.wasTold(t, "Dimmer 75")
 	})
 }
 
