@@ -3,6 +3,8 @@
 package agent_test
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -22,7 +24,7 @@ import (
 // TestClients has clients that people use talk to a lamp, and programs made with
 // libraries that people use. What each of them shows is left in dist/clients.
 func TestClients(t *testing.T) {
-	s, server := newStreet(t, func(o *xmppserver.Options) { o.WebSocket = true })
+	s, server := newStreet(t, func(o *xmppserver.Options) { o.Plain, o.WebSocket = true, true })
 	write(t, s.path, fmt.Sprintf(`
 gateway: {id: porch, data_dir: data}
 xmpp:
@@ -103,6 +105,7 @@ devices:
 			"presence: lamp@porch.localhost/gw available ", "chat: sent / confirmed after ", "commands: ", " toggle", "form: ", " dimmer", "note: confirmed after ")
 		lamp.wasTold(t, "Dimmer 75")
 	})
+	t.Run("go-sendxmpp", func(t *testing.T) { goSendXMPP(t, port, server.CAFile(), lamp, keep) })
 }
 
 // forget lets go of what the lamp was told so far.
@@ -193,4 +196,49 @@ func profanity(t *testing.T, port string, lamp *tasmota, keep func(string, []byt
 	types("/win 2")
 	screen("submitted", "confirmed after", 3)
 	keep("profanity.txt", []byte(all.String()))
+}
+
+// goSendXMPP has go-sendxmpp tell the lamp something, as a shell script does,
+// and then listen while the lamp is lost.
+func goSendXMPP(t *testing.T, port, caFile string, lamp *tasmota, keep func(string, []byte)) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, "go-sendxmpp", append([]string{"-u", "bob@localhost", "-p", "bob's password", "-j", "localhost:" + port}, args...)...)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "SSL_CERT_FILE="+caFile)
+		return cmd
+	}
+	lamp.forget()
+	tell := command("lamp@porch.localhost")
+	tell.Stdin = strings.NewReader("off\n")
+	if out, err := tell.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lamp.wasTold(t, "POWER OFF")
+
+	listen := command("--debug", "--listen") // it tells what it hears in XML, then in words
+	out, err := listen.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen.Stderr = listen.Stdout
+	if err := listen.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	told := false
+	for lines := bufio.NewScanner(out); !told && lines.Scan(); {
+		line := lines.Text()
+		fmt.Fprintln(&all, line)
+		if strings.HasPrefix(line, "<presence ") && strings.Contains(line, "from='bob@localhost/") { // it is there
+			lamp.says("tele/lamp/LWT", "Offline", true)
+		}
+		told = strings.Contains(line, " lamp@porch.localhost: Alarm: Hall lamp: lost")
+	}
+	cancel()
+	_ = listen.Wait() // it was killed
+	keep("go-sendxmpp.txt", []byte(all.String()))
+	if !told {
+		t.Errorf("it does not show the alarm:\n%s", &all)
+	}
 }
