@@ -58,8 +58,9 @@ torture: go deps ## faults of all kinds, and what was acknowledged arrives once:
 
 # What each client shows is left in dist/clients.
 .PHONY: clients
-clients: go ## slixmpp and Profanity talk to a lamp
+clients: go ## clients that people use talk to a lamp
 	@scripts/deps.sh clients
+	cd agent/testdata/clients && npm ci --ignore-scripts --no-audit --no-fund
 	$(GO) test -tags clients -count 1 -run TestClients -v ./agent
 
 .PHONY: cover
@@ -113,7 +114,7 @@ deps-demo: ## only those of the demo
 
 .PHONY: clean
 clean: ## away with what was built
-	rm -rf dist porchlight
+	rm -rf dist porchlight agent/testdata/clients/node_modules
 
 .PHONY: go
 go:

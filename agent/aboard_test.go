@@ -142,17 +142,21 @@ func (r *slixmpp) has(node, name string, value float64) bool {
 }
 
 // newStreet makes a street with a Mosquitto, and a Prosody for its gateway.
-func newStreet(t *testing.T) (s *street, server *xmppserver.Server) {
+func newStreet(t *testing.T, with ...func(*xmppserver.Options)) (s *street, server *xmppserver.Server) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "porchlight") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	server, err = xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
+	options := xmppserver.Options{
 		Dir: filepath.Join(dir, "xmpp"), Component: "porch.localhost", Secret: "a secret of the test",
 		Users: map[string]string{"anna": "anna's password", "bob": "bob's password", "porch": "porch's password"}, Storage: "sql",
-	})
+	}
+	for _, change := range with {
+		change(&options)
+	}
+	server, err = xmppserver.Start(t.Context(), xmppserver.Prosody, options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,8 @@ demo=(prosody lua-dbi-sqlite3)
 tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	socat python3-pymodbus python3-serial-asyncio # a serial line, and a Modbus slave on it
 	gcc libc6-dev) # the race detector is linked by a C compiler
-clients=(profanity tmux)
+clients=(profanity go-sendxmpp tmux chromium nodejs)
+command -v npm >/dev/null || clients+=(npm) # that of others brings npm in the package nodejs
 package=(debootstrap lintian iproute2)
 npm=(nodejs npm) # some hundred packages, so they are not among those of the tests
 

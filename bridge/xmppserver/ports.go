@@ -26,14 +26,14 @@ const (
 // this process and in others, also while the server is down: each is marked by
 // an abstract Unix socket, which the kernel removes when its process ends.
 type reservation struct {
-	c2s, tls, component int
-	marks               []net.Listener
+	c2s, tls, component, http int
+	marks                     []net.Listener
 }
 
 // reserve finds free ports.
 func reserve() (*reservation, error) {
 	r := &reservation{}
-	for _, port := range []*int{&r.c2s, &r.tls, &r.component} {
+	for _, port := range []*int{&r.c2s, &r.tls, &r.component, &r.http} {
 		for tries := 0; *port == 0; tries++ {
 			candidate := firstPort + rand.IntN(lastPort-firstPort+1)
 			mark, err := take(candidate)

@@ -52,7 +52,7 @@ component_ports = { {{.ComponentPort}} }
 modules_enabled = {
 	"roster", "saslauth", "tls", "disco", "blocklist", "bookmarks", "carbons",
 	"pep", "private", "smacks", "vcard4", "vcard_legacy", "csi_simple",
-	"ping", "time", "uptime", "version", "posix",{{if .Shaper}} "limits",{{end}}{{if .Invites}} "invites", "invites_register", "invites_adhoc", "adhoc",{{end}}
+	"ping", "time", "uptime", "version", "posix",{{if .Shaper}} "limits",{{end}}{{if .Invites}} "invites", "invites_register", "invites_adhoc", "adhoc",{{end}}{{if .WebSocket}} "websocket",{{end}}
 }
 modules_disabled = { "s2s", "s2s_auth_certs" }
 {{- if .NoNagle}}
@@ -60,6 +60,13 @@ network_settings = { nagle = false }
 {{- end}}
 {{- if .Shaper}}
 limits = { c2s = { rate = "10kb/s" } }
+{{- end}}
+
+{{- if .WebSocket}}
+http_ports = { {{.HTTP}} }
+http_interfaces = { "127.0.0.1" }
+https_ports = { }
+consider_websocket_secure = true
 {{- end}}
 
 {{- if .Invites}}
@@ -70,7 +77,7 @@ allow_user_invites = true
 
 authentication = "internal_hashed"
 password_hash = "{{if .SCRAM256}}SHA-256{{else}}SHA-1{{end}}"
-disable_sasl_mechanisms = { "PLAIN", "DIGEST-MD5" }
+disable_sasl_mechanisms = { {{if not .Plain}}"PLAIN", {{end}}"DIGEST-MD5" }
 c2s_require_encryption = {{not .AllowPlaintext}}
 ssl = { certificate = {{lua .Cert}}, key = {{lua .Key}} }
 
@@ -124,11 +131,11 @@ func (prosody) prepare(s *Server) (*exec.Cmd, error) {
 	var config bytes.Buffer
 	err = prosodyConfig.Execute(&config, struct {
 		Options
-		Data, Cert, Key         string
-		C2S, TLS, ComponentPort int
-		ItemLimit               int
+		Data, Cert, Key               string
+		C2S, TLS, ComponentPort, HTTP int
+		ItemLimit                     int
 	}{s.opts, data, s.path(certFile), s.path(keyFile),
-		s.held.c2s, s.held.tls, s.held.component,
+		s.held.c2s, s.held.tls, s.held.component, s.held.http,
 		max(10000, s.opts.MaxItems+100)})
 	if err != nil {
 		return nil, err

@@ -65,6 +65,11 @@ type Options struct {
 	Invites bool
 	// AllowPlaintext lets clients log in without TLS.
 	AllowPlaintext bool
+	// Plain has Prosody offer the mechanism PLAIN as well (RFC 4616), as
+	// servers mostly do once there is TLS.
+	Plain bool
+	// WebSocket has Prosody speak to clients in browsers, see [Server.WebSocket].
+	WebSocket bool
 	// Verbose, if not nil, gets the server's log as well, written from
 	// another goroutine while the server runs.
 	Verbose io.Writer
@@ -163,6 +168,8 @@ func check(kind Kind, opts *Options) error {
 	switch {
 	case kind == Ejabberd && opts.Storage != "":
 		return fmt.Errorf("storage %q is for Prosody only", opts.Storage)
+	case kind == Ejabberd && (opts.Plain || opts.WebSocket):
+		return errors.New("the options Plain and WebSocket are for Prosody only")
 	case opts.Component != "" && opts.Secret == "":
 		return errors.New("the component has no secret")
 	}
@@ -258,6 +265,12 @@ func (s *Server) C2S() string { return addr(s.held.c2s) }
 // DirectTLS is the host:port where clients connect with TLS from the first
 // byte (XEP-0368).
 func (s *Server) DirectTLS() string { return addr(s.held.tls) }
+
+// WebSocket is the URL for clients in browsers (RFC 7395), without TLS, on a
+// Prosody with [Options.WebSocket].
+func (s *Server) WebSocket() string {
+	return fmt.Sprintf("ws://localhost:%d/xmpp-websocket", s.held.http)
+}
 
 // ComponentAddr is the host:port for the component (XEP-0114).
 func (s *Server) ComponentAddr() string { return addr(s.held.component) }

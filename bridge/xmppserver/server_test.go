@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -222,6 +223,37 @@ func TestPlaintextOnlyOnRequest(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestForClients asks a Prosody for what clients of people need beside the
+// rest: the mechanism PLAIN, and a WebSocket (RFC 7395).
+func TestForClients(t *testing.T) {
+	t.Parallel()
+	s := start(t, Prosody, Options{Users: users, Plain: true, WebSocket: true})
+	if _, err := login(t, s, "gateway", users["gateway"], sasl.Plain); err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequest(http.MethodGet, "http"+strings.TrimPrefix(s.WebSocket(), "ws"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Protocol": "xmpp",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+	} {
+		request.Header.Set(name, value)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("the WebSocket answers %s", answer.Status)
+	}
+	if _, err := Start(t.Context(), Ejabberd, Options{Dir: t.TempDir(), WebSocket: true}); err == nil {
+		t.Error("ejabberd takes an option that is Prosody's")
+	}
 }
 
 func TestComponent(t *testing.T) {
