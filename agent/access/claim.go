@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// claimFile is in the data directory while there is no owner.
-	claimFile = "claim"
+	// ClaimFile is in the data directory while there is no owner.
+	ClaimFile = "claim"
 
 	// How often somebody may try, and all together, in claimPer, and how many
 	// wrong tries have the code replaced.
@@ -43,8 +43,10 @@ type claimTry struct {
 // claimLetters are those that nobody takes for another.
 const claimLetters = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 
+const codeLetters = 10
+
 func newCode() string {
-	b := make([]byte, 10)
+	b := make([]byte, codeLetters)
 	_, _ = rand.Read(b) // never fails
 	for i := range b {
 		b[i] = claimLetters[int(b[i])%len(claimLetters)] // 256 is a multiple of 32
@@ -53,11 +55,19 @@ func newCode() string {
 }
 
 // OfferClaim has a code in the log and in the file claim while nobody is the
-// owner, and neither otherwise.
+// owner, and neither otherwise. A code that is in the file stays, so that one
+// which was shown before the gateway's first start, or its last, is good.
 func (r *Registry) OfferClaim() error {
 	r.claim.mu.Lock()
 	defer r.claim.mu.Unlock()
 	return r.offer()
+}
+
+// ClaimCode gives the code that is offered; "" is none, as there is an owner.
+func (r *Registry) ClaimCode() string {
+	r.claim.mu.Lock()
+	defer r.claim.mu.Unlock()
+	return r.claim.code
 }
 
 // claimable reports whether somebody can become the owner.
@@ -70,7 +80,7 @@ func (r *Registry) claimable() bool {
 
 // offer is OfferClaim, with r.claim.mu held.
 func (r *Registry) offer() error {
-	path := filepath.Join(r.o.Dir, claimFile)
+	path := filepath.Join(r.o.Dir, ClaimFile)
 	switch {
 	case !r.claimable():
 		r.claim.code = ""
@@ -81,9 +91,22 @@ func (r *Registry) offer() error {
 	case r.claim.code != "":
 		return nil
 	}
-	r.claim.code, r.claim.wrong = newCode(), 0
-	r.o.Log.Warn("nobody is the owner yet; who sends this to the gateway is", "send", "claim "+r.claim.code)
-	return durable.Replace(path, []byte(r.claim.code+"\n"))
+	if text, err := os.ReadFile(path); err == nil && len(plain(string(text))) == codeLetters {
+		r.setCode(strings.TrimSpace(string(text)))
+		return nil
+	}
+	return r.renewCode()
+}
+
+// renewCode is called with r.claim.mu held.
+func (r *Registry) renewCode() error {
+	r.setCode(newCode())
+	return durable.Replace(filepath.Join(r.o.Dir, ClaimFile), []byte(r.claim.code+"\n"))
+}
+
+func (r *Registry) setCode(code string) {
+	r.claim.code, r.claim.wrong = code, 0
+	r.o.Log.Warn("nobody is the owner yet; who sends this to the gateway is", "send", "claim "+code)
 }
 
 // Claim makes who, a bare JID, the owner. The error is [ErrNotAllowed] whether
@@ -96,8 +119,7 @@ func (r *Registry) Claim(who, code string) error {
 	}
 	if subtle.ConstantTimeCompare([]byte(plain(code)), []byte(plain(r.claim.code))) != 1 {
 		if r.claim.wrong++; r.claim.wrong >= claimWrong {
-			r.claim.code = ""
-			if err := r.offer(); err != nil {
+			if err := r.renewCode(); err != nil {
 				r.o.Log.Error("the new code to claim the gateway is only in this log", "error", err)
 			}
 		}
@@ -111,7 +133,7 @@ func (r *Registry) Claim(who, code string) error {
 			return err
 		}
 		s.forget(who)
-		s.grants = append(s.grants, Grant{JID: who, Role: Owner, By: claimFile, At: now.Time})
+		s.grants = append(s.grants, Grant{JID: who, Role: Owner, By: ClaimFile, At: now.Time})
 		s.people = slices.DeleteFunc(s.people, func(p Person) bool { return p.JID == who })
 		return nil
 	})

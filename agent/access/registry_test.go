@@ -233,7 +233,7 @@ func TestClaim(t *testing.T) {
 		if err := r.OfferClaim(); err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(dir, claimFile)
+		path := filepath.Join(dir, ClaimFile)
 		info, err := os.Stat(path)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Fatalf("the file: %v, %v", info, err)
@@ -256,6 +256,9 @@ func TestClaim(t *testing.T) {
 	if again := code(); again != first {
 		t.Errorf("the code is %s, and %s", first, again)
 	}
+	if again := open(t, dir, &now, nil); again.OfferClaim() != nil || again.ClaimCode() != first {
+		t.Errorf("after a restart the code is %s, and was %s", again.ClaimCode(), first)
+	}
 	for range claimWrong - claimTries {
 		wrong("mallory@h", "AAAAA-AAAAA")
 	}
@@ -263,11 +266,14 @@ func TestClaim(t *testing.T) {
 	if second == first {
 		t.Fatal("the code stayed")
 	}
+	if again := open(t, dir, &now, nil); again.OfferClaim() != nil || again.ClaimCode() != second {
+		t.Errorf("after a restart the code is %s, and was %s", again.ClaimCode(), second)
+	}
 	wrong("anna@h", first)
 	if err := r.Claim("anna@h", " "+strings.ToLower(strings.ReplaceAll(second, "-", " "))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, claimFile)); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(dir, ClaimFile)); !os.IsNotExist(err) {
 		t.Errorf("the file: %v", err)
 	}
 	wrong("carl@h", second)

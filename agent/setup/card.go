@@ -26,6 +26,7 @@ const (
 	CardInvite = "porchlight-invite.txt" // an invitation
 	CardErrors = "porchlight-errors.txt" // what is wrong, in words
 	CardDone   = "porchlight-done.txt"   // that all went well
+	CardClaim  = "porchlight-claim.png"  // how the gateway is claimed, as a QR code
 )
 
 // maxCardFile is more than any config.
@@ -42,8 +43,11 @@ func cardFault(format string, args ...any) error { return CardFault{fmt.Sprintf(
 // checks it first, and takes it from the partition, which anybody can read who
 // holds the card. It reports whether there was one. What is wrong is also
 // written to [CardErrors]; the file is left as it is then, and the gateway's
-// config too. Trying again is of use where the error is no [CardFault].
-func TakeOver(ctx context.Context, dir, path string) (done bool, err error) {
+// config too. Trying again is of use where the error is no [CardFault]. Where
+// nobody is named as the owner of an invited gateway, it is to be claimed, and
+// [CardDone] says how. dataDir is that of a gateway that is invited; "" is the
+// default.
+func TakeOver(ctx context.Context, dir, path, dataDir string) (done bool, err error) {
 	found, err := cardFiles(dir)
 	if err != nil || len(found) == 0 {
 		return false, err
@@ -60,7 +64,7 @@ func TakeOver(ctx context.Context, dir, path string) (done bool, err error) {
 	case strings.HasPrefix(strings.ToLower(found[0]), CardConfig):
 		told, err = takeConfig(filepath.Join(dir, found[0]), path)
 	default:
-		told, err = takeInvitation(ctx, filepath.Join(dir, found[0]), path)
+		told, err = takeInvitation(ctx, filepath.Join(dir, found[0]), path, dataDir)
 	}
 	if err != nil {
 		text := "Porchlight could not be set up.\n\n" + err.Error() + "\n"
@@ -166,7 +170,7 @@ type pending struct {
 
 const pendingName = ".invitation"
 
-func takeInvitation(ctx context.Context, card, path string) (told string, err error) {
+func takeInvitation(ctx context.Context, card, path, dataDir string) (told string, err error) {
 	text, err := readCardFile(card)
 	if err != nil {
 		return "", err
@@ -179,11 +183,10 @@ func takeInvitation(ctx context.Context, card, path string) (told string, err er
 	if owner == "" {
 		owner = in.Inviter
 	}
-	if owner == "" {
-		return "", cardFault("The invitation does not say whose gateway it is. Write a second line with your own address, like\n\nowner: anna@example.org")
-	}
-	if err := bridge.ValidJID(owner); err != nil {
-		return "", cardFault("%q is no address of an owner: %v", owner, err)
+	if owner != "" {
+		if err := bridge.ValidJID(owner); err != nil {
+			return "", cardFault("%q is no address of an owner: %v", owner, err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return "", fmt.Errorf("cannot make the config's directory: %w", err)
@@ -194,7 +197,7 @@ func takeInvitation(ctx context.Context, card, path string) (told string, err er
 		p = pending{}
 	}
 	answers := func() Answers {
-		return Answers{Account: &Account{JID: p.JID, Password: p.Password, Server: more["server"]}, Owner: owner}
+		return Answers{Account: &Account{JID: p.JID, Password: p.Password, Server: more["server"]}, Owner: owner, DataDir: dataDir}
 	}
 	var failed bridge.Trial
 	try := func() (Answers, error) {
@@ -224,6 +227,14 @@ func takeInvitation(ctx context.Context, card, path string) (told string, err er
 	case err != nil:
 		return "", err
 	}
+	told = fmt.Sprintf("The gateway has the account %s and belongs to %s.", p.JID, owner)
+	if owner == "" {
+		claim, err := OfferClaim(p.JID, dataDir, filepath.Join(filepath.Dir(path), ClaimPicture), filepath.Join(filepath.Dir(card), CardClaim))
+		if err != nil {
+			return "", err
+		}
+		told = fmt.Sprintf("The gateway has the account %s and belongs to nobody yet. Who sends it this first is its owner:\n\n%s\n\n%s has it for the camera of a phone.", p.JID, claim.Message(), CardClaim)
+	}
 	draft, err := found.Draft()
 	if err != nil {
 		return "", err
@@ -234,7 +245,7 @@ func takeInvitation(ctx context.Context, card, path string) (told string, err er
 	if err := os.Remove(kept); err != nil {
 		return "", fmt.Errorf("cannot remove what the invitation left: %w", err)
 	}
-	return fmt.Sprintf("The gateway has the account %s and belongs to %s.", p.JID, owner), nil
+	return told, nil
 }
 
 // enroll makes an account, the one of before where there is one, and remembers it

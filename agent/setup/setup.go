@@ -34,6 +34,14 @@ type Answers struct {
 	DataDir   string // "" is the default
 }
 
+// JID is the gateway's own address.
+func (a Answers) JID() string {
+	if a.Component != nil {
+		return "gateway@" + a.Component.Domain
+	}
+	return a.Account.JID
+}
+
 // Account is an account on a server.
 type Account struct {
 	JID, Password string
@@ -205,7 +213,11 @@ func (a Answers) Try(ctx context.Context, path string, report func(bridge.Trial)
 	return a, err
 }
 
-const serviceUser = "porchlight"
+// What the package makes.
+const (
+	serviceUser    = "porchlight"
+	defaultDataDir = "/var/lib/porchlight"
+)
 
 // Install puts a checked config and its secrets into their places: first the
 // secrets, which only the gateway's user may read, then the config, all at once.

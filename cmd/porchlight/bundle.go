@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
 )
 
@@ -65,7 +66,7 @@ func writeBundle(ctx context.Context, path, configFile string, c *config.Config,
 	var r redactor
 	if c != nil {
 		r.known = c.Secrets()
-		if claim, err := os.ReadFile(filepath.Join(c.Gateway.DataDir, "claim")); err == nil && len(bytes.TrimSpace(claim)) > 0 {
+		if claim, err := os.ReadFile(filepath.Join(c.Gateway.DataDir, access.ClaimFile)); err == nil && len(bytes.TrimSpace(claim)) > 0 {
 			r.known = append(r.known, string(bytes.TrimSpace(claim)))
 		}
 	}

@@ -19,11 +19,12 @@ func runFirstboot(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	flags.SetOutput(stderr)
 	path := flags.String("c", "", "the config `FILE` to make (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
 	dir := flags.String("boot-dir", "/boot/firmware", "the `FOLDER` where the boot partition is")
+	dataDir := flags.String("data-dir", "", "`FOLDER` for what an invited gateway keeps (default /var/lib/porchlight)")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
 	file := config.Path(*path)
-	done, err := setup.TakeOver(ctx, *dir, file)
+	done, err := setup.TakeOver(ctx, *dir, file, *dataDir)
 	switch {
 	case errors.As(err, new(setup.CardFault)):
 		fmt.Fprintln(stderr, err)

@@ -29,7 +29,7 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	path := flags.String("c", "", "the config `FILE` to write (default $PORCHLIGHT_CONFIG, else /etc/porchlight/porchlight.yaml)")
 	address := flags.String("address", "", "the account's `JID`, or the component's domain")
 	secretFile := flags.String("secret-file", "", "`FILE` that holds the password, or the component's secret")
-	owner := flags.String("owner", "", "your own `JID`")
+	owner := flags.String("owner", "", "your own `JID`; empty has the gateway claimed later, by a code")
 	server := flags.String("server", "", "`HOST:PORT` of the server (default found by DNS; for a component 127.0.0.1:5347)")
 	pubsub := flags.String("pubsub", "", "`JID` of the publish-subscribe service, or pep (default found)")
 	broker := flags.String("broker", "", "`URL` of an MQTT broker (default one on this machine, if there is one; none for none)")
@@ -80,11 +80,19 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		}
 		a.Account = &setup.Account{JID: who, Password: secret, Server: *server, CAFile: *caFile}
 	}
-	if a.Owner, err = ask.answer("owner", *owner, "Your own address, which may do everything (anna@example.org)"); err != nil {
-		return err
+	a.Owner = *owner
+	if !given(flags, "owner") {
+		if !ask.terminal {
+			return usageError("there is no terminal to ask at: give --owner")
+		}
+		if a.Owner, err = ask.answer("", "", "Your own address, which may do everything (anna@example.org; Enter for a code to claim the gateway with)"); err != nil {
+			return err
+		}
 	}
-	if err := bridge.ValidJID(a.Owner); err != nil {
-		return err
+	if a.Owner != "" {
+		if err := bridge.ValidJID(a.Owner); err != nil {
+			return err
+		}
 	}
 	if a.Broker = *broker; a.Broker == "" {
 		a.Broker = localBroker()
@@ -141,6 +149,13 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			return err
 		}
 	}
+	var claim setup.Claim
+	picture := filepath.Join(filepath.Dir(file), setup.ClaimPicture)
+	if a.Owner == "" {
+		if claim, err = setup.OfferClaim(a.JID(), a.DataDir, picture); err != nil {
+			return err
+		}
+	}
 	draft, err := a.Draft()
 	if err != nil {
 		return err
@@ -154,12 +169,31 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return fmt.Errorf("%s was written, and has faults:\n%s", file, &faults)
 	}
 	fmt.Fprintf(stdout, "%s is written.\nNext: sudo systemctl start porchlight (or: porchlight run -c %s)\n", file, file)
-	if component {
-		fmt.Fprintf(stdout, "Then add the contact gateway@%s in your client.\n", who)
+	uri := setup.Contact(a.JID())
+	if a.Owner != "" {
+		fmt.Fprintf(stdout, "Then add the contact %s in your client, or by your phone's camera:\n\n", a.JID())
 	} else {
-		fmt.Fprintf(stdout, "Then add the contact %s in your client.\n", who)
+		uri = claim.URI()
+		fmt.Fprintf(stdout, "Then send this to %s in your client, and the gateway is yours:\n\n%s\n\nor by your phone's camera, also from %s:\n\n",
+			a.JID(), claim.Message(), picture)
 	}
+	blocks, err := setup.Blocks(uri, isTerminal(stdout))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s\n%s\n", blocks, uri)
 	return nil
+}
+
+// given reports whether a flag was, perhaps with nothing in it.
+func given(flags *flag.FlagSet, name string) (yes bool) {
+	flags.Visit(func(f *flag.Flag) { yes = yes || f.Name == name })
+	return yes
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // An asker asks whoever sits at a terminal.

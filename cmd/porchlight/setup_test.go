@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +19,9 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"mellium.im/xmpp/jid"
 
+	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
@@ -66,7 +71,7 @@ func TestFirstboot(t *testing.T) {
 
 	// While the server is away nothing is lost.
 	folder, file := boot("first", strings.Replace(invitation, server.C2S(), "127.0.0.1:1", 1))
-	out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput()
+	out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "data")).CombinedOutput()
 	if err == nil {
 		t.Errorf("without a server: %s", out)
 	}
@@ -76,7 +81,7 @@ func TestFirstboot(t *testing.T) {
 	}
 
 	boot("first", invitation)
-	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput(); err != nil {
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "data")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	left, err := filepath.Glob(folder + "/*")
@@ -94,10 +99,12 @@ func TestFirstboot(t *testing.T) {
 		t.Errorf("left behind: %v", hidden)
 	}
 
-	hears(t, server, file, "This is the gateway ")
+	hears(t, server, file, "This is the gateway ", "")
+
+	claimed(t, server, boot, dir)
 
 	folder, file = boot("second", invitation)
-	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file)
+	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "data"))
 	out, err = cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != exitConfig {
 		t.Errorf("with a used invitation: %v: %s", err, out)
@@ -111,46 +118,92 @@ func TestFirstboot(t *testing.T) {
 	}
 }
 
-// hears runs a gateway until anna hears something of it in a chat.
-func hears(t *testing.T, server *xmppserver.Server, file, want string) {
+// claimed has an invitation of the server, which names nobody, become a gateway
+// that anna claims by what is on the card.
+func claimed(t *testing.T, server *xmppserver.Server, boot func(name, text string) (folder, config string), dir string) {
 	t.Helper()
-	// The test may not write where the gateway would.
-	text, err := os.ReadFile(file)
+	uri, err := server.Invite(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := houseDir(t, "")
-	for name, text := range map[string]string{
-		"p.yaml": "gateway: {data_dir: data}\n" + strings.ReplaceAll(string(text), "password_file: password", "password_file: "+filepath.Join(filepath.Dir(file), "password")),
-		"anna":   "anna's password",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+	folder, file := boot("claimed", uri+"\nserver: "+server.C2S()+"\n")
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "claimed", "data")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	told, err := os.ReadFile(filepath.Join(folder, "porchlight-done.txt"))
+	claim := regexp.MustCompile(`claim [2-9A-Z]{5}-[2-9A-Z]{5}`).FindString(string(told))
+	if err != nil || claim == "" {
+		t.Fatalf("it is told %q, %v", told, err)
+	}
+	for _, picture := range []string{filepath.Join(folder, "porchlight-claim.png"), filepath.Join(filepath.Dir(file), "claim.png")} {
+		if info, err := os.Stat(picture); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", picture, info, err)
 		}
 	}
-	client := trusting(t.Context(), server, "watch", "--jid", "anna@localhost", "--password-file", filepath.Join(dir, "anna"), "--server", server.C2S(), "--pubsub", "pubsub.localhost")
-	out, err := client.StdoutPipe()
+	hears(t, server, file, "this gateway is yours", claim)
+}
+
+// hears runs a gateway until anna hears something of it in a chat, where she says
+// something first, once it is online, unless that is empty.
+func hears(t *testing.T, server *xmppserver.Server, file, want, says string) {
+	t.Helper()
+	pem, err := os.ReadFile(server.CAFile())
 	if err != nil {
 		t.Fatal(err)
 	}
-	gateway := trusting(t.Context(), server, "run", "-c", filepath.Join(dir, "p.yaml"))
-	for _, cmd := range []*exec.Cmd{client, gateway} {
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			_ = cmd.Process.Signal(os.Interrupt)
-			_ = cmd.Wait()
-		}()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	ctx, cancel := context.WithTimeout(t.Context(), waitFor)
+	defer cancel()
+	heard := make(chan struct{})
+	var once sync.Once
+	anna, err := stream.Dial(ctx, stream.Config{
+		Account: &stream.Account{JID: jid.MustParse("anna@localhost"), Password: "anna's password", Server: server.C2S(), TLS: &tls.Config{RootCAs: roots}},
+		Log:     slog.New(slog.DiscardHandler),
+		Handler: func(_ *stream.Session, st stream.Stanza) bool {
+			if st.Name == "message" && strings.Contains(string(st.Inner), want) {
+				once.Do(func() { close(heard) })
+			}
+			return st.Name != "iq"
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	impatient := time.AfterFunc(waitFor, func() { _ = client.Process.Kill() })
-	defer impatient.Stop()
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if strings.Contains(lines.Text(), want) {
-			return
-		}
+	defer anna.Close()
+	if err := anna.Send(ctx, []byte("<presence/>")); err != nil {
+		t.Fatal(err)
 	}
-	t.Errorf("anna does not hear %q", want)
+	gateway := trusting(ctx, server, "run", "-c", file)
+	log, err := gateway.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gateway.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = gateway.Process.Signal(os.Interrupt)
+		_ = gateway.Wait()
+	}()
+	config, err := os.ReadFile(file)
+	address := regexp.MustCompile(`jid: "(\S+)"`).FindSubmatch(config)
+	if err != nil || address == nil {
+		t.Fatalf("the config has no address: %v\n%s", err, config)
+	}
+	online := regexp.MustCompile(`msg="?online\b`)
+	go func() {
+		for lines := bufio.NewScanner(log); lines.Scan(); {
+			if says != "" && online.MatchString(lines.Text()) {
+				_ = anna.Send(ctx, fmt.Appendf(nil, "<message to='%s' type='chat' id='1'><body>%s</body></message>", address[1], says))
+			}
+		}
+	}()
+	select {
+	case <-heard:
+	case <-ctx.Done():
+		t.Errorf("anna does not hear %q", want)
+	}
 }
 
 // TestFirstbootAfterPowerCut has the power fail between the account and the
@@ -221,9 +274,11 @@ func TestInit(t *testing.T) {
 		out    string
 	}{
 		"account": {[]string{"--address", "gateway@localhost", "--secret-file", write("right", "the gateway's password\n"), "--owner", "anna@localhost", "--server", server.C2S(), "--broker", "none"},
-			exitDone, `(?s)good    login: .*look    node creation: .*the account's own nodes are used.*good    node creation.*is written\.\nNext: sudo systemctl start porchlight.*contact gateway@localhost`},
+			exitDone, `(?s)good    login: .*look    node creation: .*the account's own nodes are used.*good    node creation.*is written\.\nNext: sudo systemctl start porchlight.*contact gateway@localhost.*▀.*xmpp:gateway@localhost\?roster`},
 		"component": {[]string{"--address", "gw.localhost", "--secret-file", write("shared", "the server's secret"), "--owner", "anna@localhost", "--server", server.ComponentAddr(), "--broker", "none"},
 			exitDone, `(?s)Component "gw\.localhost".*admins = \{ "gateway@gw\.localhost" \}.*good    login: as gw\.localhost.*good    coming back.*contact gateway@gw\.localhost`},
+		"nobody's": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "", "--server", server.C2S(), "--broker", "none"},
+			exitDone, `(?s)send this to gateway@localhost in your client.*\nclaim [2-9A-Z]{5}-[2-9A-Z]{5}\n.*claim\.png.*▀.*xmpp:gateway@localhost\?message;body=claim%20`},
 		"wrong password": {[]string{"--address", "gateway@localhost", "--secret-file", write("wrong", "guessed"), "--owner", "anna@localhost", "--server", server.C2S()},
 			exitFailed, `(?s)broken  login: .*next: correct name and secret.*nothing was written`},
 		"no server": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "127.0.0.1:1"},
