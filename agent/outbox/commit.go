@@ -146,6 +146,7 @@ type job struct {
 	wanted     bool
 	freeze     bool   // packs are to be made of what is on disk,
 	disk       []span // which is this,
+	settled    place  // of which nothing is sent any more up to here,
 	unfreeze   bool   // and not within the boundaries that are on disk
 	limit      int
 	held       *resolution // nil where nothing is held
@@ -341,7 +342,7 @@ func (o *Outbox) gatherRest(c *commit) {
 		j.wanted, j.held, j.unfreeze, j.limit = q.wants, q.resolution(), q.unfreeze, q.limit
 		j.freeze = q.freezable()
 		if j.freeze {
-			j.disk = append(j.disk, q.disk...)
+			j.disk, j.settled = append(j.disk, q.disk...), q.settled
 			j.prepared = make([]*Pack, 0, max(1, min(preparedPacks, preparedTotal/wanting)))
 		}
 		if j.held != nil && j.held.found != nil {
@@ -381,6 +382,16 @@ func usedBytes(tx *bolt.Tx) int64 {
 // memory, because the file is mapped; it becomes an error here.
 func (o *Outbox) update(fn func(w *writing) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if o.file != nil {
+		// bbolt would go on with the older one, and hang where neither is left.
+		metas, err := readMetas(o.file)
+		if err == nil && (len(metas) == 0 || metas[0].transaction != o.transaction) {
+			err = damaged("the newest meta page is gone")
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read the file: %w", err)
+		}
+	}
 	tx, err := o.db.Begin(true)
 	if err != nil {
 		return err
@@ -400,6 +411,10 @@ func (o *Outbox) update(fn func(w *writing) error) (err error) {
 		}
 	}()
 	w := &writing{tx: tx}
+	if o.file != nil {
+		size := int64(o.db.Info().PageSize)
+		w.sight = newSight(&pages{o.file, boltOrder(), size, uint64(tx.Size() / size)}, uint64(tx.Cursor().Bucket().Root()))
+	}
 	w.begin()
 	if err := fn(w); err != nil {
 		return errors.Join(err, tx.Rollback())
@@ -407,7 +422,11 @@ func (o *Outbox) update(fn func(w *writing) error) (err error) {
 	if err := w.end(); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	o.transaction = uint64(id)
+	return nil
 }
 
 // errUnsure says that a transaction failed when all of it was written: its last
@@ -530,7 +549,7 @@ func (o *Outbox) writeReadings(w *writing, j *job) error {
 // addToLog adds readings, whose numbers rise by one, to the row that ends just
 // before them, or makes rows.
 func addToLog(log table, device devices.ID, run uint32, rs []devices.Record) error {
-	key, before := newestRow(log.Bucket, device, run, rs[0].Seq)
+	key, before := newestRow(log, device, run, rs[0].Seq)
 	row := newRow()
 	for _, r := range before {
 		row.add(r)
@@ -559,7 +578,7 @@ func putRows(log table, device devices.ID, run uint32, key []byte, row *rowEncod
 
 // newestRow finds the row of a device and run that ends just before next, and
 // gives its readings where more fit in.
-func newestRow(log *bolt.Bucket, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
+func newestRow(log table, device devices.ID, run uint32, next uint64) (key []byte, rs []devices.Record) {
 	k, v := rowUpTo(log.Cursor(), device, place{run, next - 1})
 	d, r, first, ok := parseRowKey(k)
 	if !ok || d != device || r != run || rowSpan(run, first, v).last+1 != next || len(v) >= maxRow || rowLevel(v) > 0 {
@@ -607,7 +626,7 @@ func deleteWhile(t table, device devices.ID, from place, ok func(run uint32, fir
 			return nil
 		}
 		if bytes.Compare(k, last) <= 0 {
-			return fmt.Errorf("the keys of %s are not in order", t.name)
+			return disordered(t.name)
 		}
 		last = append(last[:0], k...)
 		if err := t.remove(k); err != nil {
@@ -630,6 +649,9 @@ func (o *Outbox) prepare(w *writing, j *job) error {
 		}
 	}
 	r := &reader{outbox: o, log: w.table(bucketLog), job: j, at: place{j.disk[0].run, j.disk[0].first}}
+	if r.at.before(j.settled.next()) {
+		r.at = j.settled.next() // what is missing before is no reason to read it again
+	}
 	now := time.Now().Truncate(time.Microsecond)
 	room, prepared := int(o.room.Load()), 0
 	for len(j.prepared) < cap(j.prepared) && (room == 0 || prepared < preparedRooms*room) {
@@ -679,6 +701,7 @@ type reader struct {
 	from   uint64           // the first number that have stands for
 	have   []devices.Record // of run; what is missing was thinned out
 	end    bool
+	bad    []byte // the damaged row that was removed last
 }
 
 // fill gives at least as many readings as one pack can take, or all there are
@@ -689,8 +712,16 @@ func (r *reader) fill() ([]devices.Record, error) {
 		k, v := seekRow(c, r.job.queue.device, r.at)
 		device, run, first, ok := parseRowKey(k)
 		if !ok || device != r.job.queue.device {
+			if r.outbox.onDiskFrom(r.job.queue, r.at) {
+				return nil, disordered(bucketLog)
+			}
 			r.end = true
 			break
+		}
+		// A key that is not where it belongs leads the search astray: to what
+		// was read already, or to a row that cannot be removed.
+		if (place{run, rowSpan(run, first, v).last}).before(r.at) || bytes.Equal(k, r.bad) {
+			return nil, disordered(bucketLog)
 		}
 		if len(r.have) > 0 && (run != r.run || first > r.at.seq) {
 			break // a gap: what comes is for another pack
@@ -703,10 +734,13 @@ func (r *reader) fill() ([]devices.Record, error) {
 			}
 			last = r.damagedUntil(c, run, first)
 			r.outbox.loseRows(device, span{run: run, first: first, last: last}, err.Error())
-			if err := r.log.remove(bytes.Clone(k)); err != nil {
+			r.bad = bytes.Clone(k)
+			if err := r.log.remove(r.bad); err != nil {
 				return nil, err
 			}
-			r.at = place{run, last + 1}
+			if next := (place{run, last + 1}); r.at.before(next) {
+				r.at = next
+			}
 			continue
 		}
 		if run == r.at.run && first < r.at.seq {
@@ -723,6 +757,15 @@ func (r *reader) fill() ([]devices.Record, error) {
 	return r.have, nil
 }
 
+// onDiskFrom reports whether the disk should have readings of a queue from a
+// place on.
+func (o *Outbox) onDiskFrom(q *queue, p place) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(q.disk)
+	return n > 0 && !(place{q.disk[n-1].run, q.disk[n-1].last}).before(p)
+}
+
 func (r *reader) drop(n int) {
 	r.from = r.have[n-1].Seq + 1
 	r.have = r.have[n:]
@@ -730,7 +773,7 @@ func (r *reader) drop(n int) {
 
 // damagedUntil tells how far a damaged row went, by what stands around it: its
 // own header cannot be believed.
-func (r *reader) damagedUntil(c *bolt.Cursor, run uint32, first uint64) uint64 {
+func (r *reader) damagedUntil(c *cursor, run uint32, first uint64) uint64 {
 	last := first
 	for _, s := range r.job.disk {
 		if s.run == run && s.first <= first && first <= s.last {
@@ -769,7 +812,7 @@ func (o *Outbox) loseMissing(q *queue, spans []span) {
 }
 
 // seekRow finds the row that holds a place, or the next after it.
-func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
+func seekRow(c *cursor, device devices.ID, p place) (k, v []byte) {
 	k, v = rowUpTo(c, device, p)
 	if _, _, first, _ := parseRowKey(k); k != nil && (first == p.seq || rowSpan(p.run, first, v).last >= p.seq) {
 		return k, v
@@ -780,7 +823,7 @@ func seekRow(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
 // rowUpTo finds the last row of a place's run that begins there or before. It
 // does without the cursor's Prev and Last: a page that this transaction has
 // emptied is the beginning to Prev, and where all are, Last does not end.
-func rowUpTo(c *bolt.Cursor, device devices.ID, p place) (k, v []byte) {
+func rowUpTo(c *cursor, device devices.ID, p place) (k, v []byte) {
 	low, high := uint64(0), p.seq
 	for low <= high {
 		middle := low + (high-low)/2

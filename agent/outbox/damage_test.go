@@ -292,58 +292,103 @@ func TestCardFails(t *testing.T) {
 	}
 }
 
-// TestDamageWhileRunning flips bits in rows of a file that is open. The rows
-// are told as lost, and of what is sent every reading was taken, once.
+// TestDamageWhileRunning flips bits in a file that is open, while it is drained
+// and readings come. Whatever they hit, no opening sends a reading twice or one
+// that was never taken; what is not sent is told as lost, or the store says that
+// it failed, and a start mends it and sends the rest.
 func TestDamageWhileRunning(t *testing.T) {
 	options := testOptions()
 	options.Encode = encodeExact
-	told := uint64(0)
-	for seed := range uint64(20) {
+	failed, told := 0, uint64(0)
+	places := []string{"row", "key", "page", "head"}
+	for seed := range uint64(40) {
+		where := places[seed%uint64(len(places))]
 		synctest.Test(t, func(t *testing.T) {
 			lost := uint64(0)
+			options := options
 			options.LossNote = func(l Loss) []byte {
-				lost += l.Last - l.First + 1
+				lost += l.Count
 				return []byte("lost")
 			}
+			options.Ack = []Ack{AckServer, AckDisk}[seed/uint64(len(places))%2]
+			r := rand.New(rand.NewPCG(seed, 3))
 			path := filepath.Join(t.TempDir(), "o.db")
 			o := open(t, path, options)
-			house, waits := newOrdinary(3), map[string]bool{}
-			for range 3000 {
-				r := house.reading(len(waits) % 3)
-				waits[exactly(r)] = true
-				take(t, o, devices.Message{Readings: []devices.Reading{r}})
-			}
-			time.Sleep(2 * time.Second)
-			flipRow(t, path, rand.New(rand.NewPCG(seed, 3)))
-			for idle := 0; idle < 3 && !t.Failed(); {
-				p := o.Next()
-				if p == nil {
-					idle++
-					time.Sleep(2 * time.Second) // virtual
-					continue
+			house, taken, sent := newOrdinary(3), map[string]devices.Receipt{}, map[string]bool{}
+			more := func(n int) {
+				for range n {
+					r := house.reading(len(taken) % 3)
+					taken[exactly(r)] = take(t, o, devices.Message{Readings: []devices.Reading{r}})
 				}
-				idle = 0
-				for line := range strings.SplitAfterSeq(string(p.Payload), "\n") {
-					if line != "" && !waits[line] {
-						t.Errorf("seed %d: %q was never taken, or comes twice", seed, line)
+			}
+			now := map[string]bool{} // what this opening sent
+			drain := func(packs int) {
+				for idle := 0; idle < 3 && packs > 0 && !t.Failed(); {
+					p := o.Next()
+					if p == nil {
+						idle++
+						time.Sleep(2 * time.Second) // virtual
+						continue
 					}
-					delete(waits, line)
+					idle = 0
+					packs--
+					for line := range strings.SplitAfterSeq(string(p.Payload), "\n") {
+						if line == "" {
+							continue
+						}
+						if taken[line] == nil || now[line] {
+							t.Errorf("%s, seed %d: %q was never taken, or comes twice", where, seed, line)
+						}
+						now[line], sent[line] = true, true
+					}
+					o.Settle(p)
+					if r.IntN(4) == 0 {
+						more(3)
+					}
 				}
-				o.Settle(p)
 			}
-			if uint64(len(waits)) != lost || o.Stats().Fault != "" {
-				t.Errorf("seed %d: %d readings are missing, %d are told as lost, %s", seed, len(waits), lost, o.Stats().Fault)
+			more(3000)
+			time.Sleep(2 * time.Second)
+			drain(1 + r.IntN(8))
+			for range 1 + r.IntN(2) {
+				flip(t, path, r, where)
+			}
+			more(30)
+			drain(1000)
+			time.Sleep(2 * time.Second)
+			again := o.Close() != nil
+			if again {
+				failed++
+				o, now = open(t, path, options), map[string]bool{}
+				again = o.recovery != nil // which tells of what it cannot count
+				drain(1000)
+				if fault := o.Stats().Fault; fault != "" {
+					t.Errorf("%s, seed %d: after a start: %s", where, seed, fault)
+				}
 			}
 			told += lost
+			missing := uint64(0)
+			for line, receipt := range taken {
+				if !sent[line] && isDone(receipt) && receipt.Err() == nil {
+					missing++
+				}
+			}
+			if missing != lost && !again {
+				t.Errorf("%s, seed %d: %d readings are missing, %d are told as lost", where, seed, missing, lost)
+			}
+			if missing > uint64(len(taken)/2) {
+				t.Errorf("%s, seed %d: %d readings of %d are missing", where, seed, missing, len(taken))
+			}
 		})
 	}
-	if told == 0 {
-		t.Error("nothing was damaged")
+	if failed == 0 || told == 0 {
+		t.Errorf("%d stores failed, %d readings were told as lost: too little was damaged", failed, told)
 	}
 }
 
-// flipRow flips a bit in a row of readings.
-func flipRow(t *testing.T, path string, r *rand.Rand) {
+// flip flips a bit in a row of readings, in a key, in a page that is in use, or
+// in the head of one.
+func flip(t *testing.T, path string, r *rand.Rand, where string) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -353,23 +398,52 @@ func flipRow(t *testing.T, path string, r *rand.Rand) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows [][]byte
-	w := newWalk(&pages{f, boltOrder(), metas[0].pageSize, metas[0].pages})
-	w.visit = func(bucket []byte, it item) error {
-		if isRows(bucket) {
-			rows = append(rows, bytes.Clone(it.value))
-		}
-		return nil
+	if len(metas) == 0 {
+		return // by the flip before
 	}
-	if err := w.root(metas[0].root); err != nil || len(rows) == 0 {
-		t.Fatalf("%d rows, %v", len(rows), err)
-	}
-	all := make([]byte, int64(metas[0].pages)*metas[0].pageSize)
+	size := metas[0].pageSize
+	all := make([]byte, int64(metas[0].pages)*size)
 	if _, err := f.ReadAt(all, 0); err != nil {
 		t.Fatal(err)
 	}
-	row := rows[r.IntN(len(rows))]
-	at := int64(bytes.LastIndex(all, row) + r.IntN(len(row)))
+	type place struct{ at, n int64 }
+	var rows, keys, whole, heads []place
+	w := newWalk(&pages{f, boltOrder(), size, metas[0].pages})
+	var items []item
+	w.visit = func(bucket []byte, it item) error {
+		items = append(items, it)
+		return nil
+	}
+	w.broken = func(error) error { return nil } // by the flip before
+	if err := w.root(metas[0].root); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range metas {
+		heads = append(heads, place{m.at, pageHeader + metaSize})
+	}
+	used := bytes.Clone(all)
+	for id := range metas[0].pages {
+		if !w.wasSeen(id) {
+			clear(used[int64(id)*size : int64(id+1)*size])
+			continue
+		}
+		whole = append(whole, place{int64(id) * size, size})
+		heads = append(heads, place{int64(id) * size, pageHeader + pageElement})
+	}
+	for _, it := range items {
+		if at := bytes.Index(used, append(bytes.Clone(it.key), it.value...)); at >= 0 {
+			keys = append(keys, place{int64(at), int64(len(it.key))})
+			if len(it.value) > 100 {
+				rows = append(rows, place{int64(at + len(it.key)), int64(len(it.value))})
+			}
+		}
+	}
+	those := map[string][]place{"row": rows, "key": keys, "page": whole, "head": heads}[where]
+	if len(those) == 0 {
+		return
+	}
+	p := those[r.IntN(len(those))]
+	at := p.at + r.Int64N(p.n)
 	if _, err := f.WriteAt([]byte{all[at] ^ 1<<r.IntN(8)}, at); err != nil {
 		t.Fatal(err)
 	}

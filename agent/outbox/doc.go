@@ -53,6 +53,11 @@
 // run, since it cannot know which were used. What it did is in [Recovery].
 // Errors of reading, as opposed to what was read, are returned.
 //
+// Bits may flip while the file is open. A commit therefore looks at each page
+// before bbolt does (sight), and freezes nothing that is not behind what was
+// settled. A damaged row is removed and told as lost; other damage is an error,
+// as of a commit that fails, and the next start mends the file.
+//
 // Where a commit fails, nothing is written any more until the file is opened
 // anew: what a failed sync leaves, no other sync tells. What it had is sent
 // from memory, unless all of it was written but not synced, so that it may be

@@ -89,6 +89,9 @@ func (o *Outbox) evict(w *writing, c *commit, excess int64, thin bool) error {
 		if s.total <= 0 {
 			break
 		}
+		if !o.knows(victim) {
+			return disordered(bucketLog)
+		}
 		if s.out == nil {
 			out := o.frozenUntil(w, victim)
 			s.out = &out
@@ -137,7 +140,12 @@ func (o *Outbox) evict(w *writing, c *commit, excess int64, thin bool) error {
 // weigh gives what each device has in the log.
 func weigh(log table) (map[devices.ID]*stock, error) {
 	stocks := make(map[devices.ID]*stock)
+	var last []byte
 	return stocks, log.ForEach(func(k, v []byte) error {
+		if bytes.Compare(k, last) <= 0 {
+			return disordered(bucketLog)
+		}
+		last = k
 		device, run, first, ok := parseRowKey(k)
 		if !ok {
 			return nil
@@ -264,6 +272,13 @@ func (o *Outbox) unsettled(device devices.ID) (*queue, place) {
 		return q, place{maxRun, maxSeq}
 	}
 	return q, place{q.disk[0].run, q.disk[0].first - 1}
+}
+
+// knows reports whether a device has a queue, as all have that have rows.
+func (o *Outbox) knows(device devices.ID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.queues[device] != nil
 }
 
 // A state is told by its changes, other numbers by the lowest and the highest.
@@ -463,6 +478,9 @@ func (o *Outbox) evictRow(w *writing, device devices.ID, s *stock) (span, int64,
 	d, run, first, ok := parseRowKey(k)
 	if !ok || d != device {
 		return span{}, 0, nil
+	}
+	if !s.out.before(place{run, first}) {
+		return span{}, 0, disordered(bucketLog)
 	}
 	row, freed, level := rowSpan(run, first, v), int64(len(k)+len(v)), min(rowLevel(v), maxLevel)
 	if s.isNew(level, row) || o.beingWritten(device, row) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -111,15 +112,18 @@ var errClosed = errors.New("the outbox is closed")
 
 // An Outbox is one open store. See the package comment.
 type Outbox struct {
-	db       *bolt.DB
-	pulse    devices.Pulse // of the committer
-	options  Options
-	log      *slog.Logger
-	run      uint32
-	recovery *Recovery // nil where the file was well
-	heldRun  uint32    // of readings that were held, where there may be some; see hold.go
-	resumed  bool      // another run was before
-	store    string
+	db   *bolt.DB
+	file *os.File // the same, to look at its pages (sight); nil until it is loaded
+
+	transaction uint64        // the last that was written; the committer's
+	pulse       devices.Pulse // of the committer
+	options     Options
+	log         *slog.Logger
+	run         uint32
+	recovery    *Recovery // nil where the file was well
+	heldRun     uint32    // of readings that were held, where there may be some; see hold.go
+	resumed     bool      // another run was before
+	store       string
 
 	mu      sync.Mutex
 	queues  map[devices.ID]*queue
@@ -245,6 +249,11 @@ func Open(path string, options Options) (*Outbox, error) {
 		db.Close()
 		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
 	}
+	if o.file, err = os.Open(path); err != nil {
+		o.journal.close()
+		db.Close()
+		return nil, fmt.Errorf("cannot read the outbox %s: %w", path, err)
+	}
 	crashpoint.At(crashpoint.StoreLoaded)
 	o.stats.Store = o.store
 	go o.commitLoop()
@@ -276,7 +285,7 @@ func (o *Outbox) Close() error {
 	o.wakeCommitter()
 	<-o.done
 	crashpoint.At(crashpoint.StoreCommitted)
-	err := errors.Join(o.journal.close(), o.db.Close())
+	err := errors.Join(o.journal.close(), o.db.Close(), o.file.Close())
 	crashpoint.At(crashpoint.StoreClosed)
 	o.mu.Lock()
 	defer o.mu.Unlock()

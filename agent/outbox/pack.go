@@ -187,6 +187,9 @@ func (o *Outbox) Refuse(p *Pack, reason string) {
 // disk are acknowledged, unless that waits for the disk.
 func (o *Outbox) finish(q *queue, p *Pack) {
 	q.sending, q.out, q.answered, q.notUntil = nil, false, true, time.Time{}
+	if last := (place{p.boundary.run, p.Last}); q.settled.before(last) {
+		q.settled = last
+	}
 	if q.settle(p) > 0 {
 		o.deleteLater(q, place{p.boundary.run, p.Last})
 	}

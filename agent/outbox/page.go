@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"sort"
 	"unsafe"
 )
 
@@ -115,6 +116,13 @@ type page struct {
 	after uint64 // the page that follows
 }
 
+// within tells whether a page holds what its parent says. The key in the branch
+// is the first in the child: bbolt finds the one by the other.
+func (p page) within(low, high []byte) bool {
+	n := len(p.items)
+	return low == nil || n > 0 && bytes.Equal(p.items[0].key, low) && (high == nil || bytes.Compare(p.items[n-1].key, high) < 0)
+}
+
 // An item is a child of a branch, or what a leaf has.
 type item struct {
 	key, value []byte
@@ -142,6 +150,13 @@ func (f *pages) read(id uint64) (page, error) {
 		}
 	}
 	p, err := f.parse(b)
+	end := uint64(pageHeader)
+	for _, it := range p.items {
+		end += pageElement + uint64(len(it.key)+len(it.value))
+	}
+	if err == nil && overflow > end/uint64(f.size) {
+		err = damaged("page %d has the length of another", id) // bbolt would free what follows it
+	}
 	p.id, p.after = id, id+1+overflow
 	return p, err
 }
@@ -268,9 +283,7 @@ func (w *walk) tree(id uint64, low, high []byte, visit func(it item) error) erro
 		}
 		w.seen[i/64] |= 1 << (i % 64)
 	}
-	// The key in the branch is the first in the child: bbolt finds the one by
-	// the other.
-	if n := len(p.items); err == nil && low != nil && (n == 0 || !bytes.Equal(p.items[0].key, low) || high != nil && bytes.Compare(p.items[n-1].key, high) >= 0) {
+	if err == nil && !p.within(low, high) {
 		err = damaged("page %d holds keys of another", id)
 	}
 	if err != nil {
@@ -294,4 +307,95 @@ func (w *walk) tree(id uint64, low, high []byte, visit func(it item) error) erro
 		}
 	}
 	return nil
+}
+
+// A sight looks at pages before bbolt does in a transaction that writes: bits
+// may have flipped since the file was opened. It panics with the damage, as
+// bbolt does with what it sees itself.
+type sight struct {
+	*pages
+	seen map[uint64]page // of leaves, the first and the last item
+}
+
+// newSight looks at the root, which has the buckets.
+func newSight(f *pages, root uint64) *sight {
+	w := newWalk(f)
+	w.broken = func(err error) error { return err }
+	err := w.tree(root, nil, nil, func(it item) error {
+		if !it.bucket || len(it.value) < 16 {
+			return damaged("the root has something that is no bucket")
+		}
+		if w.order.Uint64(it.value) != 0 {
+			return nil
+		}
+		return w.inline(it.value[16:], func(item) error { return nil })
+	})
+	if err != nil {
+		panic(err)
+	}
+	return &sight{f, make(map[uint64]page)}
+}
+
+func (s *sight) page(id uint64, low, high []byte) page {
+	p, known := s.seen[id]
+	if !known {
+		var err error
+		if p, err = s.read(id); err != nil {
+			panic(err)
+		}
+		if n := len(p.items); p.leaf && n > 0 {
+			p.items = []item{{key: bytes.Clone(p.items[0].key)}, {key: bytes.Clone(p.items[n-1].key)}}
+		}
+		s.seen[id] = p
+	}
+	if !p.within(low, high) {
+		panic(damaged("page %d holds keys of another", id))
+	}
+	return p
+}
+
+// to looks at the way from the page id to a key, and at what is beside it: a
+// cursor goes on there, and so does a page that is too empty. A nil sight looks
+// at nothing.
+func (s *sight) to(id uint64, key []byte) {
+	if s != nil && id != 0 { // 0 is within the root
+		s.way(id, key, nil, nil, 0)
+	}
+}
+
+func (s *sight) way(id uint64, key, low, high []byte, depth int) {
+	p := s.page(id, low, high)
+	if depth > maxDepth {
+		panic(damaged("page %d is too deep in the tree", id))
+	}
+	if p.leaf {
+		return
+	}
+	at := max(0, sort.Search(len(p.items), func(i int) bool { return bytes.Compare(p.items[i].key, key) > 0 })-1)
+	for i := max(0, at-1); i < len(p.items) && i <= at+1; i++ {
+		low, high := p.items[i].key, high
+		if i+1 < len(p.items) {
+			high = p.items[i+1].key
+		}
+		switch {
+		case i < at:
+			s.page(p.items[i].child, low, high)
+		case i == at:
+			s.way(p.items[i].child, key, low, high, depth+1)
+		default:
+			s.way(p.items[i].child, low, low, high, depth+1)
+		}
+	}
+}
+
+// all looks at the whole tree at id.
+func (s *sight) all(id uint64) {
+	if s == nil || id == 0 {
+		return
+	}
+	w := newWalk(s.pages)
+	w.broken = func(err error) error { return err }
+	if err := w.tree(id, nil, nil, func(item) error { return nil }); err != nil {
+		panic(err)
+	}
 }

@@ -17,6 +17,9 @@ func (p place) before(q place) bool {
 	return p.run < q.run || p.run == q.run && p.seq < q.seq
 }
 
+// next is the first place after p.
+func (p place) next() place { return place{p.run, p.seq + 1} }
+
 // A span is readings on disk: those of the numbers first to last, but for so
 // many that were thinned out. The last is one that is there.
 type span struct {
@@ -51,6 +54,7 @@ type queue struct {
 	told     time.Time // of the newest reading, as it was told
 
 	disk       []span // not settled, oldest first; each thinned row is one of its own
+	settled    place  // up to which packs ended, in this run
 	toldThin   place  // up to which it is told what was thinned out, in this run
 	memory     []entry
 	size       int         // estimated bytes of memory

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 
 	bolt "go.etcd.io/bbolt"
@@ -14,8 +15,46 @@ import (
 // not written is damage too.
 type table struct {
 	*bolt.Bucket
-	name []byte
-	sum  *uint64
+	name  []byte
+	sum   *uint64
+	sight *sight
+}
+
+// A cursor looks at pages before it goes there.
+type cursor struct {
+	*bolt.Cursor
+	table table
+	at    []byte
+}
+
+func (t table) Cursor() *cursor { return &cursor{Cursor: t.Bucket.Cursor(), table: t} }
+
+func (c *cursor) Seek(key []byte) (k, v []byte) {
+	c.table.look(key)
+	k, v = c.Cursor.Seek(key)
+	c.at = k
+	return k, v
+}
+
+func (c *cursor) Next() (k, v []byte) {
+	c.table.look(c.at)
+	k, v = c.Cursor.Next()
+	c.at = k
+	return k, v
+}
+
+func (t table) look(key []byte) { t.sight.to(uint64(t.Root()), key) }
+
+// Get gives the value with its CRC.
+func (t table) Get(key []byte) []byte {
+	t.look(key)
+	return t.Bucket.Get(key)
+}
+
+// ForEach calls fn for all keys.
+func (t table) ForEach(fn func(k, v []byte) error) error {
+	t.sight.all(uint64(t.Root()))
+	return t.Bucket.ForEach(fn)
 }
 
 func crc(parts ...[]byte) uint32 {
@@ -78,12 +117,19 @@ func (t table) remove(key []byte) error {
 	return t.Delete(key)
 }
 
+// disordered is the error of a table whose keys are not where they belong: they
+// were damaged while the file was open, which a start mends.
+func disordered(name []byte) error {
+	return fmt.Errorf("the keys of %s are not in order: the file was damaged while it was open", name)
+}
+
 // A writing is a transaction that writes. It keeps the sum of the CRCs of all
 // values but those of meta: a card that brings back an old page, which is whole
 // in itself, is caught by it.
 type writing struct {
-	tx  *bolt.Tx
-	sum uint64
+	tx    *bolt.Tx
+	sum   uint64
+	sight *sight // nil where the file was looked through just now
 }
 
 func (w *writing) table(name []byte) table {
@@ -91,7 +137,7 @@ func (w *writing) table(name []byte) table {
 	if bytes.Equal(name, bucketLog) {
 		b.FillPercent = 0.9 // rows come in order
 	}
-	return table{b, name, &w.sum}
+	return table{b, name, &w.sum, w.sight}
 }
 
 // empty deletes all keys of a table.
@@ -129,4 +175,6 @@ func parseSum(b []byte) (sum, transaction uint64) {
 }
 
 // meta is not in the sum, which it holds.
-func (w *writing) meta() table { return table{w.tx.Bucket(bucketMeta), bucketMeta, new(uint64)} }
+func (w *writing) meta() table {
+	return table{w.tx.Bucket(bucketMeta), bucketMeta, new(uint64), w.sight}
+}
