@@ -93,6 +93,43 @@ func TestAPackThatClosesTheStreamTwiceIsTooBig(t *testing.T) {
 	}
 }
 
+// TestMaxIsNoNumber has a service fail, as Openfire does, at "max" where it reads
+// a number.
+func TestMaxIsNoNumber(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	server := xmpptest.Serve(t, func(p *xmpptest.Peer, name string, s xmpptest.Asked) {
+		if strings.Contains(s.Inner, "<create ") && strings.Contains(s.Inner, "kitchen/log") {
+			most := "a number"
+			if strings.Contains(s.Inner, "<value>max</value>") {
+				most = "max"
+			}
+			mu.Lock()
+			asked = append(asked, most)
+			mu.Unlock()
+			if most == "max" {
+				p.Refuse(s, "cancel", "<internal-server-error xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
+				return
+			}
+			if !strings.Contains(s.Inner, "<value>"+manyItems+"</value>") {
+				p.Refuse(s, "modify", "<bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>")
+				return
+			}
+		}
+		obliging(p, name, s)
+	})
+	r := runScripted(t, server, nil)
+	r.waitSession(true)
+	if err := r.PublishLog(context30(t), "kitchen", "m-1-1", []byte{0x80}); err != nil {
+		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got := strings.Join(asked, ", "); got != "max, a number" {
+		t.Errorf("asked for %s", got)
+	}
+}
+
 func TestASilentServerIsLeft(t *testing.T) {
 	var mu sync.Mutex
 	sessions := 0

@@ -342,10 +342,12 @@ func (l *link) ensure(ctx context.Context, n *node) error {
 		return nil
 	}
 	crashpoint.At(crashpoint.NodeMissing)
-	settings := l.form.settings(n, l.bridge.cfg.Payload)
-	_, err := l.ask(ctx, creating, n.name, stanza.SetIQ, pubsubElement{
-		Create:    &nodeRef{n.name},
-		Configure: &formRef{Form: &settings},
+	err := l.set(n, func(settings form) error {
+		_, err := l.ask(ctx, creating, n.name, stanza.SetIQ, pubsubElement{
+			Create:    &nodeRef{n.name},
+			Configure: &formRef{Form: &settings},
+		})
+		return err
 	})
 	crashpoint.At(crashpoint.NodeMade)
 	if is(err, stanza.Conflict) {
@@ -359,6 +361,21 @@ func (l *link) ensure(ctx context.Context, n *node) error {
 	n.made()
 	l.bridge.wakeSharing(n)
 	return nil
+}
+
+// manyItems are asked for where the service does not know "max".
+const manyItems = "10000"
+
+// set sends all settings of a node. Openfire shows nothing that tells whether it
+// knows "max", reads it as a number, and fails.
+func (l *link) set(n *node, send func(settings form) error) error {
+	f := l.form
+	err := send(f.settings(n, l.bridge.cfg.Payload))
+	if f.max(n.lane) == "max" && is(err, stanza.InternalServerError) {
+		f.maxItems = manyItems
+		err = send(f.settings(n, l.bridge.cfg.Payload))
+	}
+	return err
 }
 
 // made says that the node is as it should be.
@@ -392,7 +409,7 @@ func (l *link) configure(ctx context.Context, n *node, f form) error {
 // restore sets all settings of a node that the service made by itself, or that
 // another changed.
 func (l *link) restore(ctx context.Context, n *node) error {
-	if err := l.configure(ctx, n, l.form.settings(n, l.bridge.cfg.Payload)); err != nil {
+	if err := l.set(n, func(settings form) error { return l.configure(ctx, n, settings) }); err != nil {
 		return err
 	}
 	n.made()

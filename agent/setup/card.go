@@ -233,7 +233,10 @@ func takeInvitation(ctx context.Context, card, path, dataDir string) (told strin
 		if err != nil {
 			return "", err
 		}
-		told = fmt.Sprintf("The gateway has the account %s and belongs to nobody yet. Who sends it this first is its owner:\n\n%s\n\n%s has it for the camera of a phone.", p.JID, claim.Message(), CardClaim)
+		told = fmt.Sprintf("The gateway has the account %s and belongs to whom it did before.", p.JID)
+		if claim.Code != "" {
+			told = fmt.Sprintf("The gateway has the account %s and belongs to nobody yet. Who sends it this first is its owner:\n\n%s\n\n%s has it for the camera of a phone.", p.JID, claim.Message(), CardClaim)
+		}
 	}
 	draft, err := found.Draft()
 	if err != nil {

@@ -39,7 +39,8 @@ func (c Claim) URI() string { return uri(c.JID, "message;body="+url.PathEscape(c
 
 // OfferClaim makes the claim of a new gateway, before its first start, and writes
 // its QR code to the files of pictures. jid is the gateway's address. An empty
-// dataDir is the default.
+// dataDir is the default. Where what is there belongs to somebody, Code is empty,
+// and no picture is written.
 func OfferClaim(jid, dataDir string, pictures ...string) (Claim, error) {
 	c := Claim{JID: jid}
 	if dataDir == "" {
@@ -70,7 +71,7 @@ func OfferClaim(jid, dataDir string, pictures ...string) (Claim, error) {
 		return c, fmt.Errorf("cannot make the code to claim the gateway: %w", err)
 	}
 	if c.Code = r.ClaimCode(); c.Code == "" {
-		return c, fmt.Errorf("what is in %s belongs to a gateway that has an owner: move it away, or name that owner", dataDir)
+		return c, nil
 	}
 	code, err := qr.Encode(c.URI(), qr.M)
 	if err != nil {

@@ -64,8 +64,14 @@ func TestClaimOfAnOwnersGateway(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(data, "access.yaml"), []byte("version: 1\ngrants:\n  - {jid: anna@example.org, role: owner}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := OfferClaim("gate@example.org", data); err == nil || !strings.Contains(err.Error(), "has an owner") {
+	picture := filepath.Join(t.TempDir(), ClaimPicture)
+	if c, err := OfferClaim("gate@example.org", data, picture); err != nil || c.Code != "" {
 		t.Errorf("%+v, %v", c, err)
+	}
+	for _, path := range []string{picture, filepath.Join(data, access.ClaimFile)} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

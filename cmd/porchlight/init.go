@@ -170,7 +170,7 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	fmt.Fprintf(stdout, "%s is written.\nNext: sudo systemctl start porchlight (or: porchlight run -c %s)\n", file, file)
 	uri := setup.Contact(a.JID())
-	if a.Owner != "" {
+	if claim.Code == "" { // it has an owner
 		fmt.Fprintf(stdout, "Then add the contact %s in your client, or by your phone's camera:\n\n", a.JID())
 	} else {
 		uri = claim.URI()
