@@ -52,8 +52,10 @@ func newBadLine(t testing.TB, seed uint64, to netip.AddrPort) *badLine {
 	var mu sync.Mutex
 	far := make(map[netip.AddrPort]*net.UDPConn)
 	hash := maphash.MakeSeed()
+	// libcoap's server answers what comes again with another ETag, and the same
+	// message ID.
 	key := func(from, to string, b []byte) uint64 {
-		return maphash.Comparable(hash, [3]string{from, to, string(b)})
+		return maphash.Comparable(hash, [3]string{from, to, string(b[:min(len(b), 4)])})
 	}
 	all.Go(func() {
 		b := make([]byte, 64<<10)
