@@ -57,13 +57,12 @@ func askedDevice(id devices.ID, profileID, url string) Device {
 	}
 }
 
-// runClient runs a client until the test ends.
-func runClient(t testing.TB, sink *devicetest.Sink, profiles *profile.Library, devs ...Device) *Client {
+// drive runs a driver until the test ends, and waits until it is up.
+func drive(t testing.TB, d devices.Driver, sink *devicetest.Sink) {
 	t.Helper()
-	c := NewClient(ClientConfig{Profiles: profiles}, devs, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
-	go func() { over <- c.Run(ctx, sink) }()
+	go func() { over <- d.Run(ctx, sink) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-over; err != nil {
@@ -71,6 +70,13 @@ func runClient(t testing.TB, sink *devicetest.Sink, profiles *profile.Library, d
 		}
 	})
 	sink.WaitUp(t, 1)
+}
+
+// runClient runs a client until the test ends.
+func runClient(t testing.TB, sink *devicetest.Sink, profiles *profile.Library, devs ...Device) *Client {
+	t.Helper()
+	c := NewClient(ClientConfig{Profiles: profiles}, devs, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	drive(t, c, sink)
 	return c
 }
 

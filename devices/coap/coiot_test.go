@@ -1,7 +1,6 @@
 package coap
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -61,16 +60,7 @@ func hearGroup(t *testing.T, listen string, describe time.Duration, devs ...Devi
 	sink = &devicetest.Sink{Auto: true, Curious: true}
 	s = New(Config{Listen: listen, Group: &Group{Addr: group, Interfaces: []string{"lo"}}, Profiles: library(t)}, devs, slog.New(slog.DiscardHandler))
 	s.describe = describe
-	ctx, stop := context.WithCancel(t.Context())
-	over := make(chan error, 1)
-	go func() { over <- s.Run(ctx, sink) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	sink.WaitUp(t, 1)
+	drive(t, s, sink)
 
 	device, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -1,7 +1,6 @@
 package coap
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -22,16 +21,7 @@ func serve(t testing.TB, sink *devicetest.Sink, devs ...Device) *Server {
 	t.Helper()
 	s := New(Config{Listen: "127.0.0.1:0", Profiles: library(t)}, devs, slog.New(slog.DiscardHandler))
 	s.grace = 0
-	ctx, cancel := context.WithCancel(context.Background())
-	over := make(chan error, 1)
-	go func() { over <- s.Run(ctx, sink) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	sink.WaitUp(t, 1)
+	drive(t, s, sink)
 	return s
 }
 

@@ -38,27 +38,13 @@ func (e *ear) hear(d Device, m profile.Message) (out profile.Output, err error) 
 	return e.session.HearBody(d.Device.Profile, string(d.ID), d.Place, m)
 }
 
-// argumentTypes translates a profile's.
-var argumentTypes = map[string]devices.ArgumentType{
-	"": devices.NoArgument, "none": devices.NoArgument, "bool": devices.SwitchArgument, "number": devices.NumberArgument,
-	"integer": devices.IntegerArgument, "word": devices.WordArgument, "text": devices.TextArgument,
-}
-
 // controls gives what a device can be told.
 func (e *ear) controls(d Device) (all []devices.Control) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.session.Expect(d.Device.Profile, string(d.ID))
 	for _, c := range e.session.Commands(d.Device.Profile, string(d.ID)) {
-		a := devices.Argument{Type: argumentTypes[c.Argument.Type], Min: c.Argument.Min, Max: c.Argument.Max, Step: c.Argument.Step, Unit: c.Argument.Unit}
-		for word := range c.Argument.Words {
-			a.Words = append(a.Words, word)
-		}
-		if a.Words == nil && a.Type == devices.SwitchArgument {
-			a.Words = []string{"off", "on"}
-		}
-		slices.Sort(a.Words)
-		all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a, Risk: c.Risk})
+		all = append(all, c.Control())
 	}
 	return all
 }

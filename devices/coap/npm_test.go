@@ -2,7 +2,6 @@ package coap
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,16 +101,7 @@ func TestNPM(t *testing.T) {
 		attic := Device{Device: devices.Device{ID: "attic", Location: time.UTC}, Profile: library(t).Get("senml"), Place: profile.Place{Device: "attic", Location: time.UTC}}
 		sink := &devicetest.Sink{Auto: true}
 		s := New(Config{Listen: "127.0.0.1:0"}, []Device{attic}, slog.New(slog.DiscardHandler))
-		ctx, stop := context.WithCancel(context.Background())
-		over := make(chan error, 1)
-		go func() { over <- s.Run(ctx, sink) }()
-		t.Cleanup(func() {
-			stop()
-			if err := <-over; err != nil {
-				t.Error(err)
-			}
-		})
-		sink.WaitUp(t, 1)
+		drive(t, s, sink)
 		in, lines := node("post", fmt.Sprintf("coap://%v/d/attic", s.Addr()))
 		for _, body := range []string{temperature("7.25"), "[{", temperature("8.5")} {
 			if _, err := fmt.Fprintln(in, body); err != nil {

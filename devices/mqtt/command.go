@@ -12,12 +12,6 @@ import (
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
-// argumentTypes translates a profile's.
-var argumentTypes = map[string]devices.ArgumentType{
-	"": devices.NoArgument, "none": devices.NoArgument, "bool": devices.SwitchArgument, "number": devices.NumberArgument,
-	"integer": devices.IntegerArgument, "word": devices.WordArgument, "text": devices.TextArgument,
-}
-
 // keys are the identities by which the session may know a device, e.mu being
 // held.
 func (e *ear) keys(device *Device) []string {
@@ -33,15 +27,7 @@ func (e *ear) controls(device *Device) (all []devices.Control) {
 	defer e.mu.Unlock()
 	for _, key := range e.keys(device) {
 		for _, c := range e.session.Commands(device.Profile.ID(), key) {
-			a := devices.Argument{Type: argumentTypes[c.Argument.Type], Min: c.Argument.Min, Max: c.Argument.Max, Step: c.Argument.Step, Unit: c.Argument.Unit}
-			for word := range c.Argument.Words {
-				a.Words = append(a.Words, word)
-			}
-			if a.Words == nil && a.Type == devices.SwitchArgument {
-				a.Words = []string{"off", "on"}
-			}
-			slices.Sort(a.Words)
-			all = append(all, devices.Control{Name: c.Name, Title: c.Title, Argument: a, Risk: c.Risk})
+			all = append(all, c.Control())
 		}
 		if all != nil {
 			return all

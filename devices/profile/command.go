@@ -29,6 +29,25 @@ type Command struct {
 	target    target // of the member that it is for
 }
 
+// Control tells the command as people and programs are shown it.
+func (c Command) Control() devices.Control {
+	a := devices.Argument{Type: argumentTypes[c.Argument.Type], Min: c.Argument.Min, Max: c.Argument.Max, Step: c.Argument.Step, Unit: c.Argument.Unit}
+	for word := range c.Argument.Words {
+		a.Words = append(a.Words, word)
+	}
+	if a.Words == nil && a.Type == devices.SwitchArgument {
+		a.Words = []string{"off", "on"}
+	}
+	slices.Sort(a.Words)
+	return devices.Control{Name: c.Name, Title: c.Title, Argument: a, Risk: c.Risk}
+}
+
+// argumentTypes are the words of a profile.
+var argumentTypes = map[string]devices.ArgumentType{
+	"": devices.NoArgument, "none": devices.NoArgument, "bool": devices.SwitchArgument, "number": devices.NumberArgument,
+	"integer": devices.IntegerArgument, "word": devices.WordArgument, "text": devices.TextArgument,
+}
+
 // risks are the words of a profile.
 var risks = map[string]devices.Risk{"read": devices.ReadOnly, "hazardous": devices.Hazardous}
 

@@ -11,12 +11,6 @@ import (
 	"github.com/porchlight-iot/porchlight/devices/profile"
 )
 
-// argumentTypes translates a profile's.
-var argumentTypes = map[string]devices.ArgumentType{
-	"": devices.NoArgument, "none": devices.NoArgument, "bool": devices.SwitchArgument, "number": devices.NumberArgument,
-	"integer": devices.IntegerArgument, "word": devices.WordArgument, "text": devices.TextArgument,
-}
-
 // heard remembers what commands need of a message.
 func (p *Port) heard(d *Device, out profile.Output) {
 	p.mu.Lock()
@@ -52,18 +46,7 @@ func (p *Port) Controls(id devices.ID) (all []devices.Control) {
 		return nil
 	}
 	for _, command := range d.Profile.Commands(c) {
-		a := devices.Argument{
-			Type: argumentTypes[command.Argument.Type], Min: command.Argument.Min, Max: command.Argument.Max,
-			Step: command.Argument.Step, Unit: command.Argument.Unit,
-		}
-		for word := range command.Argument.Words {
-			a.Words = append(a.Words, word)
-		}
-		if a.Words == nil && a.Type == devices.SwitchArgument {
-			a.Words = []string{"off", "on"}
-		}
-		slices.Sort(a.Words)
-		all = append(all, devices.Control{Name: command.Name, Title: command.Title, Argument: a, Risk: command.Risk})
+		all = append(all, command.Control())
 	}
 	return all
 }
