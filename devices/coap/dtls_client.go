@@ -71,9 +71,10 @@ func (s *session) reachSecure(ctx context.Context, to netip.AddrPort, name strin
 	select {
 	case <-one.ready:
 	case <-ctx.Done():
+		end := release   // which the return overwrites
 		s.wg.Go(func() { // whoever makes the handshake ends it
 			<-one.ready
-			release()
+			end()
 		})
 		return nil, nil, ctx.Err()
 	}
