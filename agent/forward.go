@@ -20,7 +20,7 @@ type publisher interface {
 	PublishLog(ctx context.Context, device devices.ID, item string, payload []byte) error
 	PublishNow(ctx context.Context, device devices.ID, values []bridge.NowValue) error
 	PublishEvent(ctx context.Context, e bridge.Event) error
-	ReadLog(ctx context.Context, device devices.ID) ([]bridge.LogItem, error)
+	ReadLog(ctx context.Context, device devices.ID, newest int) ([]bridge.LogItem, error)
 }
 
 const (
@@ -168,11 +168,11 @@ func (f *forwarder) all() {
 func (f *forwarder) fill(ctx context.Context) time.Duration {
 	wait := time.Hour
 	for f.free() {
-		if f.sendNote(ctx) || f.readBack(ctx) {
+		if f.sendNote(ctx) {
 			continue
 		}
 		sent, next := f.sendNow(ctx)
-		if wait = min(wait, next); sent {
+		if wait = min(wait, next); sent || f.readBack(ctx) {
 			continue
 		}
 		// What is published is not dated anew, so it waits for the time.
@@ -227,35 +227,33 @@ func (f *forwarder) start(publish func()) {
 	})
 }
 
-// readBack looks what a log node has, where the outbox holds messages of its
-// device that may be there already.
+// readBack looks what a log node has, where the outbox is in doubt.
 func (f *forwarder) readBack(ctx context.Context) bool {
-	device, any := f.outbox.Doubt()
+	device, newest, any := f.outbox.Doubt()
 	if !any {
 		return false
 	}
 	f.start(func() {
-		items, err := f.to.ReadLog(ctx, device)
+		items, err := f.to.ReadLog(ctx, device, newest)
 		if err != nil {
 			wait := f.pause("read "+string(device), err)
-			f.log.Warn("cannot read back what arrived before the start; messages that came again are held", "device", device, "reason", err, "again", wait.String())
+			f.log.Warn("cannot read back what arrived before the start; the log of the device waits", "device", device, "reason", err, "again", wait.String())
 			f.after(ctx, wait, func() { f.outbox.ReleaseDoubt(device) })
 			return
 		}
 		f.pause("read "+string(device), nil)
-		found := make(map[devices.Origin]int)
+		var arrived []outbox.Arrived
 		for _, item := range items {
-			if !f.outbox.Mine(item.Store) {
-				continue
-			}
+			a := outbox.Arrived{Store: item.Store, Last: item.Last}
 			for _, r := range item.Records {
 				if r.Origin != (devices.Origin{}) {
-					found[r.Origin]++
+					a.Origins = append(a.Origins, r.Origin)
 				}
 			}
+			arrived = append(arrived, a)
 		}
 		crashpoint.At(crashpoint.ReadBack)
-		f.outbox.Resolve(device, found)
+		f.outbox.Resolve(device, arrived)
 	})
 	return true
 }

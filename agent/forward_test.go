@@ -58,7 +58,9 @@ func (s *service) PublishNow(ctx context.Context, device devices.ID, values []br
 	return nil
 }
 
-func (s *service) ReadLog(context.Context, devices.ID) ([]bridge.LogItem, error) { return nil, nil }
+func (s *service) ReadLog(context.Context, devices.ID, int) ([]bridge.LogItem, error) {
+	return nil, nil
+}
 
 func (s *service) PublishEvent(ctx context.Context, e bridge.Event) error {
 	s.mu.Lock()
@@ -82,7 +84,7 @@ type shapedService struct {
 	nows map[devices.ID]func()
 }
 
-func (s *shapedService) ReadLog(context.Context, devices.ID) ([]bridge.LogItem, error) {
+func (s *shapedService) ReadLog(context.Context, devices.ID, int) ([]bridge.LogItem, error) {
 	return nil, nil
 }
 

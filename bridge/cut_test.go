@@ -176,7 +176,7 @@ func TestHalfOpen(t *testing.T) {
 	r.waitSession(false)
 	r.waitSession(true)
 	r.publishLog("kitchen", 4)
-	items, err := r.ReadLog(context30(t), "kitchen")
+	items, err := r.ReadLog(context30(t), "kitchen", 0)
 	if err != nil || len(items) != 2 {
 		t.Errorf("%d items, %v", len(items), err)
 	}

@@ -21,16 +21,20 @@ type LogItem struct {
 	Records     []devices.Record
 }
 
-// ReadLog gives the newest items of a device's log node, at most 40, in the
-// order of the service; none where there is no node. Items that are no packs
-// are left out. Errors are as those of [Bridge.PublishLog].
-func (b *Bridge) ReadLog(ctx context.Context, device devices.ID) ([]LogItem, error) {
+// ReadLog gives the newest items of a device's log node, in the order of the
+// service; none where there is no node. newest is how many at most; 0 is as many
+// as can be read at once. Items that are no packs are left out. Errors are as
+// those of [Bridge.PublishLog].
+func (b *Bridge) ReadLog(ctx context.Context, device devices.ID, newest int) ([]LogItem, error) {
 	l := b.link.Load()
 	if l == nil {
 		return nil, ErrOffline
 	}
 	n := b.deviceNode(device, laneLog)
-	all, err := l.items(ctx, n, maxReadBack)
+	if newest == 0 {
+		newest = maxReadBack
+	}
+	all, err := l.items(ctx, n, newest)
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (b *Bridge) newest(id devices.ID) []devices.Record {
 // history gives the readings between two times, both included, that the log
 // node has; a zero time is no bound.
 func (b *Bridge) history(ctx context.Context, id devices.ID, from, to time.Time) ([]devices.Record, error) {
-	items, err := b.ReadLog(ctx, id)
+	items, err := b.ReadLog(ctx, id, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -519,7 +519,7 @@ func testPublish(t *testing.T, s *site, m mode) {
 		r.checkConfig(n)
 	}
 
-	back, err := r.ReadLog(context30(t), "kitchen")
+	back, err := r.ReadLog(context30(t), "kitchen", 0)
 	if err != nil || len(back) != 2 {
 		t.Fatalf("%d items read back, %v", len(back), err)
 	}
@@ -528,7 +528,7 @@ func testPublish(t *testing.T, s *site, m mode) {
 			t.Errorf("read back %+v", item)
 		}
 	}
-	if none, err := r.ReadLog(context30(t), "nobody"); len(none) != 0 || err != nil {
+	if none, err := r.ReadLog(context30(t), "nobody", 0); len(none) != 0 || err != nil {
 		t.Errorf("of a node that is not there: %v, %v", none, err)
 	}
 
@@ -543,7 +543,7 @@ func testPublish(t *testing.T, s *site, m mode) {
 	}
 	wg.Wait()
 	// A full node's newest fit in a stanza.
-	if back, err := r.ReadLog(context30(t), "kitchen"); err != nil || len(back) < 20 {
+	if back, err := r.ReadLog(context30(t), "kitchen", 0); err != nil || len(back) < 20 {
 		t.Errorf("%d items read back, %v", len(back), err)
 	}
 	if err := r.PublishLog(context30(t), "kitchen", "k3f.1-9-9", nil); Judge(err) != SetAside {

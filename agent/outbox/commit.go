@@ -337,6 +337,15 @@ func (o *Outbox) gatherRest(c *commit) {
 			wanting++
 		}
 	}
+	// To evict row by row of what is kept would leave parts of packs.
+	full := o.stats.UsedBytes > o.options.MaxBytes/2
+	if full {
+		for _, q := range o.queues {
+			if n := len(q.doubted); n > 0 {
+				o.resolveDoubt(q, place{q.doubted[n-1].run, q.doubted[n-1].last})
+			}
+		}
+	}
 	for _, j := range c.jobs {
 		q := j.queue
 		j.wanted, j.held, j.unfreeze, j.limit = q.wants, q.resolution(), q.unfreeze, q.limit
@@ -351,8 +360,6 @@ func (o *Outbox) gatherRest(c *commit) {
 			}
 		}
 	}
-	// To evict row by row of what is kept would leave parts of packs.
-	full := o.stats.UsedBytes > o.options.MaxBytes/2
 	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keepSettled) {
 		c.tidy = append(c.tidy, o.tidy[0])
 		o.tidy = o.tidy[1:]
@@ -472,10 +479,10 @@ func (o *Outbox) write(w *writing, c *commit) error {
 	}
 	for device, p := range c.taken {
 		t := w.table(bucketTaken)
-		if old, ok := parsePlace(t.get([]byte(device))); ok && !old.before(p) {
+		if old, boot, ok := parseTaken(t.get([]byte(device))); ok && boot == o.options.BootID && !old.before(p) {
 			continue
 		}
-		if err := t.put([]byte(device), p.bytes()); err != nil {
+		if err := t.put([]byte(device), o.takenRow(p)); err != nil {
 			return err
 		}
 	}

@@ -115,7 +115,7 @@ func (o *Outbox) beginCounts(w *writing) error {
 			waiting = append(waiting, proof.Span{Run: s.run, First: s.first, Last: s.last, Missing: s.missing})
 		}
 		p, _ := parsePlace(cursors.get([]byte(device)))
-		if t, ok := parsePlace(taken.get([]byte(device))); ok && p.before(t) {
+		if t, _, ok := parseTaken(taken.get([]byte(device))); ok && p.before(t) {
 			p = t
 		}
 		b.Reconcile(device, waiting, p.run, p.seq, reason)

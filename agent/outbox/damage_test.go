@@ -209,7 +209,7 @@ func openDamaged(t *testing.T, name, path string, options Options, taken map[str
 	for idle := 0; idle < 3; {
 		p := o.Next()
 		if p == nil {
-			for device, some := o.Doubt(); some; device, some = o.Doubt() {
+			for device, _, some := o.Doubt(); some; device, _, some = o.Doubt() {
 				o.Resolve(device, nil)
 			}
 			idle++

@@ -31,7 +31,7 @@ import (
 //	notes   number -> a note
 //	state   device -> what SetState kept
 //	accepted device -> run and sequence number up to which the server has
-//	        accepted, where that is kept for a while (AckDisk)
+//	        accepted, where that is kept for a while (AckDisk), and in which boot
 //	held    device, run, number -> a reading that may be at the server (hold.go)
 //	origins number -> the origins of messages that are or were in log
 //	counts  number -> a row of what became of readings (counts.go)
@@ -54,7 +54,7 @@ var (
 	metaMachine = []byte("machine")
 	metaSum     = []byte("sum")
 	metaClock   = []byte("clock")
-	metaBoot    = []byte("boot")
+	metaBoot    = []byte("boot") // of versions before, see loadTaken
 	metaJournal = []byte("journal")
 )
 
@@ -431,25 +431,39 @@ func (o *Outbox) startRun(w *writing, journaled uint32) error {
 }
 
 // loadTaken gives how far the server has accepted what is kept all the same.
-// Only a power cut makes a server forget, and then it is another boot: what is
-// kept is sent again.
-func (o *Outbox) loadTaken(w *writing) (map[devices.ID]place, error) {
-	taken := make(map[devices.ID]place)
-	t := w.table(bucketTaken)
-	if boot := w.meta().get(metaBoot); o.options.BootID == "" || string(boot) != o.options.BootID {
-		if err := t.empty(); err != nil {
-			return nil, err
-		}
-		return taken, w.meta().put(metaBoot, []byte(o.options.BootID))
-	}
-	err := t.ForEach(func(k, v []byte) error {
+// Only a power cut makes a server forget: what it accepted in another boot is
+// doubtful until it is read back.
+func (o *Outbox) loadTaken(w *writing) (taken, doubtful map[devices.ID]place, err error) {
+	taken, doubtful = make(map[devices.ID]place), make(map[devices.ID]place)
+	t, bootBefore := w.table(bucketTaken), string(w.meta().get(metaBoot))
+	err = t.ForEach(func(k, v []byte) error {
 		b, _ := unsealed(t.name, k, v)
-		if p, ok := parsePlace(b); ok {
+		p, boot, ok := parseTaken(b)
+		if boot == "" {
+			boot = bootBefore
+		}
+		switch {
+		case !ok:
+		case boot != "" && boot == o.options.BootID:
 			taken[devices.ID(k)] = p
+		default:
+			doubtful[devices.ID(k)] = p
 		}
 		return nil
 	})
-	return taken, err
+	return taken, doubtful, err
+}
+
+// A row of the taken bucket is a place, and the boot in which the server
+// accepted what is up to there; versions before had that once, in the meta bucket.
+func (o *Outbox) takenRow(p place) []byte { return append(p.bytes(), o.options.BootID...) }
+
+func parseTaken(b []byte) (p place, boot string, ok bool) {
+	if len(b) < 12 {
+		return place{}, "", false
+	}
+	p, ok = parsePlace(b[:12])
+	return p, string(b[12:]), ok
 }
 
 // removeDamaged takes rows away that cannot be read.
@@ -472,7 +486,7 @@ func (o *Outbox) removeDamaged(t table, keys [][]byte) error {
 func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 	log, runs, cursors := w.table(bucketLog), w.table(bucketRuns), w.table(bucketCursor)
 	used := map[uint32]bool{o.run: true, o.heldRun: true}
-	taken, err := o.loadTaken(w)
+	taken, doubtful, err := o.loadTaken(w)
 	if err != nil {
 		return nil, err
 	}
@@ -520,6 +534,16 @@ func (o *Outbox) loadLog(w *writing) ([]Loss, error) {
 				return nil // kept for a while
 			}
 			row.span = rowAfter(k, v, p.seq)
+		}
+		if p, ok := doubtful[device]; ok && !p.before(place{run, row.first}) {
+			if !p.before(place{run, row.last}) {
+				q.doubted = append(q.doubted, row.span)
+				return nil
+			}
+			head := row.span
+			row.span = rowAfter(k, v, p.seq)
+			head.last, head.missing = p.seq, head.missing-row.missing
+			q.doubted = append(q.doubted, head)
 		}
 		q.extend(row.span)
 		o.enqueue(q)

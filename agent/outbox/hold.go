@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -81,19 +83,24 @@ func (o *Outbox) hold(m devices.Message) (devices.Receipt, []devices.Record, err
 	return receipt, records, nil
 }
 
-// Doubt gives a device of which messages are held, to be read back; false
-// where there is none. The caller ends it with [Outbox.Resolve] or
+// Doubt gives a device that is to be read back: messages of it are held, or it
+// is not known whether the server still has what it accepted before a power
+// cut. newest is how many items are needed, 0 as many as can be had; any is false
+// where there is no such device. The caller ends it with [Outbox.Resolve] or
 // [Outbox.ReleaseDoubt].
-func (o *Outbox) Doubt() (devices.ID, bool) {
+func (o *Outbox) Doubt() (device devices.ID, newest int, any bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, q := range o.queues {
-		if len(q.held) > 0 && !q.asked && q.found == nil {
-			q.asked = true
-			return q.device, true
+		if q.asked || !q.blocked() || q.found != nil {
+			continue
 		}
+		if q.asked = true; len(q.held) == 0 {
+			newest = 1
+		}
+		return q.device, newest, true
 	}
-	return "", false
+	return "", 0, false
 }
 
 // ReleaseDoubt gives back a device that could not be read back.
@@ -104,30 +111,94 @@ func (o *Outbox) ReleaseDoubt(device devices.ID) {
 	signal(o.ready)
 }
 
-// Resolve says how many readings of which messages the newest items hold that
-// this store published of a device.
-func (o *Outbox) Resolve(device devices.ID, found map[devices.Origin]int) {
+// An Arrived is an item of a device's log node.
+type Arrived struct {
+	Store   string // that published it
+	Last    uint64 // its highest number
+	Origins []devices.Origin
+}
+
+// Resolve says which the newest items of a device are, in any order; none where
+// there is no node. Those of other stores are ignored.
+func (o *Outbox) Resolve(device devices.ID, items []Arrived) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q := o.queues[device]
 	q.asked = false
-	if q.found = found; found == nil {
-		q.found = map[devices.Origin]int{}
+	found := make(map[devices.Origin]int)
+	var newest place
+	for _, item := range items {
+		run, mine := o.runOf(item.Store)
+		if !mine {
+			continue
+		}
+		if p := (place{run, item.Last}); newest.before(p) {
+			newest = p
+		}
+		for _, origin := range item.Origins {
+			found[origin]++
+		}
 	}
-	o.urgent = true
-	o.waiting[q] = struct{}{}
-	o.wakeCommitter()
+	if len(q.doubted) > 0 {
+		o.resolveDoubt(q, newest)
+	}
+	if len(q.held) > 0 {
+		q.found, o.urgent = found, true
+		o.waiting[q] = struct{}{}
+		o.wakeCommitter()
+	}
+	o.enqueue(q)
 }
 
-// Mine reports whether a store name is one of this store's.
-func (o *Outbox) Mine(store string) bool {
+// resolveDoubt ends the doubt about what the server accepted before a power cut:
+// items go to it in their order, so it has what is up to the newest that it
+// shows. The rest goes out again.
+//
+// All of it again would be the same items, too. But each would then be a newer
+// item of the node than one that the store does not know of, and that has to be
+// found among the newest if its message comes again.
+func (o *Outbox) resolveDoubt(q *queue, newest place) {
+	last := q.doubted[len(q.doubted)-1]
+	if end := (place{last.run, last.last}); end.before(newest) {
+		newest = end
+	}
+	again := q.doubted
+	for len(again) > 0 && !newest.before(place{again[0].run, again[0].last}) {
+		again = again[1:]
+	}
+	switch {
+	case len(again) == 0 || again[0].run != newest.run || newest.seq < again[0].first:
+	case again[0].missing == 0:
+		again[0].first = newest.seq + 1
+	default: // where they are missing is not known, and so not how many are left
+		again, newest = q.doubted, place{}
+	}
+	if newest != (place{}) {
+		q.settled = newest
+		o.deleteLater(q, newest)
+	}
+	q.doubted = nil
+	for _, s := range again {
+		o.counts.book.Given(q.device, s.run, s.first, s.last)
+		if s.missing > 0 {
+			o.counts.book.Lost(q.device, s.run, s.first, s.last, s.missing, proof.Thinned)
+		}
+	}
+	q.disk = slices.Concat(again, q.disk)
+}
+
+// runOf gives the run that a store name tells; mine is false where the store is
+// not this one.
+func (o *Outbox) runOf(store string) (run uint32, mine bool) {
 	random, _, _ := strings.Cut(o.store, ".")
-	return strings.HasPrefix(store, random+".")
+	name, number, _ := strings.Cut(store, ".")
+	n, err := strconv.ParseUint(number, 10, 32)
+	return uint32(n), err == nil && name == random
 }
 
 // blocked reports whether nothing new of the queue may be frozen: what is held
-// goes out before it.
-func (q *queue) blocked() bool { return len(q.held) > 0 }
+// goes out before it, and what the server has does not go out.
+func (q *queue) blocked() bool { return len(q.held) > 0 || len(q.doubted) > 0 }
 
 // A resolution is what one commit does with what is held of a queue.
 type resolution struct {

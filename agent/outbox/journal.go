@@ -255,7 +255,7 @@ func (o *Outbox) journalize(c *commit) {
 		}
 		end()
 		if j.accepted != (place{}) {
-			l.put(journalTaken, []byte(device), j.accepted.bytes())
+			l.put(journalTaken, []byte(device), o.takenRow(j.accepted))
 		}
 	}
 	var origins []byte

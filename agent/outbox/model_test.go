@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,6 +70,7 @@ type model struct {
 	unacked []sent
 	acked   map[string]bool   // "device value"
 	items   map[string]string // device and item -> payload, as the service has it
+	newest  []string          // the same, each where it was published last
 	order   map[devices.ID][]int
 	settled map[string]int // device and item -> readings that were answered
 	crashed bool
@@ -205,9 +208,9 @@ func (m *model) collect() {
 
 // forward sends one pack. Half of the unanswered ones did arrive.
 func (m *model) forward(answered bool) bool {
-	if device, any := m.o.Doubt(); any {
+	if device, newest, any := m.o.Doubt(); any {
 		if answered {
-			m.o.Resolve(device, m.readBack(device))
+			m.o.Resolve(device, m.readBack(device, newest))
 		} else {
 			m.o.ReleaseDoubt(device)
 		}
@@ -241,6 +244,7 @@ func (m *model) forward(answered bool) bool {
 
 func (m *model) arrive(p *Pack) {
 	item := string(p.Device) + " " + p.Item()
+	m.newest = append(slices.DeleteFunc(m.newest, func(i string) bool { return i == item }), item)
 	if old, again := m.items[item]; again {
 		if old != string(p.Payload) {
 			m.t.Fatalf("item %s came again with other bytes:\n%s\n%s", p.Item(), old, p.Payload)
@@ -259,24 +263,37 @@ func (m *model) arrive(p *Pack) {
 	}
 }
 
-// readBack counts the origins in the items of a device.
-func (m *model) readBack(device devices.ID) map[devices.Origin]int {
-	found := make(map[devices.Origin]int)
-	for item, payload := range m.items {
-		if d, id, _ := strings.Cut(item, " "); d != string(device) || !m.o.Mine(id[:strings.Index(id, "-")]) {
+// readBack gives the newest items of a device, of 40 at most.
+func (m *model) readBack(device devices.ID, newest int) (items []Arrived) {
+	if newest == 0 {
+		newest = 40
+	}
+	for _, item := range slices.Backward(m.newest) {
+		d, id, _ := strings.Cut(item, " ")
+		if d != string(device) {
 			continue
 		}
-		for _, word := range strings.Fields(payload) {
+		if newest--; newest < 0 {
+			break
+		}
+		name := strings.Split(id, "-")
+		last, err := strconv.ParseUint(name[2], 10, 64)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		a := Arrived{Store: name[0], Last: last}
+		for _, word := range strings.Fields(m.items[item]) {
 			if _, text, any := strings.Cut(word, "!"); any {
 				var origin devices.Origin
 				if _, err := hex.Decode(origin[:], []byte(text)); err != nil {
 					m.t.Fatal(err)
 				}
-				found[origin]++
+				a.Origins = append(a.Origins, origin)
 			}
 		}
+		items = append(items, a)
 	}
-	return found
+	return items
 }
 
 // crash goes on with what the disk holds at this moment. The sources send
@@ -297,6 +314,9 @@ func (m *model) crash() {
 	m.dying = false
 	again := m.unacked
 	m.path, m.unacked = path, nil
+	if m.rand.IntN(2) == 0 {
+		m.options.BootID += "'" // it was a power cut
+	}
 	m.open()
 	for _, s := range again {
 		s.message.Redelivered = true

@@ -462,7 +462,7 @@ func TestMendedStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := open(t, path, testOptions())
-		if !o.Mine(sent.Store) {
+		if !isMine(o, sent.Store) {
 			t.Errorf("%s: %s does not know %s", name, o.Store(), sent.Store)
 		}
 		for _, r := range o.runs {
@@ -475,7 +475,7 @@ func TestMendedStore(t *testing.T) {
 		if err := o.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if o = open(t, path, options); o.Mine(sent.Store) {
+		if o = open(t, path, options); isMine(o, sent.Store) {
 			t.Errorf("%s: %s goes on as %s on another machine", name, sent.Store, o.Store())
 		}
 	}
@@ -646,10 +646,10 @@ func TestComesAgainLate(t *testing.T) {
 		again(o, held)
 		o.Close()
 		o = open(t, path, testOptions())
-		if device, any := o.Doubt(); device != "hall" || !any {
+		if device, _, any := o.Doubt(); device != "hall" || !any {
 			t.Fatalf("doubt about %q", device)
 		}
-		o.Resolve("hall", map[devices.Origin]int{held.Origin: 1, late.Origin: 1, parts.Origin: 1})
+		o.Resolve("hall", []Arrived{{Store: o.Store(), Origins: []devices.Origin{held.Origin, late.Origin, parts.Origin}}})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		for _, m := range []devices.Message{late, parts, unknown, late} {
@@ -746,36 +746,141 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
-// TestKeptIsNotSentAgainInOneBoot: what AckDisk keeps of what the server took is
-// sent again after a power cut, and not after a mere crash.
-func TestKeptIsNotSentAgainInOneBoot(t *testing.T) {
-	for _, boot := range []string{"b", "another"} {
-		t.Run(boot, func(t *testing.T) {
+func isMine(o *Outbox, store string) bool {
+	_, mine := o.runOf(store)
+	return mine
+}
+
+// TestKeptIsReadBack: what AckDisk keeps of what the server accepted is sent
+// again after a power cut where the server does not show it any more, and no
+// more than that; after a mere crash nothing is.
+func TestKeptIsReadBack(t *testing.T) {
+	const sent = 50 // more than are read back
+	for _, test := range []struct {
+		name, boot string
+		shows      int // the newest number that the server shows
+		again      int // how many are sent again
+	}{
+		{"crash", "b", 0, 0},
+		{"the server has all", "another", sent, 0},
+		{"the server has more than is known", "another", sent + 1, 0},
+		{"the server lost some", "another", sent - 3, 3},
+		{"the server lost all", "another", 0, sent},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			options := testOptions()
 			options.Ack, options.CommitAfter = AckDisk, 50*time.Millisecond
 			path := filepath.Join(t.TempDir(), "o.db")
 			o := open(t, path, options)
-			<-take(t, o, message("kitchen", 1)).Done()
-			for p := o.Next(); ; p = o.Next() {
-				if p != nil {
-					o.Settle(p)
-					break
-				}
-				<-o.Ready()
+			for i := range sent {
+				<-take(t, o, message("kitchen", i)).Done()
+				o.Settle(nextWithin(t, o))
 			}
+			store := o.Store()
 			<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
-			copied := filepath.Join(t.TempDir(), "crashed.db")
-			copyJournal(t, path, copied)
-			copyStore(t, o, copied)
-			options.BootID = boot
-			o = open(t, copied, options)
-			want := 1
-			if boot != "b" {
-				want = 2
+			for range 2 {                             // it goes on being doubtful until it is resolved
+				copied := filepath.Join(t.TempDir(), "crashed.db")
+				copyJournal(t, path, copied)
+				copyStore(t, o, copied)
+				options.BootID = test.boot
+				o, path = open(t, copied, options), copied
 			}
-			if s := o.Stats(); s.Disk != want {
-				t.Errorf("%d readings wait, want %d", s.Disk, want)
+			device, newest, any := o.Doubt()
+			if any != (test.boot != "b") || any && (device != "kitchen" || newest != 1) {
+				t.Fatalf("doubt %v about %d items of %q", any, newest, device)
 			}
+			if any {
+				if p := o.Next(); p != nil && p.Device == "kitchen" {
+					t.Fatalf("%s goes out before that", p.Item())
+				}
+				o.ReleaseDoubt("kitchen")
+				o.Doubt()
+				items := []Arrived{{Store: "else.1", Last: sent}}
+				if test.shows > 0 {
+					items = append(items, Arrived{Store: store, Last: uint64(test.shows)})
+				}
+				o.Resolve("kitchen", items)
+			}
+			if n := o.Stats().Disk - 1; n != test.again { // and the cellar's
+				t.Errorf("%d readings wait, want %d", n, test.again)
+			}
+			for range test.again + 1 {
+				p := nextWithin(t, o)
+				if p.Device == "kitchen" && p.Last <= uint64(test.shows) {
+					t.Errorf("%s is sent again", p.Item())
+				}
+				o.Settle(p)
+			}
+			if _, _, any := o.Doubt(); any {
+				t.Error("there is doubt afterwards")
+			}
+			counted(t, o)
 		})
+	}
+}
+
+// TestPowerCutHidesNothing has a reading arrive that no disk has, before a power
+// cut, and its message come again when the device's log is out. What is kept of
+// before must not have pushed it out of the items that are read back.
+func TestPowerCutHidesNothing(t *testing.T) {
+	options := testOptions()
+	options.Ack, options.CommitAfter = AckDisk, 50*time.Millisecond
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, options)
+	var server []*Pack // as it was published, the newest last
+	publish := func(p *Pack) {
+		server = append(slices.DeleteFunc(server, func(s *Pack) bool { return s.Device == p.Device && s.Item() == p.Item() }), p)
+		o.Settle(p)
+	}
+	const kept = 50
+	for i := range kept {
+		<-take(t, o, message("kitchen", i)).Done()
+		publish(nextWithin(t, o))
+	}
+	<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
+	nextWithin(t, o)
+	copied := filepath.Join(t.TempDir(), "cut.db")
+	copyJournal(t, path, copied)
+	copyStore(t, o, copied)
+	last := message("kitchen", kept)
+	take(t, o, last)
+	publish(nextWithin(t, o))
+
+	options.BootID = "another"
+	o = open(t, copied, options)
+	work := func() {
+		for {
+			if device, newest, any := o.Doubt(); any {
+				var items []Arrived
+				for _, p := range slices.Backward(server) {
+					if p.Device != device || newest > 0 && len(items) == newest || len(items) == 40 {
+						continue
+					}
+					a := Arrived{Store: p.Store, Last: p.Last}
+					if p.Last > kept {
+						a.Origins = []devices.Origin{last.Origin}
+					}
+					items = append(items, a)
+				}
+				o.Resolve(device, items)
+			} else if p := o.Next(); p != nil {
+				publish(p)
+			} else if s := o.Stats(); s.Disk+s.Memory == 0 {
+				return
+			} else {
+				select {
+				case <-o.Ready():
+				case <-time.After(10 * time.Millisecond): // what was found is not told
+				}
+			}
+		}
+	}
+	work()
+	last.Redelivered = true
+	again := take(t, o, last)
+	work()
+	<-again.Done()
+	if n := len(server); n != kept+2 { // the cellar's too
+		t.Errorf("%d items", n)
 	}
 }

@@ -86,6 +86,7 @@ type queue struct {
 	found    map[devices.Origin]int // what the server has of it; nil while that is not known
 	asked    bool                   // it is being read back
 	arrived  map[devices.Origin]int // found, once what was held has its numbers; nil before
+	doubted  []span                 // on disk, and accepted by the server in another boot
 }
 
 // A boundary freezes readings of one device and run into a pack.

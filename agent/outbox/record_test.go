@@ -176,7 +176,7 @@ func testUpgrade(t *testing.T, file, first, second string) {
 		}
 	}
 	o := open(t, path, options)
-	if !o.Mine(second) {
+	if !isMine(o, second) {
 		t.Errorf("store %s", o.Store())
 	}
 	take(t, o, message("hall", 1)) // goes last
@@ -306,16 +306,16 @@ func TestUpgradeHeld(t *testing.T) {
 		}
 	}
 	o := open(t, path, options)
-	if !o.Mine("247de404b8.1") || clock != "clock 2" || string(o.State("kitchen")) != "warm" {
+	if !isMine(o, "247de404b8.1") || clock != "clock 2" || string(o.State("kitchen")) != "warm" {
 		t.Errorf("store %s, clock %q, state %q", o.Store(), clock, o.State("kitchen"))
 	}
 	if note := o.NextNote(); note == nil || string(note.Body) != "note" {
 		t.Errorf("note %v", note)
 	}
-	if device, any := o.Doubt(); device != "hall" || !any {
+	if device, _, any := o.Doubt(); device != "hall" || !any {
 		t.Fatalf("doubt about %q", device)
 	}
-	o.Resolve("hall", map[devices.Origin]int{devices.NewOrigin([]byte("hall"), []byte{1}): 1})
+	o.Resolve("hall", []Arrived{{Store: o.Store(), Origins: []devices.Origin{devices.NewOrigin([]byte("hall"), []byte{1})}}})
 	items := map[devices.ID]string{} // whose turn is first depends on the commits
 	for n := 0; n < 7+2; {
 		p := nextWithin(t, o)

@@ -174,20 +174,26 @@ func decodeWhole(payload []byte) ([]encoded, error) {
 	return out, nil
 }
 
-// found counts what has arrived of a device by the message, for Resolve.
-func (tr *trace) found(device devices.ID, now int, mine func(string) bool) map[devices.Origin]int {
-	found := make(map[devices.Origin]int)
+// readBack gives the items of a device that have arrived, for Resolve: a part of
+// one, for each reading.
+func (tr *trace) readBack(device devices.ID, now int) (items []Arrived) {
 	for _, r := range tr.Readings {
 		if r.Device != device {
 			continue
 		}
 		for _, s := range r.Sent {
-			if s.Arrived <= now && s.Origin && mine(s.Store) {
-				found[tr.Messages[r.Message].Origin]++
+			if s.Arrived > now {
+				continue
 			}
+			last, _ := strconv.ParseUint(s.Item[strings.LastIndexByte(s.Item, '-')+1:], 10, 64)
+			a := Arrived{Store: s.Store, Last: last}
+			if s.Origin {
+				a.Origins = append(a.Origins, tr.Messages[r.Message].Origin)
+			}
+			items = append(items, a)
 		}
 	}
-	return found
+	return items
 }
 
 // A recorder works with a store and records its trace.
@@ -559,12 +565,12 @@ func (r *recorder) note() {
 
 // forward sends one pack. Half of the unanswered ones do arrive.
 func (r *recorder) forward(answered bool) bool {
-	if device, any := r.o.Doubt(); any {
+	if device, _, any := r.o.Doubt(); any {
 		if !answered {
 			r.o.ReleaseDoubt(device)
 			return false
 		}
-		r.o.Resolve(device, r.found(device, r.now(), r.o.Mine))
+		r.o.Resolve(device, r.readBack(device, r.now()))
 		return true
 	}
 	r.o.SetRoom(r.rand.IntN(6))
@@ -973,8 +979,8 @@ func (t *trial) settle() error {
 		}
 	}
 	for idle := 0; idle < 3; {
-		if device, any := t.o.Doubt(); any {
-			t.o.Resolve(device, t.found(device, t.now, t.o.Mine))
+		if device, _, any := t.o.Doubt(); any {
+			t.o.Resolve(device, t.readBack(device, t.now))
 			idle = -1
 		} else if p := t.o.Next(); p != nil {
 			if err := t.arrive(p, before); err != nil {
