@@ -361,14 +361,20 @@ func (o *Outbox) gatherRest(c *commit) {
 		}
 	}
 	for len(o.tidy) > 0 && (o.options.Ack == AckServer || full || time.Since(o.tidy[0].at) >= keepSettled) {
-		c.tidy = append(c.tidy, o.tidy[0])
-		o.tidy = o.tidy[1:]
+		s := o.tidy[0]
+		c.tidy, o.tidy = append(c.tidy, s), o.tidy[1:]
+		if s.queue.forgotten.before(s.place) {
+			s.queue.forgotten = s.place
+		}
 	}
 	if o.options.Ack == AckDisk {
 		c.taken = make(map[devices.ID]place)
 		for _, s := range o.tidy {
 			c.taken[s.queue.device] = s.place
 		}
+	}
+	if o.countsWanted() {
+		o.counts.book.Over(o.keeps())
 	}
 	c.told, o.notes.settled = o.notes.settled, nil
 	for device, s := range o.states {

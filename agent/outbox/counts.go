@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -115,6 +116,7 @@ func (o *Outbox) beginCounts(w *writing) error {
 			waiting = append(waiting, proof.Span{Run: s.run, First: s.first, Last: s.last, Missing: s.missing})
 		}
 		p, _ := parsePlace(cursors.get([]byte(device)))
+		q.forgotten = p
 		if t, _, ok := parseTaken(taken.get([]byte(device))); ok && p.before(t) {
 			p = t
 		}
@@ -122,6 +124,7 @@ func (o *Outbox) beginCounts(w *writing) error {
 	}
 	o.tillTurn(now)
 	b.Date(o.dateMoment)
+	b.Over(o.keeps())
 	b.Tidy()
 	k := o.keeping()
 	b.Kept(k.changes)
@@ -155,12 +158,43 @@ func (o *Outbox) cover() {
 	o.counts.book.Date(o.dateMoment)
 }
 
+// countsWanted reports whether a commit is to write the counts.
+func (o *Outbox) countsWanted() bool {
+	return o.countsDue() <= 0 || o.closed || o.counts.book.Urgent() || time.Since(o.counts.kept) >= countsEvery
+}
+
+// keeps tells for the book whether the store still has some of a device's
+// numbers when it has written the commit that is being gathered: readings that
+// wait, or do when the commit begins, and what AckDisk keeps for another boot.
+func (o *Outbox) keeps() func(device devices.ID, run uint32, first, last uint64) bool {
+	kept := make(map[devices.ID]place) // up to there
+	for _, s := range o.tidy {
+		kept[s.queue.device] = s.place
+	}
+	for device, q := range o.queues {
+		if n := len(q.doubted); n > 0 {
+			kept[device] = place{q.doubted[n-1].run, q.doubted[n-1].last}
+		}
+	}
+	return func(device devices.ID, run uint32, first, last uint64) bool {
+		q, from, to := o.queues[device], place{run, first}, place{run, last}
+		if q == nil {
+			return false
+		}
+		i := sort.Search(len(q.disk), func(i int) bool { return !(place{q.disk[i].run, q.disk[i].last}).before(from) })
+		onDisk := i < len(q.disk) && !to.before(place{q.disk[i].run, q.disk[i].first})
+		n := len(q.memory)
+		inMemory := n > 0 && run == o.run && q.memory[0].Seq <= last && q.memory[n-1].Seq >= first
+		return onDisk || inMemory || q.forgotten.before(to) && !kept[device].before(from)
+	}
+}
+
 // writeCounts writes the counts, where it is time. It is called when what a
 // commit loses is counted.
 func (o *Outbox) writeCounts(w *writing, c *commit) error {
 	o.mu.Lock()
 	full := o.countsDue() <= 0
-	if !full && !o.closed && !o.counts.book.Urgent() && len(c.thinned) == 0 && time.Since(o.counts.kept) < countsEvery {
+	if !o.countsWanted() && len(c.thinned) == 0 {
 		o.mu.Unlock()
 		return nil
 	}

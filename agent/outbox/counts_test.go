@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -330,6 +332,125 @@ func TestLossIsCountedAtOnce(t *testing.T) {
 		o = open(t, copied, testOptions())
 		if a := counted(t, o); a.Total.LostAll() != lost {
 			t.Errorf("%d are lost, counted %+v", lost, a.Total)
+		}
+	})
+}
+
+// TestCountedAheadOfTheDisk kills the process, or cuts the power, when the
+// counts on disk have readings as accepted that the rest of it has as waiting:
+// they are sent again, and counted once.
+func TestCountedAheadOfTheDisk(t *testing.T) {
+	const hour = time.Hour
+	for name, c := range map[string]struct {
+		ack  Ack
+		boot string // after the kill
+		// accept has three readings of the first hour accepted, some in a
+		// commit, and ends after a commit that counts them.
+		accept func(t *testing.T, o *Outbox, in func(commit func()))
+	}{
+		"settled while the disk forgets others": {AckServer, "b", func(t *testing.T, o *Outbox, in func(func())) {
+			take(t, o, message("kitchen", 1, 2, 3))
+			o.Save()
+			synctest.Wait()
+			p := nextWithin(t, o)
+			time.Sleep(hour + 2*countsEvery)
+			in(func() { o.Settle(p) })
+			o.Save()
+		}},
+		"settled while it is written": {AckServer, "b", func(t *testing.T, o *Outbox, in func(func())) {
+			time.Sleep(hour - time.Second/2)
+			take(t, o, message("kitchen", 1, 2, 3))
+			p := o.Next()
+			in(func() { o.Settle(p) })
+			time.Sleep(time.Second)
+		}},
+		"settled before it is written": {AckDisk, "b", func(t *testing.T, o *Outbox, in func(func())) {
+			time.Sleep(hour - time.Second/2)
+			take(t, o, message("kitchen", 1, 2, 3))
+			o.Settle(o.Next())
+			time.Sleep(time.Second)
+		}},
+		"kept for another boot": {AckDisk, "after", func(t *testing.T, o *Outbox, in func(func())) {
+			time.Sleep(hour - keepSettled/2)
+			take(t, o, message("kitchen", 1, 2, 3))
+			o.Settle(o.Next())
+			for range 2 {
+				o.Save()
+				synctest.Wait()
+			}
+			time.Sleep(keepSettled/2 + time.Second)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var within atomic.Pointer[func()]
+				options := testOptions()
+				options.Ack = c.ack
+				options.State = func(bool) []byte {
+					if f := within.Swap(nil); f != nil {
+						(*f)()
+					}
+					return nil
+				}
+				dir := t.TempDir()
+				path, copied := filepath.Join(dir, "o.db"), filepath.Join(dir, "killed.db")
+				o := open(t, path, options)
+				c.accept(t, o, func(f func()) { within.Store(&f) })
+				synctest.Wait()
+				if a := counted(t, o).Total; a.Given != 3 || a.Accepted != 3 || within.Load() != nil {
+					t.Fatalf("%+v", a)
+				}
+				copyJournal(t, path, copied)
+				copyStore(t, o, copied)
+				options.BootID = c.boot
+				o = open(t, copied, options)
+				if device, _, any := o.Doubt(); any {
+					if a := counted(t, o).Total; a.Given != 3 || a.Accepted != 3 {
+						t.Errorf("%+v", a)
+					}
+					o.Resolve(device, nil) // the server lost it
+				}
+				if a := counted(t, o).Total; a.Given != 3 || a.Waiting != 3 {
+					t.Errorf("%+v", a)
+				}
+				o.Settle(nextWithin(t, o))
+				time.Sleep(hour)
+				synctest.Wait()
+				if a := counted(t, o).Total; a.Given != 3 || a.Accepted != 3 {
+					t.Errorf("%+v", a)
+				}
+				if n := len(o.counts.book.Rows()); n != 1 {
+					t.Errorf("the book has %d rows, of which nothing is to come", n)
+				}
+			})
+		})
+	}
+}
+
+// TestCountsOfThinnedHours has hours end among what is thinned at once, so that
+// it is not known which of them the rest are in, and restarts find the rest.
+func TestCountsOfThinnedHours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(shmDir(t), "o.db")
+		o := open(t, path, testOptions())
+		for i := 0; o.Stats().Thinned < 200; i++ {
+			m := message("kitchen", i, i, i, i, i, i)
+			for j := range m.Readings {
+				m.Readings[j].Fields = append(m.Readings[j].Fields, devices.Field{Name: "pad", Value: devices.Text(fmt.Sprintf("%01700d", 6*i+j))})
+			}
+			take(t, o, m)
+			time.Sleep(30 * time.Minute)
+			synctest.Wait()
+		}
+		before := counted(t, o).Total
+		for range 2 {
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			o = open(t, path, testOptions())
+			if after := counted(t, o).Total; !reflect.DeepEqual(after, before) {
+				t.Errorf("before a restart %+v\nafter %+v", before, after)
+			}
 		}
 	})
 }

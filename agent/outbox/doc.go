@@ -41,7 +41,9 @@
 // # Counts
 //
 // What became of each reading is counted in the book of package proof
-// (counts.go). Counts may be older on disk than readings: Open has them agree.
+// (counts.go). Counts may be older on disk than readings, or newer, by what was
+// settled while a commit was made: Open has them agree. So the book keeps the
+// numbers of readings until the disk has nothing of them that could wait again.
 //
 // # Damage
 //

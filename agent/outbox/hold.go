@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/porchlight-iot/porchlight/agent/proof"
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
@@ -179,10 +178,7 @@ func (o *Outbox) resolveDoubt(q *queue, newest place) {
 	}
 	q.doubted = nil
 	for _, s := range again {
-		o.counts.book.Given(q.device, s.run, s.first, s.last)
-		if s.missing > 0 {
-			o.counts.book.Lost(q.device, s.run, s.first, s.last, s.missing, proof.Thinned)
-		}
+		o.counts.book.Again(q.device, s.run, s.first, s.last, uint64(s.count()))
 	}
 	q.disk = slices.Concat(again, q.disk)
 }

@@ -56,6 +56,7 @@ type queue struct {
 	disk       []span // not settled, oldest first; each thinned row is one of its own
 	settled    place  // up to which packs ended, in this run
 	toldThin   place  // up to which it is told what was thinned out, in this run
+	forgotten  place  // up to which the disk keeps nothing, with the commit that is under way
 	memory     []entry
 	size       int         // estimated bytes of memory
 	accepted   int         // how many of memory are settled, but stay until they are on disk

@@ -170,7 +170,7 @@ func (b *Book) give(r *Row, device devices.ID, run uint32, first, last uint64) {
 	cells := b.open[device]
 	if n := len(cells); n > 0 {
 		if c := cells[n-1]; c.row == r && c.Run == run && c.Last+1 == first {
-			c.Last = last
+			c.Last, c.over = last, false
 			c.Given += last - first + 1
 			return
 		}
@@ -221,6 +221,20 @@ func (b *Book) Accepted(device devices.ID, run uint32, first, last, n uint64, no
 		}
 		c.Delay, c.Age = max(c.Delay, seconds(delay)), max(c.Age, seconds(age))
 	})
+}
+
+// Again counts n readings, among the numbers first to last of a run, that were
+// accepted and wait again, because the server has them no more.
+func (b *Book) Again(device devices.ID, run uint32, first, last, n uint64) {
+	for _, c := range b.open[device] {
+		if c.Run != run || c.Last < first || c.First > last {
+			continue
+		}
+		k := min(n, c.Accepted, min(c.Last, last)-max(c.First, first)+1)
+		c.Accepted, n = c.Accepted-k, n-k
+		c.over = false
+		c.row.change++
+	}
 }
 
 // seconds gives whole milliseconds.
@@ -378,19 +392,35 @@ func (b *Book) Kept(changes []Change) {
 	})
 }
 
-// Tidy forgets the numbers of what is done.
-func (b *Book) Tidy() {
-	current := b.current()
-	growing := func(c *Cell) bool { return c.row == current && c.Run != 0 && c.Run == b.run }
+// Over takes note of what is over: nothing of it waits, and the store, once it
+// has written what it is about to, keeps no reading of its numbers. What is
+// accepted after that, and before [Book.Tidy], is not over: a kill would have
+// it wait again. Nor is what was thinned where the rest is counted in another
+// hour, because a start looks for that among all its numbers.
+func (b *Book) Over(keeps func(device devices.ID, run uint32, first, last uint64) bool) {
 	for device, cells := range b.open {
-		open := slices.DeleteFunc(cells, func(c *Cell) bool { return c.Held() == 0 && !growing(c) })
-		if b.open[device] = open; len(open) == 0 {
-			delete(b.open, device)
+		for _, c := range cells {
+			c.over = c.over || c.Held() == 0 && !keeps(device, c.Run, c.First, c.Last)
 		}
 	}
+}
+
+// Tidy forgets the numbers of what is over.
+func (b *Book) Tidy() {
+	current := b.current()
+	done := func(c *Cell) bool { return c.over && c.Run != 0 && (c.row != current || c.Run != b.run) } // that one grows
 	for _, r := range b.rows {
-		if r.change != r.kept {
-			r.close(growing)
+		if some := slices.ContainsFunc(r.Cells, done); some || r.change != r.kept {
+			if some {
+				r.change++
+			}
+			r.close(done)
+		}
+	}
+	for device, cells := range b.open {
+		open := slices.DeleteFunc(cells, func(c *Cell) bool { return c.Run == 0 })
+		if b.open[device] = open; len(open) == 0 {
+			delete(b.open, device)
 		}
 	}
 }

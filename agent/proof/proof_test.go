@@ -81,8 +81,19 @@ func (f *fate) waits() bool { return !f.accepted && f.lost == "" && !f.unknown }
 
 // keep writes the rows, and puts everything that waits on disk.
 func (w *world) keep() {
+	w.over()
 	w.book.Cover(known(w.now))
+	w.book.Tidy()
 	w.write(true)
+}
+
+// over tells the book what is over, as a store does that keeps nothing else.
+func (w *world) over() {
+	w.book.Over(func(device devices.ID, run uint32, first, last uint64) bool {
+		return slices.ContainsFunc(w.fates, func(f *fate) bool {
+			return f.device == device && f.run == run && first <= f.seq && f.seq <= last && f.waits()
+		})
+	})
 }
 
 // write writes the rows, and the readings too or not.
@@ -182,6 +193,7 @@ func TestBook(t *testing.T) {
 			case 6:
 				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "minutes")) * time.Minute)
 				if w.book.current().From.Time.Truncate(Grain) != w.now.Truncate(Grain) {
+					w.over()
 					w.book.Turn(known(w.now))
 				}
 				w.keep()

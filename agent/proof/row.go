@@ -108,12 +108,13 @@ func less(a, b uint64) uint64 { return a - min(a, b) }
 // A Cell is the counts of one device in a row.
 type Cell struct {
 	Device devices.ID
-	// The readings' numbers in a run, until none of them waits; then 0.
+	// The readings' numbers in a run, until it is over; then 0.
 	Run         uint32
 	First, Last uint64
 	Counts
 
-	row *Row // that it is in, of cells in a book
+	row  *Row // that it is in, of cells in a book
+	over bool // see Book.Over
 }
 
 // compact is the form of counts in a file.
@@ -191,10 +192,10 @@ func (r *Row) Dated() bool {
 	return known
 }
 
-// Open reports whether something of the row is still to come: readings wait,
-// or its time does.
+// Open reports whether something of the row is still to come, or may come
+// back: readings, or its time.
 func (r *Row) Open() bool {
-	return !r.Dated() || slices.ContainsFunc(r.Cells, func(c *Cell) bool { return c.Held() > 0 })
+	return !r.Dated() || slices.ContainsFunc(r.Cells, func(c *Cell) bool { return c.Run != 0 })
 }
 
 // date dates what can be.
@@ -223,13 +224,13 @@ func (r *Row) gap(g Gap) {
 	r.Gaps = append(r.Gaps, g)
 }
 
-// close forgets the numbers of what does not wait, and joins the cells of each
-// device that have none, but for those that still grow.
-func (r *Row) close(growing func(*Cell) bool) {
+// close forgets the numbers of what is done, and joins the cells of each device
+// that have none.
+func (r *Row) close(done func(*Cell) bool) {
 	closed := make(map[devices.ID]*Cell)
 	kept := r.Cells[:0]
 	for _, c := range r.Cells {
-		if c.Held() > 0 || growing(c) {
+		if c.Run != 0 && !done(c) {
 			kept = append(kept, c)
 			continue
 		}
@@ -264,7 +265,7 @@ func Join(a, b *Row) *Row {
 			r.Cells = append(r.Cells, &copied)
 		}
 	}
-	r.close(func(*Cell) bool { return false })
+	r.close(func(c *Cell) bool { return c.over })
 	last := make(map[devices.ID]*Cell) // with numbers
 	r.Cells = slices.DeleteFunc(r.Cells, func(c *Cell) bool {
 		before := last[c.Device]
