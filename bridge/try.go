@@ -179,6 +179,8 @@ func tryReturn(ctx context.Context, cfg stream.Config) Trial {
 func adviseLogin(err error) string {
 	var untrusted *tls.CertificateVerificationError
 	switch {
+	case stream.Untimely(err):
+		return "compare the clock of this machine, timedatectl; where that is right, have the server's certificate renewed"
 	case errors.As(err, &untrusted):
 		return "give the server a certificate for the domain, or name its authority in ca_file"
 	case stream.Delay(err) == stream.Refused:
@@ -188,6 +190,10 @@ func adviseLogin(err error) string {
 	}
 	return "read the server's log"
 }
+
+// Untimely reports whether an error is that of a certificate which is out of its
+// time, or seems so by a clock that is wrong.
+func Untimely(err error) bool { return stream.Untimely(err) }
 
 func adviseNode(err error) string {
 	if Judge(err) == Park {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -38,7 +39,10 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	file := config.Path(*path)
+	if err := absolute(dataDir, caFile); err != nil {
+		return err
+	}
+	file, source := config.Path(*path), clock.Machine()
 	if _, err := os.Stat(file); err == nil {
 		return fmt.Errorf("%s is there already: edit it, or move it away first", file)
 	}
@@ -110,12 +114,9 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
-		return fmt.Errorf("cannot make the config's directory: %w", err)
-	}
 	for {
 		fmt.Fprintln(stdout)
-		found, err := a.Try(ctx, file, func(t bridge.Trial) {
+		found, err := a.Try(ctx, file, source, func(t bridge.Trial) {
 			switch {
 			case t.Err == nil:
 				fmt.Fprintln(stdout, good(t.Step, t.Seen))
@@ -149,19 +150,14 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			return err
 		}
 	}
-	var claim setup.Claim
 	picture := filepath.Join(filepath.Dir(file), setup.ClaimPicture)
-	if a.Owner == "" {
-		if claim, err = setup.OfferClaim(a.JID(), a.DataDir, picture); err != nil {
-			return err
-		}
-	}
 	draft, err := a.Draft()
 	if err != nil {
 		return err
 	}
-	if err := setup.Install(file, draft); err != nil {
-		return err
+	claim, err := setup.Install(file, draft, source, picture)
+	if err != nil {
+		return fmt.Errorf("nothing was written: %w", err)
 	}
 	fmt.Fprintln(stdout)
 	var faults bytes.Buffer
@@ -183,6 +179,16 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	fmt.Fprintf(stdout, "%s\n%s\n", blocks, uri)
 	return nil
+}
+
+// absolute makes paths of flags whole, which mean other files in a config.
+func absolute(paths ...*string) (err error) {
+	for _, path := range paths {
+		if *path != "" && err == nil {
+			*path, err = filepath.Abs(*path)
+		}
+	}
+	return err
 }
 
 // given reports whether a flag was, perhaps with nothing in it.
