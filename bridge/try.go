@@ -87,7 +87,7 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 		_, node.Err = l.askOwner(context.WithoutCancel(ctx), deleting, n.name, stanza.SetIQ, ownerElement{Delete: &nodeRef{n.name}})
 	}
 	if node.Err != nil {
-		node.Next = adviseNode(node.Err)
+		node.Next = adviseNode(node.Err, b.component)
 	}
 	for _, t := range append([]Trial{node}, more...) {
 		report(t)
@@ -195,8 +195,12 @@ func adviseLogin(err error) string {
 // time, or seems so by a clock that is wrong.
 func Untimely(err error) bool { return stream.Untimely(err) }
 
-func adviseNode(err error) string {
-	if Judge(err) == Park {
+func adviseNode(err error, component bool) string {
+	switch {
+	case Judge(err) != Park:
+	case !component:
+		return "write pubsub: pep, which has the account keep them itself; or let the gateway make nodes there, configs/ has what to add to Prosody and ejabberd"
+	default:
 		return "let the gateway make nodes there; configs/ has what to add to Prosody and ejabberd"
 	}
 	return "read the server's log"

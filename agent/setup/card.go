@@ -388,6 +388,9 @@ func (c Card) explainInvitation(err error, in bridge.Invitation) error {
 	if now := c.Clock.Sample(); !now.Synced && bridge.Untimely(err) {
 		return fmt.Errorf("%w\nThis machine's clock shows %s, which nothing keeps right; it learns the time from the network, and without the time it cannot tell whether the server is the right one. Check the network: the cable, or name and password of the WiFi", err, now.Wall.UTC().Format(time.DateTime))
 	}
+	if stream.Delay(err) == stream.Conflict {
+		return fmt.Errorf("%w\nSo it may be another server. Its operator has to give it a certificate for %s from an authority that is trusted everywhere, and to renew it in time", err, in.Domain)
+	}
 	return fmt.Errorf("%w\nCheck the network: the cable, or name and password of the WiFi", err)
 }
 
