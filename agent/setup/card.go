@@ -1,17 +1,21 @@
 package setup
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +26,7 @@ import (
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
 // The files on a boot partition. Whoever writes them sees no others of the
@@ -42,6 +47,10 @@ const maxCardFile = 1 << 20
 type CardFault struct{ what string }
 
 func (f CardFault) Error() string { return f.what }
+
+func faultsOf(faults strictyaml.Faults) error {
+	return cardFault("In the file is wrong, each with its line and the place in that line:\n\n%v", config.OnCard(faults))
+}
 
 func cardFault(format string, args ...any) error { return CardFault{fmt.Sprintf(format, args...)} }
 
@@ -144,7 +153,25 @@ func readCardFile(path string) ([]byte, error) {
 	case len(text) > maxCardFile:
 		return nil, cardFault("The file is too long to be ours.")
 	}
-	return text, nil
+	return utf8Of(text), nil
+}
+
+// utf8Of gives a text that begins with a mark of UTF-16, as editors of Windows
+// write, in UTF-8, and others as they are.
+func utf8Of(text []byte) []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	switch {
+	case bytes.HasPrefix(text, []byte("\xff\xfe")):
+	case bytes.HasPrefix(text, []byte("\xfe\xff")):
+		order = binary.BigEndian
+	default:
+		return text
+	}
+	units := make([]uint16, 0, len(text)/2)
+	for rest := text[2:]; len(rest) >= 2; rest = rest[2:] {
+		units = append(units, order.Uint16(rest))
+	}
+	return []byte(string(utf16.Decode(units)))
 }
 
 // wipe removes a file with secrets. That its bytes are overwritten first is
@@ -174,14 +201,14 @@ func (c Card) takeConfig(ctx context.Context, card string) (told string, err err
 	}
 	draft, faults := config.TakeSecrets(CardConfig, text)
 	if len(faults) > 0 {
-		return "", CardFault{faults.Error()}
+		return "", faultsOf(faults)
 	}
 	loaded, faults, err := load(draft, c.Config, CardConfig)
 	switch {
 	case err != nil:
 		return "", err
 	case loaded == nil:
-		return "", CardFault{faults.Error()}
+		return "", faultsOf(faults)
 	}
 	// What the server refuses is a fault of the file. A server that is away comes
 	// back, maybe only when this machine is where it is to be.
@@ -258,8 +285,13 @@ func (c Card) takeInvitation(ctx context.Context, card string) (told string, err
 		owner = in.Inviter
 	}
 	if owner != "" {
-		if err := bridge.ValidJID(owner); err != nil {
-			return "", cardFault("%q is no address of an owner: %v", owner, err)
+		if err := bridge.ValidJID(owner); err != nil || !strings.Contains(owner, "@") {
+			return "", cardFault("owner: %q is no address of a person. It is like anna@example.org.", owner)
+		}
+	}
+	if server := more["server"]; server != "" {
+		if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
+			return "", cardFault("server: %q is no address of a server with its port. It is like xmpp.example.org:5222.", server)
 		}
 	}
 	dir := filepath.Dir(c.Config)
@@ -356,6 +388,9 @@ func (c Card) enroll(ctx context.Context, in bridge.Invitation, server string, b
 			JID: j, Password: p.Password, Server: server, TLS: &tls.Config{Time: verifying(c.Clock)},
 		}}, in.Token)
 		if !errors.Is(err, bridge.ErrTaken) || in.Name != "" || try == 3 {
+			if before.Token == "" && bridge.Lasting(err) {
+				err = errors.Join(err, os.Remove(kept)) // there is no such account
+			}
 			return p, err
 		}
 	}
@@ -391,7 +426,7 @@ func (c Card) explainInvitation(err error, in bridge.Invitation) error {
 	if stream.Delay(err) == stream.Conflict {
 		return fmt.Errorf("%w\nSo it may be another server. Its operator has to give it a certificate for %s from an authority that is trusted everywhere, and to renew it in time", err, in.Domain)
 	}
-	return fmt.Errorf("%w\nCheck the network: the cable, or name and password of the WiFi", err)
+	return fmt.Errorf("%w\nCheck the network (the cable, or name and password of the WiFi), and whether the name of the server is right and it runs", err)
 }
 
 // readInvitation reads the invitation and what more may stand below it, as
@@ -399,13 +434,14 @@ func (c Card) explainInvitation(err error, in bridge.Invitation) error {
 func readInvitation(text string) (in bridge.Invitation, more map[string]string, err error) {
 	more = map[string]string{}
 	text = strings.TrimPrefix(text, "\xef\xbb\xbf")
+	const wrapped = "<>\"'“”„" // as texts have it that it is copied from
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
 		if in.Token == "" {
-			if in, err = bridge.ParseInvitation(line); err != nil {
+			if in, err = bridge.ParseInvitation(strings.Trim(line, wrapped)); err != nil {
 				return in, nil, CardFault{err.Error()}
 			}
 			continue

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"encoding/binary"
 	"errors"
 	"github.com/porchlight-iot/porchlight/agent/access"
 	"github.com/porchlight-iot/porchlight/agent/config"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf16"
 )
 
 const goodCard = `gateway: {id: pi, data_dir: DATA}
@@ -73,10 +75,27 @@ func (c card) read(path string) string {
 	return string(b)
 }
 
+func utf16Of(order binary.AppendByteOrder, s string) string {
+	b := order.AppendUint16(nil, 0xfeff)
+	for _, unit := range utf16.Encode([]rune(s)) {
+		b = order.AppendUint16(b, unit)
+	}
+	return string(b)
+}
+
+// TestCardIsTakenOver has editors of other systems write the file, and name it.
 func TestCardIsTakenOver(t *testing.T) {
-	for _, name := range []string{"porchlight.yaml", "Porchlight.YAML.txt"} {
+	for name, encode := range map[string]func(string) string{
+		"porchlight.yaml":     func(s string) string { return "\xef\xbb\xbf" + s },
+		"Porchlight.YAML.txt": func(s string) string { return utf16Of(binary.LittleEndian, s) },
+		"PORCHLIGHT.YAML":     func(s string) string { return utf16Of(binary.BigEndian, s) },
+	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCard(t, map[string]string{name: "\xef\xbb\xbf" + strings.ReplaceAll(goodCard, "\n", "\r\n"), CardErrors: "of the time before", "config.txt": "the board's"})
+			c := newCard(t, map[string]string{name: strings.ReplaceAll(goodCard, "\n", "\r\n"), CardErrors: "of the time before", "config.txt": "the board's"})
+			path := filepath.Join(c.boot, name)
+			if err := os.WriteFile(path, []byte(encode(c.read(path))), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			done, err := c.takeOver()
 			if err != nil || !done {
 				t.Fatal(done, err)
@@ -181,8 +200,17 @@ func TestCardWithFaults(t *testing.T) {
 		"a picture":     {map[string]string{CardConfig: "\x89PNG\r\n\x1a\n\x00\x00"}, `porchlight.yaml:1:1`},
 		"no password":   {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `""`, 1)}, `porchlight.yaml:3:67: xmpp.account.password: is empty`},
 		"both":          {map[string]string{CardConfig: goodCard, CardInvite: "xmpp:example.org?register;preauth=x"}, "keep one of them"},
-		"no invitation": {map[string]string{CardInvite: "https://example.org/i#abc\n"}, "it does not begin with xmpp:"},
+		"no invitation": {map[string]string{CardInvite: "https://example.org/i#abc\n"}, "the address of a web page"},
 		"more":          {map[string]string{CardInvite: "xmpp:anna@example.org?roster;preauth=x;ibr=y\nwifi: home\n"}, `The line "wifi: home" is not understood`},
+		"pasword":       {map[string]string{CardConfig: strings.Replace(goodCard, "password:", "pasword:", 1)}, `did you mean "password"?`},
+		"no secret":     {map[string]string{CardConfig: "xmpp: {account: {jid: a@example.org}}\n"}, `xmpp.account.password: is missing; allowed: one of password, password_env; add it`},
+		"no address":    {map[string]string{CardInvite: "Hello anna\n"}, `"Hello anna" does not begin with xmpp:`},
+		"no owner":      {map[string]string{CardInvite: "xmpp:example.org?register;preauth=x\nowner: anna\n"}, `owner: "anna" is no address of a person`},
+		"no port":       {map[string]string{CardInvite: "xmpp:example.org?register;preauth=x\nserver: example.org\n"}, `server: "example.org" is no address of a server with its port`},
+		"curly quotes":  {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `“grün”`, 1)}, `xmpp.account.password: is in typographic quotes`},
+		"curly address": {map[string]string{CardConfig: strings.Replace(goodCard, "pi@example.org", "“pi@example.org”", 1)}, `xmpp.account.jid: "“pi@example.org”" is in typographic quotes`},
+		"two addresses": {map[string]string{CardInvite: "xmpp:a.org?register;preauth=x\nxmpp:b.org?register;preauth=x\n"}, "is not understood"},
+		"a tab":         {map[string]string{CardConfig: strings.Replace(goodCard, "  account:", "\taccount:", 1)}, `porchlight.yaml:3:1: (document): a tab indents this line`},
 		"nothing":       {map[string]string{CardInvite: "# later\r\n"}, "The file is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,7 +78,10 @@ func OfferClaim(c *config.Config, source clock.Source, pictures ...string) (clai
 		}
 	}()
 	uid, gid := Service()
-	err = os.Mkdir(dir, 0o700)
+	err = os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
 	switch {
 	case err == nil:
 		made = append(made, dir)
