@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"mellium.im/xmpp/stanza"
 
@@ -178,7 +180,15 @@ func tryReturn(ctx context.Context, cfg stream.Config) Trial {
 
 func adviseLogin(err error) string {
 	var untrusted *tls.CertificateVerificationError
+	var name *net.DNSError
+	var link *net.OpError
 	switch {
+	case errors.As(err, &name):
+		return "correct the domain, or check the network: the cable, the WiFi, and the name servers in /etc/resolv.conf"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "start the server, or correct its address: nothing listens there"
+	case errors.As(err, &link) && link.Op == "dial":
+		return "check the network, that the server runs, and that no firewall stands between"
 	case stream.Untimely(err):
 		return "compare the clock of this machine, timedatectl; where that is right, have the server's certificate renewed"
 	case errors.As(err, &untrusted):

@@ -316,8 +316,8 @@ func Put(path string, drafts []durable.Draft) error {
 	return nil
 }
 
-// Remedy gives what a person can do about a disk that takes nothing more; ""
-// where that is not what went wrong.
+// Remedy gives what a person can do about a disk that takes nothing more, or takes
+// it of others only; "" where that is not what went wrong.
 func Remedy(err error) string {
 	dir := "/"
 	var path *fs.PathError
@@ -333,6 +333,8 @@ func Remedy(err error) string {
 		return fmt.Sprintf("The disk or card is full where %s is. Make room (df -h %[1]s shows how full it is), then try again.", dir)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Sprintf("The disk or card can only be read where %s is. A card that fails becomes that: start again, and where that does not help, take another card.", dir)
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return fmt.Sprintf("Only another user may do that in %s, most often root: put sudo before the command.", dir)
 	}
 	return ""
 }

@@ -284,11 +284,25 @@ func TestInit(t *testing.T) {
 		"wrong password": {[]string{"--address", "gateway@localhost", "--secret-file", write("wrong", "guessed"), "--owner", "anna@localhost", "--server", server.C2S()},
 			exitFailed, `(?s)broken  login: .*next: correct name and secret.*nothing was written`},
 		"no server": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "127.0.0.1:1"},
-			exitFailed, `(?s)broken  login: .*refused.*nothing was written`},
+			exitFailed, `(?s)broken  login: .*refused; next: start the server.*nothing was written`},
 		"no owner": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right")},
 			exitUsage, `there is no terminal to ask at: give --owner`},
 		"no address": {[]string{"--address", "gate way@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
-			exitFailed, `gate way@localhost`},
+			exitUsage, `"gate way@localhost" is no address; it is like`},
+		"resource": {[]string{"--address", "gateway@localhost/pi", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
+			exitUsage, `write gateway@localhost`},
+		"owner is no person": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna"},
+			exitUsage, `"anna" is no address of a person`},
+		"empty secret": {[]string{"--address", "gateway@localhost", "--secret-file", write("empty", "\n"), "--owner", "anna@localhost"},
+			exitUsage, `empty is empty: write the secret into it`},
+		"server without port": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "localhost"},
+			exitUsage, `--server localhost is no server and port`},
+		"broker is no URL": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", server.C2S(), "--broker", "10.0.0.2"},
+			exitUsage, `write mqtt://10\.0\.0\.2`},
+		"no such domain": {[]string{"--address", "gateway@nosuch.invalid", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
+			exitFailed, `(?s)broken  login: .*next: correct the domain, or check the network`},
+		"URI": {[]string{"--address", "xmpp:gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "xmpp:anna@localhost", "--server", server.C2S(), "--broker", "none"},
+			exitDone, `is written`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"), "porchlight.yaml")
@@ -361,9 +375,11 @@ func TestInitAsks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	answer("Address of the gateway", "gateway@localhost")
+	answer("Address of the gateway", "gate way")
+	answer("is no address; it is like gateway@example.org", "gateway@localhost")
 	answer("Password of gateway@localhost: ", "guessed")
-	answer("Your own address", "anna@localhost")
+	answer("Your own address", "anna")
+	answer("is no address of a person", "anna@localhost")
 	answer("Password of gateway@localhost (again", "the gateway's password")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v: %s", err, &shown)
