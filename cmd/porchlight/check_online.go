@@ -12,8 +12,10 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	osuser "os/user"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -301,7 +303,16 @@ func trySerial(port string) finding {
 		return broken(what, "is not a device", "correct the path")
 	}
 	if err := unix.Access(port, unix.R_OK|unix.W_OK); err != nil {
-		return broken(what, fmt.Sprintf("%v for the user %d who runs this", err, os.Getuid()), "add the user who runs the gateway to the port's group, most often dialout")
+		group, user := "dialout", "porchlight" // where the package is installed
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			if g, err := osuser.LookupGroupId(strconv.Itoa(int(st.Gid))); err == nil && g.Name != "root" {
+				group = g.Name
+			}
+		}
+		if u, err := osuser.Current(); err == nil {
+			user = u.Username
+		}
+		return broken(what, fmt.Sprintf("%v for the user %s who runs this", err, user), fmt.Sprintf("sudo usermod -aG %s %s, then log in anew, or start the gateway anew", group, user))
 	}
 	return good(what, "is there and may be used")
 }
@@ -312,7 +323,7 @@ func tryClock(source clock.Source) finding {
 	now := source.Sample()
 	shows := "shows " + now.Wall.UTC().Format(time.DateTime) + " UTC"
 	switch {
-	case !now.Synced && clock.VerifyTime(source).After(now.Wall):
+	case !now.Synced && clock.VerifyTime(source).Sub(now.Wall) > time.Hour:
 		return look("clock", shows+", which is long past, and is synchronised with nothing", "timedatectl set-ntp true; and check the network, from which this machine learns the time")
 	case !now.Synced:
 		return look("clock", shows+", synchronised with nothing", "switch a time service on, for example: timedatectl set-ntp true")

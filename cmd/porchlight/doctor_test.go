@@ -141,12 +141,23 @@ xmpp: {account: {jid: gateway@localhost, password_file: secret, server: %q, tls:
 		now := time.Date(year, 1, 1, 0, 0, 9, 0, time.UTC)
 		var found []finding
 		examine(t.Context(), file, clock.NewFake(time.Now(), now), func(f finding) { found = append(found, f) })
-		wantFinding(t, found, verdictLook, "clock", "shows "+now.Format(time.DateTime))
+		past := ""
+		if year == 1970 {
+			past = " UTC, which is long past"
+		}
+		wantFinding(t, found, verdictLook, "clock", "shows "+now.Format(time.DateTime)+past)
 		wantFinding(t, found, want.Verdict, want.What, want.Evidence)
 		next := found[indexOf(found, "login")].Next
 		if year == 2150 && !strings.Contains(next, "compare the clock of this machine") {
 			t.Errorf("next is %q", next)
 		}
+	}
+}
+
+// TestClockOfThisMachine is not told as long past.
+func TestClockOfThisMachine(t *testing.T) {
+	if f := tryClock(clock.Machine()); strings.Contains(f.Evidence, "long past") {
+		t.Error(f)
 	}
 }
 

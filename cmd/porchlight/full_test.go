@@ -127,11 +127,12 @@ func TestRestoreOnFullDisk(t *testing.T) {
 	}
 	run := func(args ...string) ([]byte, int) {
 		cmd := trusting(t.Context(), nil, args...)
+		cmd.Dir = dir
 		out, _ := cmd.CombinedOutput()
 		return out, cmd.ProcessState.ExitCode()
 	}
-	if out, status := run("backup", "-c", filepath.Join(dir, "p.yaml"), "--to", dir); status != exitDone {
-		t.Fatalf("%s", out)
+	if out, status := run("backup", "-c", "p.yaml", "--to", dir); status != exitDone || strings.Contains(string(out), "not in the backup") {
+		t.Fatalf("status %d: %s", status, out)
 	}
 	made, err := filepath.Glob(filepath.Join(dir, "porchlight-*.age"))
 	if err != nil || len(made) != 1 {
