@@ -84,7 +84,7 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 	node := Trial{Step: "node creation", Seen: "made and deleted a node"}
 	var more []Trial
 	if node.Err = l.ensure(ctx, n); node.Err == nil {
-		more = append(more, l.tryKept(ctx, n), l.tryLargest(ctx, n))
+		more = append(more, l.tryKept(ctx, n), l.tryMember(ctx, n), l.tryLargest(ctx, n))
 		// Though ctx ended meanwhile.
 		_, node.Err = l.askOwner(context.WithoutCancel(ctx), deleting, n.name, stanza.SetIQ, ownerElement{Delete: &nodeRef{n.name}})
 	}
@@ -131,6 +131,29 @@ func (l *link) tryKept(ctx context.Context, n *node) Trial {
 	if few {
 		t.Err, t.Harmless = errors.New(t.Seen+", which is little: who is away for long misses the rest"), true
 		t.Next = "have the server keep more: pubsub_max_items of Prosody, max_items_node of ejabberd; configs/ shows where"
+	}
+	return t
+}
+
+// tryMember lets somebody in, as operators are. Openfire (4.2, and its main branch
+// of 2026) takes a role that it does not know for outcast, and does not know
+// members.
+func (l *link) tryMember(ctx context.Context, n *node) Trial {
+	t := Trial{Step: "members", Seen: "who is let in is a member"}
+	who := "nobody-" + strings.ToLower(rand.Text()) + "@" + l.session.Addr().Domainpart()
+	if _, err := l.askOwner(ctx, sharing, n.name, stanza.SetIQ, ownerElement{Affiliations: &affiliations{n.name, []affiliation{{who, "member"}}}}); err != nil {
+		t.Err, t.Next, t.Harmless = fmt.Errorf("nobody can be let in: %w", err), "read the server's log; until that is mended operators can read no node", true
+		return t
+	}
+	have, err := l.askOwner(ctx, sharing, n.name, stanza.GetIQ, ownerElement{Affiliations: &affiliations{Node: n.name}})
+	if err != nil || have.Affiliations == nil {
+		return t // it does not tell
+	}
+	for _, a := range have.Affiliations.List {
+		if a.JID == who && a.Role == "outcast" {
+			t.Err, t.Harmless = errors.New("the service shuts out who is let in: operators can read no node"), true
+			t.Next = "use a service that knows members, as Prosody's and ejabberd's do; chat, presence and alarms work without"
+		}
 	}
 	return t
 }
