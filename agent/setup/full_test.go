@@ -114,3 +114,20 @@ func takenWith(t *testing.T, full string, pages, files uint64) bool {
 	}
 	return false
 }
+
+// TestDataElsewhere has a data directory that only the gateway's own service may
+// write to: the file on the card is taken over, and the claim is in the log.
+func TestDataElsewhere(t *testing.T) {
+	disk := fulldisk.New(t)
+	if err := unix.Mount("none", filepath.Dir(disk.Dir), "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(strings.ReplaceAll(goodCard, "DATA", filepath.Join(disk.Dir, "data")), ownersLine, "", 1)
+	c := newCard(t, map[string]string{CardConfig: text})
+	if done, err := c.takeOver(); err != nil || !done {
+		t.Fatal(done, err)
+	}
+	if got := c.list(c.boot); got != CardDone {
+		t.Errorf("there are %s", got)
+	}
+}

@@ -251,11 +251,11 @@ func Install(path string, d config.Taken, source clock.Source, pictures ...strin
 	case c == nil:
 		return Claim{}, faults
 	}
-	return install(path, d, c, source, pictures...)
+	return install(path, d, func() (Claim, error) { return OfferClaim(c, source, pictures...) }, pictures)
 }
 
-// install is Install of a draft that was loaded.
-func install(path string, d config.Taken, c *config.Config, source clock.Source, pictures ...string) (claim Claim, err error) {
+// install is Install of a draft that was checked.
+func install(path string, d config.Taken, offer func() (Claim, error), pictures []string) (claim Claim, err error) {
 	uid, gid := Service()
 	dir := filepath.Dir(path)
 	var drafts []durable.Draft
@@ -276,7 +276,7 @@ func install(path string, d config.Taken, c *config.Config, source clock.Source,
 		return claim, err
 	}
 	drafts = append(drafts, text)
-	if claim, err = OfferClaim(c, source, pictures...); err != nil {
+	if claim, err = offer(); err != nil {
 		return claim, err
 	}
 	if err = Put(path, drafts); err != nil && claim.Code != "" {

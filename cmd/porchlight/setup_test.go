@@ -105,6 +105,20 @@ func TestFirstboot(t *testing.T) {
 
 	claimed(t, server, boot, dir)
 
+	// A config whose PubSub service refuses is taken over, and it is said.
+	folder, file = boot("refused", "")
+	os.Remove(filepath.Join(folder, "porchlight-invite.txt"))
+	text := fmt.Sprintf("gateway: {data_dir: data}\nxmpp:\n  account: {jid: gateway@localhost, password: \"the gateway's password\", server: %q}\n  pubsub: pubsub.localhost\n", server.C2S())
+	if err := os.WriteFile(filepath.Join(folder, "porchlight.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("where the service refuses: %v: %s", err, out)
+	}
+	if told, err = os.ReadFile(filepath.Join(folder, "porchlight-done.txt")); err != nil || !strings.Contains(string(told), "node creation: ") || !strings.Contains(string(told), "Next: write pubsub: pep") || !strings.Contains(string(told), "\nclaim ") {
+		t.Errorf("it is told %q, %v", told, err)
+	}
+
 	folder, file = boot("second", invitation)
 	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "data"))
 	out, err = cmd.CombinedOutput()
