@@ -34,7 +34,7 @@ func Access(c *config.Config, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r.Configure(grants(c))
+	r.Configure(Grants(c))
 	var lines []AccessLine
 	all := r.Grants()
 	for i, holds := range all.Holding(now()) {

@@ -264,7 +264,7 @@ func (a *Agent) Reload(c *config.Config) {
 	if err := a.access.Reload(); err != nil {
 		a.log.Error("what was granted and revoked in chat cannot be read; what it was before holds, and nothing can be changed", "error", err)
 	}
-	a.access.Configure(grants(c))
+	a.access.Configure(Grants(c))
 	a.profiles, _ = a.profiles.Reload(profilesOf(a.config)) // as in New
 	a.change(c)
 	a.granted()

@@ -10,8 +10,8 @@ import (
 	"github.com/porchlight-iot/porchlight/devices"
 )
 
-// grants are those of a config, with addresses in the form that stanzas have.
-func grants(c *config.Config) access.Grants {
+// Grants are those of a config, with addresses in the form that stanzas have.
+func Grants(c *config.Config) access.Grants {
 	var all access.Grants
 	for _, o := range c.Operators {
 		role, _ := access.ParseRole(o.Role) // the config was checked
@@ -115,7 +115,7 @@ func (a *Agent) openAccess(c *config.Config) {
 	if err != nil {
 		a.log.Error("what was granted and revoked in chat cannot be read; until it is mended and read again, only owners of the config may do anything", "error", err)
 	}
-	a.access.Configure(grants(c))
+	a.access.Configure(Grants(c))
 	a.auth = authorizer{a.access, a.timing.moment}
 }
 

@@ -69,9 +69,9 @@ func Running(c *config.Config) bool {
 // TryXMPP tries what the gateway does first on its XMPP server; see
 // [bridge.Try]. While the gateway is running as a component, it gives
 // ErrRunning instead: a server has one session of a component, or shares out
-// its stanzas among them.
-func TryXMPP(ctx context.Context, c *config.Config, report func(bridge.Trial)) error {
-	cfg, err := bridgeConfig(c, time.Now)
+// its stanzas among them. verify is the time by which certificates are judged.
+func TryXMPP(ctx context.Context, c *config.Config, verify func() time.Time, report func(bridge.Trial)) error {
+	cfg, err := bridgeConfig(c, verify)
 	if err != nil {
 		return err
 	}

@@ -27,9 +27,13 @@ func ParseInvitation(uri string) (Invitation, error) {
 	fault := func(what string) (Invitation, error) {
 		return Invitation{}, fmt.Errorf("cannot use the invitation: %s; it is like xmpp:anna@example.org?roster;preauth=…;ibr=y, or xmpp:example.org?register;preauth=…", what)
 	}
-	rest, ok := strings.CutPrefix(uri, "xmpp:")
-	if !ok {
-		return fault("it does not begin with xmpp:")
+	scheme, rest, _ := strings.Cut(uri, ":")
+	switch strings.ToLower(scheme) { // RFC 3986 section 3.1
+	case "xmpp":
+	case "http", "https":
+		return fault("it is the address of a web page: open it in a browser and copy the one that its button leads to")
+	default:
+		return fault(fmt.Sprintf("%.40q does not begin with xmpp:", uri))
 	}
 	address, query, _ := strings.Cut(rest, "?")
 	address, err := url.PathUnescape(strings.TrimPrefix(address, "//"))

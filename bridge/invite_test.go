@@ -124,6 +124,13 @@ func TestInvitation(t *testing.T) {
 		t.Errorf("the roster is %s, %v", roster.Inner, err)
 	}
 
+	// A server that may be another one has not said no.
+	strange := account("strange", password)
+	strange.Account.TLS = nil
+	if err := Register(t.Context(), strange, in.Token); err == nil || Lasting(err) || !errors.As(err, new(*tls.CertificateVerificationError)) {
+		t.Errorf("by a certificate that nobody trusts: %v", err)
+	}
+
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := Register(ctx, account("late", password), in.Token); err == nil || Lasting(err) {

@@ -402,7 +402,7 @@ func testTry(t *testing.T, s *site, m mode) {
 		return trials
 	}
 	good := try(s.config(m, "try-"+string(m)))
-	steps := []string{"login", "PubSub service", "node creation", "node settings", "stanza size"}
+	steps := []string{"login", "PubSub service", "node creation", "node settings", "members", "stanza size"}
 	if m == asComponent {
 		steps = append(steps, "coming back")
 	}

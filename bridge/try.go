@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"mellium.im/xmpp/stanza"
 
@@ -82,12 +84,12 @@ func Try(ctx context.Context, cfg Config, report func(Trial)) {
 	node := Trial{Step: "node creation", Seen: "made and deleted a node"}
 	var more []Trial
 	if node.Err = l.ensure(ctx, n); node.Err == nil {
-		more = append(more, l.tryKept(ctx, n), l.tryLargest(ctx, n))
+		more = append(more, l.tryKept(ctx, n), l.tryMember(ctx, n), l.tryLargest(ctx, n))
 		// Though ctx ended meanwhile.
 		_, node.Err = l.askOwner(context.WithoutCancel(ctx), deleting, n.name, stanza.SetIQ, ownerElement{Delete: &nodeRef{n.name}})
 	}
 	if node.Err != nil {
-		node.Next = adviseNode(node.Err)
+		node.Next = adviseNode(node.Err, b.component)
 	}
 	for _, t := range append([]Trial{node}, more...) {
 		report(t)
@@ -129,6 +131,29 @@ func (l *link) tryKept(ctx context.Context, n *node) Trial {
 	if few {
 		t.Err, t.Harmless = errors.New(t.Seen+", which is little: who is away for long misses the rest"), true
 		t.Next = "have the server keep more: pubsub_max_items of Prosody, max_items_node of ejabberd; configs/ shows where"
+	}
+	return t
+}
+
+// tryMember lets somebody in, as operators are. Openfire (4.2, and its main branch
+// of 2026) takes a role that it does not know for outcast, and does not know
+// members.
+func (l *link) tryMember(ctx context.Context, n *node) Trial {
+	t := Trial{Step: "members", Seen: "who is let in is a member"}
+	who := "nobody-" + strings.ToLower(rand.Text()) + "@" + l.session.Addr().Domainpart()
+	if _, err := l.askOwner(ctx, sharing, n.name, stanza.SetIQ, ownerElement{Affiliations: &affiliations{n.name, []affiliation{{who, "member"}}}}); err != nil {
+		t.Err, t.Next, t.Harmless = fmt.Errorf("nobody can be let in: %w", err), "read the server's log; until that is mended operators can read no node", true
+		return t
+	}
+	have, err := l.askOwner(ctx, sharing, n.name, stanza.GetIQ, ownerElement{Affiliations: &affiliations{Node: n.name}})
+	if err != nil || have.Affiliations == nil {
+		return t // it does not tell
+	}
+	for _, a := range have.Affiliations.List {
+		if a.JID == who && a.Role == "outcast" {
+			t.Err, t.Harmless = errors.New("the service shuts out who is let in: operators can read no node"), true
+			t.Next = "use a service that knows members, as Prosody's and ejabberd's do; chat, presence and alarms work without"
+		}
 	}
 	return t
 }
@@ -178,7 +203,17 @@ func tryReturn(ctx context.Context, cfg stream.Config) Trial {
 
 func adviseLogin(err error) string {
 	var untrusted *tls.CertificateVerificationError
+	var name *net.DNSError
+	var link *net.OpError
 	switch {
+	case errors.As(err, &name):
+		return "correct the domain, or check the network: the cable, the WiFi, and the name servers in /etc/resolv.conf"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "start the server, or correct its address: nothing listens there"
+	case errors.As(err, &link) && link.Op == "dial":
+		return "check the network, that the server runs, and that no firewall stands between"
+	case stream.Untimely(err):
+		return "compare the clock of this machine, timedatectl; where that is right, have the server's certificate renewed"
 	case errors.As(err, &untrusted):
 		return "give the server a certificate for the domain, or name its authority in ca_file"
 	case stream.Delay(err) == stream.Refused:
@@ -189,8 +224,16 @@ func adviseLogin(err error) string {
 	return "read the server's log"
 }
 
-func adviseNode(err error) string {
-	if Judge(err) == Park {
+// Untimely reports whether an error is that of a certificate which is out of its
+// time, or seems so by a clock that is wrong.
+func Untimely(err error) bool { return stream.Untimely(err) }
+
+func adviseNode(err error, component bool) string {
+	switch {
+	case Judge(err) != Park:
+	case !component:
+		return "write pubsub: pep, which has the account keep them itself; or let the gateway make nodes there, configs/ has what to add to Prosody and ejabberd"
+	default:
 		return "let the gateway make nodes there; configs/ has what to add to Prosody and ejabberd"
 	}
 	return "read the server's log"

@@ -37,6 +37,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -139,6 +140,10 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, p *path, r rule, depth in
 		d.fault(n, p, "has no value", wanted(v.Type(), r), "give it one, or put # before the line")
 		return
 	}
+	if Typographic(n) {
+		d.fault(n, p, quote(n.Value)+" is in typographic quotes, which become part of the text", `a text, in straight quotes (") where it needs any`, "replace the quotes by straight ones; a plain editor does not change them")
+		return
+	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		d.fault(n, p, "the tag "+quote(n.Tag)+" has no meaning here", "", "remove it")
 		return
@@ -164,6 +169,16 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, p *path, r rule, depth in
 	default:
 		d.scalar(n, v, p, r)
 	}
+}
+
+// Typographic reports whether a text is in quotes that are none to YAML, as word
+// processors and phones write them.
+func Typographic(n *yaml.Node) bool {
+	const quotes = "“”„‟‘’‚"
+	first, _ := utf8.DecodeRuneInString(n.Value)
+	last, _ := utf8.DecodeLastRuneInString(n.Value)
+	return n.Kind == yaml.ScalarNode && n.Style == 0 && utf8.RuneCountInString(n.Value) > 1 &&
+		strings.ContainsRune(quotes, first) && strings.ContainsRune(quotes, last)
 }
 
 // fresh makes an addressable value of type t with its defaults.

@@ -246,6 +246,10 @@ func syntaxFault(file string, data []byte, err error) Fault {
 		}
 	}
 	mend := "check indentation, quotes and brackets at this line and the one above"
+	if strings.HasPrefix(problem, "mapping values are not allowed") {
+		problem = "a colon stands where no key can be"
+		mend = "indent keys of one level alike, with a space after each colon, here and in the line above; a text with a colon in it needs quotes"
+	}
 	anchor, unknownAnchor := strings.CutPrefix(problem, "unknown anchor '")
 	anchor, _, _ = strings.Cut(anchor, "'")
 	switch {

@@ -70,8 +70,8 @@ func (r *Registry) ClaimCode() string {
 	return r.claim.code
 }
 
-// claimable reports whether somebody can become the owner.
-func (r *Registry) claimable() bool {
+// Claimable reports whether somebody can become the owner by a code.
+func (r *Registry) Claimable() bool {
 	r.mu.Lock()
 	usable := r.broken == nil
 	r.mu.Unlock()
@@ -82,7 +82,7 @@ func (r *Registry) claimable() bool {
 func (r *Registry) offer() error {
 	path := filepath.Join(r.o.Dir, ClaimFile)
 	switch {
-	case !r.claimable():
+	case !r.Claimable():
 		r.claim.code = ""
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -114,7 +114,7 @@ func (r *Registry) setCode(code string) {
 func (r *Registry) Claim(who, code string) error {
 	r.claim.mu.Lock()
 	defer r.claim.mu.Unlock()
-	if r.claim.code == "" || !r.claimable() || !r.claim.mayTry(who, time.Now()) {
+	if r.claim.code == "" || !r.Claimable() || !r.claim.mayTry(who, time.Now()) {
 		return ErrNotAllowed
 	}
 	if subtle.ConstantTimeCompare([]byte(plain(code)), []byte(plain(r.claim.code))) != 1 {

@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,9 @@ import (
 	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 )
+
+// ErrPart says that not all of a backup is in its place.
+var ErrPart = errors.New("not all was restored, so do it again")
 
 // Restore puts the files of a backup into their places: the config as
 // configFile, what it names beside it, and the rest into the data directory that
@@ -67,6 +71,22 @@ func (c Content) Restore(configFile string, load func(path string) (dataDir stri
 		}
 		return err
 	}
+	// So that a full disk leaves all as it was, nothing is put into its place
+	// before everything is written.
+	var drafts []durable.Draft
+	defer func() {
+		for _, draft := range drafts {
+			_ = draft.Drop()
+		}
+	}()
+	write := func(path string, text []byte, uid, gid int) error {
+		draft, err := durable.Write(path, text, 0o600, uid, gid)
+		if err != nil {
+			return fmt.Errorf("cannot write %s: %w", path, err)
+		}
+		drafts = append(drafts, draft)
+		return nil
+	}
 	if err := folder(dataDir, uid, gid, 0o700); err != nil {
 		return "", fmt.Errorf("cannot make the data directory: %w", err)
 	}
@@ -82,14 +102,22 @@ func (c Content) Restore(configFile string, load func(path string) (dataDir stri
 				return "", fmt.Errorf("cannot make a directory: %w", err)
 			}
 		}
-		if err := durable.ReplaceAs(path, c.files[f.name()], 0o600, user, group); err != nil {
-			return "", fmt.Errorf("cannot write %s: %w", path, err)
+		if err := write(path, c.files[f.name()], user, group); err != nil {
+			return "", err
 		}
 	}
-	if err := durable.ReplaceAs(filepath.Join(dataDir, config.IdentityFile), identity, 0o600, uid, gid); err != nil {
-		return "", fmt.Errorf("cannot write who this gateway is: %w", err)
+	if err := write(filepath.Join(dataDir, config.IdentityFile), identity, uid, gid); err != nil {
+		return "", err
 	}
-	return dataDir, setup.InstallConfig(configFile, c.config(dir))
+	last, err := setup.WriteConfig(configFile, c.config(dir))
+	if err != nil {
+		return "", err
+	}
+	drafts = append(drafts, last)
+	if err := setup.Put(configFile, drafts); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPart, err)
+	}
+	return dataDir, nil
 }
 
 // config gives the config's text as it is to be in another folder, where it

@@ -333,6 +333,16 @@ func (c *Clock) VerifyTime() time.Time {
 	return t
 }
 
+// VerifyTime is [Clock.VerifyTime] for who knows nothing of the machine's past:
+// who tries a server before there is a gateway, or beside it.
+func VerifyTime(source Source) time.Time {
+	c, err := New(source, time.Time{}, nil)
+	if err != nil {
+		return source.Sample().Wall // no boot is told from another, and none needs to be
+	}
+	return c.VerifyTime()
+}
+
 // Status is what people are told of the clock.
 type Status struct {
 	Known bool          `json:"known"`

@@ -268,7 +268,7 @@ func TestBrokenDeviceHarmsItself(t *testing.T) {
 	write(t, dir, "data/devices.d/well.yaml", "id: well\nprofile: senml\ncoap: {}\n", 0o644)
 	path := write(t, dir, "c.yaml", strings.Replace(good, "mqtt: {topic: kitchen}", "mqtt: {topic: kitchen}, groups: [lights]", 1), 0o644)
 	c, faults := Load(path, testOptions())
-	const want = `data/devices.d/a.yaml:3:1: (document): cannot be read as YAML: mapping values are not allowed in this context; allowed: YAML; check indentation, quotes and brackets at this line and the one above
+	const want = `data/devices.d/a.yaml:3:1: (document): cannot be read as YAML: a colon stands where no key can be; allowed: YAML; indent keys of one level alike, with a space after each colon, here and in the line above; a text with a colon in it needs quotes
 data/devices.d/lights.yaml:1:5: id: "lights" is a group in c.yaml, line 12, so a command could mean either; allowed: ids that no group has; choose another
 data/devices.d/soil.yaml:4:9: parent: is the device itself; allowed: the id of another device; remove it`
 	if got := strings.ReplaceAll(faults.Error(), dir+"/", ""); got != want {

@@ -115,11 +115,14 @@ func (c *Config) Secrets() []string {
 	return all
 }
 
-// Files gives the paths of all files that the config names: secrets,
+// Files gives the whole paths of all files that the config names: secrets,
 // authorities, certificates.
 func (c *Config) Files() []string {
 	var all []string
 	dir := filepath.Dir(c.doc.File())
+	if whole, err := filepath.Abs(dir); err == nil {
+		dir = whole
+	}
 	eachKey(reflect.ValueOf(c), func(key string, v reflect.Value) {
 		if path, ok := v.Interface().(string); ok && path != "" && strings.HasSuffix(key, "_file") {
 			if !filepath.IsAbs(path) {

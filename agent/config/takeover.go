@@ -3,7 +3,9 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -45,6 +47,25 @@ func TakeSecrets(file string, text []byte) (Taken, strictyaml.Faults) {
 // inline are the keys that hold a secret on a card, and the key that names its
 // file.
 var inline = map[string]string{"password": "password_file", "secret": "secret_file", "psk": "psk_file", "security_code": "security_code_file"}
+
+// OnCard gives faults of a config that is to be taken over in the words of who
+// wrote it, where the keys of secrets are those without _file.
+func OnCard(faults strictyaml.Faults) strictyaml.Faults {
+	pairs := []string{"; the file needs mode 0600", ""}
+	for key, named := range inline {
+		pairs = append(pairs, named, key)
+	}
+	words := strings.NewReplacer(pairs...)
+	told := slices.Clone(faults)
+	for i := range told {
+		f := &told[i]
+		if near := strictyaml.Nearest(f.Key[strings.LastIndex(f.Key, ".")+1:], slices.Collect(maps.Keys(inline))); f.Problem == "is not a known key" && near != "" {
+			f.Mend = fmt.Sprintf("did you mean %q?", near)
+		}
+		f.Key, f.Problem, f.Allowed, f.Mend = words.Replace(f.Key), words.Replace(f.Problem), words.Replace(f.Allowed), words.Replace(f.Mend)
+	}
+	return told
+}
 
 type taker struct {
 	file   string
@@ -114,6 +135,9 @@ func (t *taker) take(key, value *yaml.Node, named string, path []string) {
 	switch {
 	case value.Value == "" || value.Tag == "!!null":
 		fault("is empty", "write the secret")
+		return
+	case strictyaml.Typographic(value):
+		fault("is in typographic quotes, which would become part of the secret", `replace them by straight ones (")`)
 		return
 	case !ok || !known || value.Anchor != "" || strings.ContainsAny(value.Value, "\r\n"):
 		fault("cannot be taken over as it is written", `write it in one line, in "quotes"`)

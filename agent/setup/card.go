@@ -1,22 +1,32 @@
 package setup
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf16"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/bridge"
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/devices"
+	"github.com/porchlight-iot/porchlight/strictyaml"
 )
 
 // The files on a boot partition. Whoever writes them sees no others of the
@@ -27,6 +37,7 @@ const (
 	CardErrors = "porchlight-errors.txt" // what is wrong, in words
 	CardDone   = "porchlight-done.txt"   // that all went well
 	CardClaim  = "porchlight-claim.png"  // how the gateway is claimed, as a QR code
+	CardFull   = "porchlight-errors-no-room-on-this-partition.txt"
 )
 
 // maxCardFile is more than any config.
@@ -37,60 +48,84 @@ type CardFault struct{ what string }
 
 func (f CardFault) Error() string { return f.what }
 
+func faultsOf(faults strictyaml.Faults) error {
+	return cardFault("In the file is wrong, each with its line and the place in that line:\n\n%v", config.OnCard(faults))
+}
+
 func cardFault(format string, args ...any) error { return CardFault{fmt.Sprintf(format, args...)} }
 
-// TakeOver makes the file on a boot partition the gateway's config at path,
-// checks it first, and takes it from the partition, which anybody can read who
-// holds the card. It reports whether there was one. What is wrong is also
-// written to [CardErrors]; the file is left as it is then, and the gateway's
-// config too. Trying again is of use where the error is no [CardFault]. Where
-// nobody is named as the owner of an invited gateway, it is to be claimed, and
-// [CardDone] says how. dataDir is that of a gateway that is invited; "" is the
-// default.
-func TakeOver(ctx context.Context, dir, path, dataDir string) (done bool, err error) {
-	found, err := cardFiles(dir)
+// A Card is a boot partition, and the gateway that it is for.
+type Card struct {
+	Dir     string // where the partition is
+	Config  string // the gateway's config file
+	DataDir string // that of a gateway which is invited; "" is the default
+	Clock   clock.Source
+}
+
+// TakeOver makes the file on the partition the gateway's config, checks it
+// first, and takes it from the partition, which anybody can read who holds the
+// card. It reports whether there was one. What is wrong is also written to
+// [CardErrors]; the file is left as it is then, and the gateway's config too.
+// Trying again is of use where the error is no [CardFault]. Where nobody is the
+// owner of the gateway, it is to be claimed, and [CardDone] says how.
+func (c Card) TakeOver(ctx context.Context) (done bool, err error) {
+	found, err := c.files()
 	if err != nil || len(found) == 0 {
 		return false, err
 	}
 	// Where nothing can be removed, secrets would stay, and the same file would
 	// be taken over again at each start.
-	if err := os.WriteFile(filepath.Join(dir, CardErrors), []byte("The file is being looked at.\n"), 0o600); err != nil {
-		return false, fmt.Errorf("cannot write to the boot partition, so nothing is taken over: %w", err)
+	said := c.path(CardErrors)
+	if err := os.WriteFile(said, []byte("The file is being looked at.\n"), 0o600); err != nil {
+		err = fmt.Errorf("cannot write to the boot partition, so nothing is taken over: %w", err)
+		if errors.Is(err, unix.ENOSPC) {
+			// A name needs no room.
+			err = errors.Join(err, os.Remove(said), os.WriteFile(c.path(CardFull), nil, 0o600))
+		}
+		return false, err
 	}
 	told := ""
 	switch {
 	case len(found) > 1:
 		err = cardFault("There are %s: keep one of them.", strings.Join(found, " and "))
 	case strings.HasPrefix(strings.ToLower(found[0]), CardConfig):
-		told, err = takeConfig(filepath.Join(dir, found[0]), path)
+		told, err = c.takeConfig(ctx, c.path(found[0]))
 	default:
-		told, err = takeInvitation(ctx, filepath.Join(dir, found[0]), path, dataDir)
+		told, err = c.takeInvitation(ctx, c.path(found[0]))
 	}
 	if err != nil {
 		text := "Porchlight could not be set up.\n\n" + err.Error() + "\n"
+		if remedy := Remedy(err); remedy != "" {
+			text += "\n" + remedy + "\n"
+		}
 		if errors.As(err, new(CardFault)) {
 			text += "\nMend " + strings.Join(found, ", ") + " and start again.\n"
 		} else {
 			text += "\nIt is tried again by itself.\n"
 		}
-		text += "\n" + time.Now().UTC().Format(time.DateTime) + " UTC by this machine's clock\n"
-		return false, errors.Join(err, os.WriteFile(filepath.Join(dir, CardErrors), crlf(text), 0o600))
+		text += "\n" + c.Clock.Sample().Wall.UTC().Format(time.DateTime) + " UTC by this machine's clock\n"
+		return false, errors.Join(err, os.WriteFile(said, crlf(text), 0o600))
 	}
-	if err := wipe(filepath.Join(dir, found[0])); err != nil {
-		return false, err
+	// In the place of what was said before, so that no room is needed any more.
+	if err := os.WriteFile(said, crlf(told+"\n"), 0o600); err != nil {
+		return false, fmt.Errorf("cannot write to the boot partition: %w", err)
 	}
-	return true, errors.Join(
-		os.WriteFile(filepath.Join(dir, CardDone), crlf(told+"\n"), 0o600),
-		os.Remove(filepath.Join(dir, CardErrors)), durable.SyncDir(dir))
+	if err := wipe(c.path(found[0])); err != nil {
+		return false, errors.Join(err, os.WriteFile(said, crlf(told+"\n\nBut the file could not be removed from the card, and holds secrets: remove it.\n"), 0o600))
+	}
+	_ = os.Remove(c.path(CardFull)) // of the time before
+	return true, errors.Join(os.Rename(said, c.path(CardDone)), durable.SyncDir(c.Dir))
 }
+
+func (c Card) path(name string) string { return filepath.Join(c.Dir, name) }
 
 // crlf ends lines as the plainest editors want them.
 func crlf(s string) []byte { return []byte(strings.ReplaceAll(s, "\n", "\r\n")) }
 
-// cardFiles gives the names of the files that are for us. Some systems hide the
+// files gives the names of the files that are for us. Some systems hide the
 // end of a name and add another .txt, and none tells capitals apart there.
-func cardFiles(dir string) (found []string, err error) {
-	entries, err := os.ReadDir(dir)
+func (c Card) files() (found []string, err error) {
+	entries, err := os.ReadDir(c.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the boot partition: %w", err)
 	}
@@ -118,7 +153,25 @@ func readCardFile(path string) ([]byte, error) {
 	case len(text) > maxCardFile:
 		return nil, cardFault("The file is too long to be ours.")
 	}
-	return text, nil
+	return utf8Of(text), nil
+}
+
+// utf8Of gives a text that begins with a mark of UTF-16, as editors of Windows
+// write, in UTF-8, and others as they are.
+func utf8Of(text []byte) []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	switch {
+	case bytes.HasPrefix(text, []byte("\xff\xfe")):
+	case bytes.HasPrefix(text, []byte("\xfe\xff")):
+		order = binary.BigEndian
+	default:
+		return text
+	}
+	units := make([]uint16, 0, len(text)/2)
+	for rest := text[2:]; len(rest) >= 2; rest = rest[2:] {
+		units = append(units, order.Uint16(rest))
+	}
+	return []byte(string(utf16.Decode(units)))
 }
 
 // wipe removes a file with secrets. That its bytes are overwritten first is
@@ -138,26 +191,82 @@ func wipe(path string) error {
 	return nil
 }
 
-func takeConfig(card, path string) (told string, err error) {
+// tryFor bounds the try of a config's server.
+const tryFor = time.Minute
+
+func (c Card) takeConfig(ctx context.Context, card string) (told string, err error) {
 	text, err := readCardFile(card)
 	if err != nil {
 		return "", err
 	}
 	draft, faults := config.TakeSecrets(CardConfig, text)
 	if len(faults) > 0 {
-		return "", CardFault{faults.Error()}
+		return "", faultsOf(faults)
 	}
-	c, faults, err := load(draft, path, CardConfig)
+	loaded, faults, err := load(draft, c.Config, CardConfig)
 	switch {
 	case err != nil:
 		return "", err
-	case c == nil:
-		return "", CardFault{faults.Error()}
+	case loaded == nil:
+		return "", faultsOf(faults)
 	}
-	if err := Install(path, draft); err != nil {
+	// What the server refuses is a fault of the file. A server that is away comes
+	// back, maybe only when this machine is where it is to be.
+	later, err := c.try(ctx, loaded)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("The config was taken over: this is the gateway %s. Its secrets are no longer here.", c.Gateway.ID), nil
+	claim, err := install(c.Config, draft, func() (Claim, error) {
+		claim, err := OfferClaim(loaded, c.Clock, c.pictures()...)
+		if errors.Is(err, unix.EROFS) {
+			// A data directory that the config has elsewhere, and the gateway
+			// alone is let write to. Its log has the code then.
+			return Claim{}, nil
+		}
+		return claim, err
+	}, c.pictures())
+	if err != nil {
+		return "", err
+	}
+	told = fmt.Sprintf("The config was taken over: this is the gateway %s. Its secrets are no longer here.", loaded.Gateway.ID)
+	if later != "" {
+		told += "\n\nNot everything works yet, and it is tried again by itself:\n" + later
+	}
+	if claim.Code != "" {
+		told += "\n\n" + claimText(claim)
+	}
+	return told, nil
+}
+
+// try gives what of a config does not work yet, or the fault that its server
+// refuses it.
+func (c Card) try(ctx context.Context, loaded *config.Config) (later string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	var refused error
+	err = agent.TryXMPP(ctx, loaded, verifying(c.Clock), func(t bridge.Trial) {
+		switch {
+		case t.Err == nil || t.Harmless:
+		case t.Step == "login" && stream.Delay(t.Err) == stream.Refused:
+			refused = cardFault("The server refuses the login of %s: %v.\nNext: %s.", Address(loaded), t.Err, t.Next)
+		default:
+			later = fmt.Sprintf("%s: %v.\nNext: %s.", t.Step, t.Err, t.Next)
+		}
+	})
+	if errors.Is(err, agent.ErrRunning) {
+		err = nil // which shows soon enough
+	}
+	return later, errors.Join(err, refused)
+}
+
+// pictures are where a QR code for the claim is put: beside the config, and where
+// the one looks who wrote the card.
+func (c Card) pictures() []string {
+	return []string{filepath.Join(filepath.Dir(c.Config), ClaimPicture), c.path(CardClaim)}
+}
+
+func claimText(claim Claim) string {
+	return fmt.Sprintf("It belongs to nobody yet. Who sends this to %s in a chat first is its owner:\n\n%s\n\n%s has it for the camera of a phone.", claim.JID, claim.Message(), CardClaim)
 }
 
 // A pending invitation is kept until the config is in its place: a power cut in
@@ -170,7 +279,7 @@ type pending struct {
 
 const pendingName = ".invitation"
 
-func takeInvitation(ctx context.Context, card, path, dataDir string) (told string, err error) {
+func (c Card) takeInvitation(ctx context.Context, card string) (told string, err error) {
 	text, err := readCardFile(card)
 	if err != nil {
 		return "", err
@@ -184,24 +293,30 @@ func takeInvitation(ctx context.Context, card, path, dataDir string) (told strin
 		owner = in.Inviter
 	}
 	if owner != "" {
-		if err := bridge.ValidJID(owner); err != nil {
-			return "", cardFault("%q is no address of an owner: %v", owner, err)
+		if err := bridge.ValidJID(owner); err != nil || !strings.Contains(owner, "@") {
+			return "", cardFault("owner: %q is no address of a person. It is like anna@example.org.", owner)
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+	if server := more["server"]; server != "" {
+		if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
+			return "", cardFault("server: %q is no address of a server with its port. It is like xmpp.example.org:5222.", server)
+		}
+	}
+	dir := filepath.Dir(c.Config)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", fmt.Errorf("cannot make the config's directory: %w", err)
 	}
-	kept := filepath.Join(filepath.Dir(path), pendingName)
+	kept := filepath.Join(dir, pendingName)
 	var p pending
 	if b, err := os.ReadFile(kept); err == nil && json.Unmarshal(b, &p) == nil && p.Token != in.Token {
 		p = pending{}
 	}
 	answers := func() Answers {
-		return Answers{Account: &Account{JID: p.JID, Password: p.Password, Server: more["server"]}, Owner: owner, DataDir: dataDir}
+		return Answers{Account: &Account{JID: p.JID, Password: p.Password, Server: more["server"]}, Owner: owner, DataDir: c.DataDir}
 	}
 	var failed bridge.Trial
 	try := func() (Answers, error) {
-		return answers().Try(ctx, path, func(t bridge.Trial) {
+		return answers().Try(ctx, c.Config, c.Clock, func(t bridge.Trial) {
 			if t.Err != nil && !t.Harmless {
 				failed = t
 			}
@@ -212,13 +327,13 @@ func takeInvitation(ctx context.Context, card, path, dataDir string) (told strin
 		found, err = try()
 	}
 	if p.Token == "" || errors.Is(err, ErrRefused) && failed.Step == "login" {
-		made, refused := enroll(ctx, in, more["server"], p, kept)
+		made, refused := c.enroll(ctx, in, more["server"], p, kept)
 		switch {
 		case refused == nil:
 			p = made
 			found, err = try()
 		case p.Token == "" || !bridge.Lasting(refused): // else it was made before
-			return "", explainInvitation(refused, in)
+			return "", c.explainInvitation(refused, in)
 		}
 	}
 	switch {
@@ -227,23 +342,22 @@ func takeInvitation(ctx context.Context, card, path, dataDir string) (told strin
 	case err != nil:
 		return "", err
 	}
-	told = fmt.Sprintf("The gateway has the account %s and belongs to %s.", p.JID, owner)
-	if owner == "" {
-		claim, err := OfferClaim(p.JID, dataDir, filepath.Join(filepath.Dir(path), ClaimPicture), filepath.Join(filepath.Dir(card), CardClaim))
-		if err != nil {
-			return "", err
-		}
-		told = fmt.Sprintf("The gateway has the account %s and belongs to whom it did before.", p.JID)
-		if claim.Code != "" {
-			told = fmt.Sprintf("The gateway has the account %s and belongs to nobody yet. Who sends it this first is its owner:\n\n%s\n\n%s has it for the camera of a phone.", p.JID, claim.Message(), CardClaim)
-		}
-	}
 	draft, err := found.Draft()
 	if err != nil {
 		return "", err
 	}
-	if err := Install(path, draft); err != nil {
+	claim, err := Install(c.Config, draft, c.Clock, c.pictures()...)
+	if err != nil {
 		return "", err
+	}
+	told = fmt.Sprintf("The gateway has the account %s", p.JID)
+	switch {
+	case claim.Code != "":
+		told += ".\n\n" + claimText(claim)
+	case owner != "":
+		told += fmt.Sprintf(" and belongs to %s.", owner)
+	default:
+		told += " and belongs to whom it did before."
 	}
 	if err := os.Remove(kept); err != nil {
 		return "", fmt.Errorf("cannot remove what the invitation left: %w", err)
@@ -252,11 +366,12 @@ func takeInvitation(ctx context.Context, card, path, dataDir string) (told strin
 }
 
 // enroll makes an account, the one of before where there is one, and remembers it
-// before the server does.
-func enroll(ctx context.Context, in bridge.Invitation, server string, before pending, kept string) (pending, error) {
+// before the server does. That of before may be taken by somebody else: what was
+// to be asked for next could not be kept.
+func (c Card) enroll(ctx context.Context, in bridge.Invitation, server string, before pending, kept string) (pending, error) {
 	for try := 0; ; try++ {
 		p := before
-		if before.Token == "" {
+		if before.Token == "" || try > 0 {
 			name := in.Name
 			if name == "" {
 				name = gatewayName()
@@ -277,8 +392,13 @@ func enroll(ctx context.Context, in bridge.Invitation, server string, before pen
 		if err != nil {
 			return p, err
 		}
-		err = bridge.Register(ctx, stream.Config{Account: &stream.Account{JID: j, Password: p.Password, Server: server}}, in.Token)
-		if !errors.Is(err, bridge.ErrTaken) || in.Name != "" || before.Token != "" || try == 3 {
+		err = bridge.Register(ctx, stream.Config{Account: &stream.Account{
+			JID: j, Password: p.Password, Server: server, TLS: &tls.Config{Time: verifying(c.Clock)},
+		}}, in.Token)
+		if !errors.Is(err, bridge.ErrTaken) || in.Name != "" || try == 3 {
+			if before.Token == "" && bridge.Lasting(err) {
+				err = errors.Join(err, os.Remove(kept)) // there is no such account
+			}
 			return p, err
 		}
 	}
@@ -297,7 +417,7 @@ func gatewayName() string {
 	return "porchlight"
 }
 
-func explainInvitation(err error, in bridge.Invitation) error {
+func (c Card) explainInvitation(err error, in bridge.Invitation) error {
 	switch {
 	case errors.Is(err, bridge.ErrInvitation):
 		return cardFault("%v.\nAsk for a new one; each is good for one gateway, and for some days.", err)
@@ -305,11 +425,16 @@ func explainInvitation(err error, in bridge.Invitation) error {
 		return cardFault("%v.\nAsk for an invitation that leaves the name open.", err)
 	case errors.Is(err, bridge.ErrNoRegistration):
 		return cardFault("%v.\nThe operator of %s can allow it for those who are invited: in Prosody by the module invites_register.", err, in.Domain)
+	case Remedy(err) != "":
+		return err
 	}
-	if year := time.Now().Year(); year < 2024 {
-		return fmt.Errorf("%w\nThis machine's clock shows the year %d; without a network it does not learn the time, and without the time it cannot tell whether the server is the right one", err, year)
+	if now := c.Clock.Sample(); !now.Synced && bridge.Untimely(err) {
+		return fmt.Errorf("%w\nThis machine's clock shows %s, which nothing keeps right; it learns the time from the network, and without the time it cannot tell whether the server is the right one. Check the network: the cable, or name and password of the WiFi", err, now.Wall.UTC().Format(time.DateTime))
 	}
-	return fmt.Errorf("%w\nCheck the network: the cable, or name and password of the WiFi", err)
+	if stream.Delay(err) == stream.Conflict {
+		return fmt.Errorf("%w\nSo it may be another server. Its operator has to give it a certificate for %s from an authority that is trusted everywhere, and to renew it in time", err, in.Domain)
+	}
+	return fmt.Errorf("%w\nCheck the network (the cable, or name and password of the WiFi), and whether the name of the server is right and it runs", err)
 }
 
 // readInvitation reads the invitation and what more may stand below it, as
@@ -317,13 +442,14 @@ func explainInvitation(err error, in bridge.Invitation) error {
 func readInvitation(text string) (in bridge.Invitation, more map[string]string, err error) {
 	more = map[string]string{}
 	text = strings.TrimPrefix(text, "\xef\xbb\xbf")
+	const wrapped = "<>\"'“”„" // as texts have it that it is copied from
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
 		if in.Token == "" {
-			if in, err = bridge.ParseInvitation(line); err != nil {
+			if in, err = bridge.ParseInvitation(strings.Trim(line, wrapped)); err != nil {
 				return in, nil, CardFault{err.Error()}
 			}
 			continue

@@ -1,19 +1,23 @@
 package setup
 
 import (
+	"encoding/binary"
 	"errors"
+	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/config"
+	"image/png"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/porchlight-iot/porchlight/agent/config"
+	"unicode/utf16"
 )
 
 const goodCard = `gateway: {id: pi, data_dir: DATA}
 xmpp:
-  account: {jid: pi@example.org, password: "grün 'und' \"rot\""}
+  account: {jid: pi@example.org, server: "127.0.0.1:1", password: "grün 'und' \"rot\""}
 mqtt: {brokers: [{name: house, url: "mqtt://127.0.0.1:1"}]}
+operators: [{jid: anna@example.org, role: owner}]
 devices:
   - {id: kitchen, name: "Küche \"oben\" 🍅", profile: tasmota, mqtt: {topic: "a b"}}
 `
@@ -42,6 +46,12 @@ func newCard(t *testing.T, files map[string]string) card {
 	return c
 }
 
+// takeOver has a machine take the card that knows the time.
+func (c card) takeOver() (bool, error) {
+	c.t.Helper()
+	return Card{Dir: c.boot, Config: c.path, Clock: knowing()}.TakeOver(c.t.Context())
+}
+
 // list gives what is in a folder.
 func (c card) list(dir string) string {
 	c.t.Helper()
@@ -65,18 +75,35 @@ func (c card) read(path string) string {
 	return string(b)
 }
 
+func utf16Of(order binary.AppendByteOrder, s string) string {
+	b := order.AppendUint16(nil, 0xfeff)
+	for _, unit := range utf16.Encode([]rune(s)) {
+		b = order.AppendUint16(b, unit)
+	}
+	return string(b)
+}
+
+// TestCardIsTakenOver has editors of other systems write the file, and name it.
 func TestCardIsTakenOver(t *testing.T) {
-	for _, name := range []string{"porchlight.yaml", "Porchlight.YAML.txt"} {
+	for name, encode := range map[string]func(string) string{
+		"porchlight.yaml":     func(s string) string { return "\xef\xbb\xbf" + s },
+		"Porchlight.YAML.txt": func(s string) string { return utf16Of(binary.LittleEndian, s) },
+		"PORCHLIGHT.YAML":     func(s string) string { return utf16Of(binary.BigEndian, s) },
+	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCard(t, map[string]string{name: "\xef\xbb\xbf" + strings.ReplaceAll(goodCard, "\n", "\r\n"), CardErrors: "of the time before", "config.txt": "the board's"})
-			done, err := TakeOver(t.Context(), c.boot, c.path, "")
+			c := newCard(t, map[string]string{name: strings.ReplaceAll(goodCard, "\n", "\r\n"), CardErrors: "of the time before", "config.txt": "the board's"})
+			path := filepath.Join(c.boot, name)
+			if err := os.WriteFile(path, []byte(encode(c.read(path))), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			done, err := c.takeOver()
 			if err != nil || !done {
 				t.Fatal(done, err)
 			}
 			if got := c.list(c.boot); got != "config.txt porchlight-done.txt" {
 				t.Errorf("on the boot partition are %s", got)
 			}
-			if told := c.read(filepath.Join(c.boot, CardDone)); !strings.Contains(told, "gateway pi") {
+			if told := c.read(filepath.Join(c.boot, CardDone)); !strings.Contains(told, "gateway pi") || !strings.Contains(told, "it is tried again by itself:\r\nlogin: ") || strings.Contains(told, "claim") {
 				t.Errorf("it is told %q", told)
 			}
 			if got := c.list(c.etc); got != "porchlight.yaml xmpp-account-password" {
@@ -98,11 +125,65 @@ func TestCardIsTakenOver(t *testing.T) {
 				t.Errorf("the device is %q", got)
 			}
 			// There is nothing to do the next time.
-			if done, err := TakeOver(t.Context(), c.boot, c.path, ""); err != nil || done {
+			if done, err := c.takeOver(); err != nil || done {
 				t.Errorf("again: %v, %v", done, err)
 			}
 		})
 	}
+}
+
+const ownersLine = "operators: [{jid: anna@example.org, role: owner}]\n"
+
+// TestCardOffersClaim: whoever wrote a config without an owner finds on the card
+// how to become it, unless somebody is the owner already.
+func TestCardOffersClaim(t *testing.T) {
+	text := strings.Replace(goodCard, ownersLine, "operators: [{jid: bob@example.org, role: viewer}]\n", 1)
+	for name, account := range map[string]string{
+		"account":   "xmpp:pi@example.org?",
+		"component": "xmpp:gateway@porch.example.org?",
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := text
+			if name == "component" {
+				from, to := strings.Index(text, "  account:"), strings.Index(text, "mqtt:")
+				text = text[:from] + "  component: {domain: porch.example.org, server: \"127.0.0.1:1\", secret: x}\n  pubsub: p.example.org\n" + text[to:]
+			}
+			c := newCard(t, map[string]string{CardConfig: text})
+			if done, err := c.takeOver(); err != nil || !done {
+				t.Fatal(done, err)
+			}
+			code := strings.TrimSpace(c.read(filepath.Join(filepath.Dir(c.boot), "data", access.ClaimFile)))
+			if told := c.read(filepath.Join(c.boot, CardDone)); !strings.Contains(told, "\r\n\r\nclaim "+code+"\r\n\r\n") {
+				t.Errorf("the code is %q, and it is told %q", code, told)
+			}
+			for _, path := range []string{filepath.Join(c.boot, CardClaim), filepath.Join(c.etc, ClaimPicture)} {
+				picture, err := png.Decode(strings.NewReader(c.read(path)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, want := scan(t, picture), account+"message;body=claim%20"+code; got != want {
+					t.Errorf("%s says %q, want %q", path, got, want)
+				}
+				if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+					t.Errorf("%s: %v, %v", path, info, err)
+				}
+			}
+		})
+	}
+	t.Run("owned", func(t *testing.T) {
+		c := newCard(t, map[string]string{CardConfig: text})
+		data := filepath.Join(filepath.Dir(c.boot), "data")
+		err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(filepath.Join(data, "access.yaml"), []byte("version: 1\ngrants:\n  - {jid: anna@example.org, role: owner}\n"), 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if done, err := c.takeOver(); err != nil || !done {
+			t.Fatal(done, err)
+		}
+		if got, told := c.list(c.boot), c.read(filepath.Join(c.boot, CardDone)); got != CardDone || strings.Contains(told, "claim") {
+			t.Errorf("there are %s, and it is told %q", got, told)
+		}
+	})
 }
 
 // TestCardWithFaults leaves everything as it was, and says what is wrong beside
@@ -113,20 +194,29 @@ func TestCardWithFaults(t *testing.T) {
 		want  string
 	}{
 		"typo":          {map[string]string{CardConfig: strings.Replace(goodCard, "jid:", "jdi:", 1)}, `porchlight.yaml:3:13: xmpp.account.jdi: is not a known key`},
-		"no profile":    {map[string]string{CardConfig: strings.Replace(goodCard, "tasmota", "tasmoto", 1)}, `porchlight.yaml:6:`},
+		"no profile":    {map[string]string{CardConfig: strings.Replace(goodCard, "tasmota", "tasmoto", 1)}, `porchlight.yaml:7:`},
 		"no YAML":       {map[string]string{CardConfig: "xmpp: [\n"}, `porchlight.yaml:`},
 		"empty":         {map[string]string{CardConfig: ""}, `porchlight.yaml:1:1`},
 		"a picture":     {map[string]string{CardConfig: "\x89PNG\r\n\x1a\n\x00\x00"}, `porchlight.yaml:1:1`},
-		"no password":   {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `""`, 1)}, `porchlight.yaml:3:44: xmpp.account.password: is empty`},
+		"no password":   {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `""`, 1)}, `porchlight.yaml:3:67: xmpp.account.password: is empty`},
 		"both":          {map[string]string{CardConfig: goodCard, CardInvite: "xmpp:example.org?register;preauth=x"}, "keep one of them"},
-		"no invitation": {map[string]string{CardInvite: "https://example.org/i#abc\n"}, "it does not begin with xmpp:"},
+		"no invitation": {map[string]string{CardInvite: "https://example.org/i#abc\n"}, "the address of a web page"},
 		"more":          {map[string]string{CardInvite: "xmpp:anna@example.org?roster;preauth=x;ibr=y\nwifi: home\n"}, `The line "wifi: home" is not understood`},
+		"pasword":       {map[string]string{CardConfig: strings.Replace(goodCard, "password:", "pasword:", 1)}, `did you mean "password"?`},
+		"no secret":     {map[string]string{CardConfig: "xmpp: {account: {jid: a@example.org}}\n"}, `xmpp.account.password: is missing; allowed: one of password, password_env; add it`},
+		"no address":    {map[string]string{CardInvite: "Hello anna\n"}, `"Hello anna" does not begin with xmpp:`},
+		"no owner":      {map[string]string{CardInvite: "xmpp:example.org?register;preauth=x\nowner: anna\n"}, `owner: "anna" is no address of a person`},
+		"no port":       {map[string]string{CardInvite: "xmpp:example.org?register;preauth=x\nserver: example.org\n"}, `server: "example.org" is no address of a server with its port`},
+		"curly quotes":  {map[string]string{CardConfig: strings.Replace(goodCard, `"grün 'und' \"rot\""`, `“grün”`, 1)}, `xmpp.account.password: is in typographic quotes`},
+		"curly address": {map[string]string{CardConfig: strings.Replace(goodCard, "pi@example.org", "“pi@example.org”", 1)}, `xmpp.account.jid: "“pi@example.org”" is in typographic quotes`},
+		"two addresses": {map[string]string{CardInvite: "xmpp:a.org?register;preauth=x\nxmpp:b.org?register;preauth=x\n"}, "is not understood"},
+		"a tab":         {map[string]string{CardConfig: strings.Replace(goodCard, "  account:", "\taccount:", 1)}, `porchlight.yaml:3:1: (document): a tab indents this line`},
 		"nothing":       {map[string]string{CardInvite: "# later\r\n"}, "The file is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			card := newCard(t, c.files)
 			before := card.list(card.boot)
-			done, err := TakeOver(t.Context(), card.boot, card.path, "")
+			done, err := card.takeOver()
 			if done || !errors.As(err, new(CardFault)) {
 				t.Fatalf("%v, %v", done, err)
 			}
@@ -151,7 +241,7 @@ func TestCardIsReadOnly(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(c.boot, CardErrors), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := TakeOver(t.Context(), c.boot, c.path, ""); done || err == nil || errors.As(err, new(CardFault)) {
+	if done, err := c.takeOver(); done || err == nil || errors.As(err, new(CardFault)) {
 		t.Errorf("%v, %v", done, err)
 	}
 	if got := c.list(c.etc); got != "" {
@@ -165,7 +255,7 @@ func TestConfigBeforeIsKept(t *testing.T) {
 	if err := os.WriteFile(c.path, []byte("the config before"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := TakeOver(t.Context(), c.boot, c.path, ""); err != nil || !done {
+	if done, err := c.takeOver(); err != nil || !done {
 		t.Fatal(done, err)
 	}
 	if got := c.read(c.path + ".before"); got != "the config before" {

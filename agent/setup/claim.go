@@ -7,12 +7,15 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 
 	"rsc.io/qr"
 
+	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/clock"
+	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/bridge"
 )
@@ -37,52 +40,89 @@ func (c Claim) Message() string { return "claim " + c.Code }
 // URI has a client open a chat with the message ready to be sent (XEP-0147).
 func (c Claim) URI() string { return uri(c.JID, "message;body="+url.PathEscape(c.Message())) }
 
-// OfferClaim makes the claim of a new gateway, before its first start, and writes
-// its QR code to the files of pictures. jid is the gateway's address. An empty
-// dataDir is the default. Where what is there belongs to somebody, Code is empty,
-// and no picture is written.
-func OfferClaim(jid, dataDir string, pictures ...string) (Claim, error) {
-	c := Claim{JID: jid}
-	if dataDir == "" {
-		dataDir = defaultDataDir
+// Address gives the address of a config's gateway.
+func Address(c *config.Config) string {
+	if own := c.XMPP.Component; own != nil {
+		return "gateway@" + own.Domain
 	}
-	uid, gid := Service()
-	err := os.Mkdir(dataDir, 0o700)
+	bare, _, _ := strings.Cut(c.XMPP.Account.JID, "/")
+	return bare
+}
+
+// OfferClaim makes the claim of a gateway, before its start with a config, and
+// writes its QR code to the files of pictures. Where somebody is the owner, by
+// the config or by what was granted before, Code is empty and nothing is
+// written. Of an offer that fails nothing is left.
+func OfferClaim(c *config.Config, source clock.Source, pictures ...string) (claim Claim, err error) {
+	claim.JID = Address(c)
+	dir := c.Gateway.DataDir
+	sample := source.Sample()
+	r, err := access.Open(access.Options{
+		Dir: dir, CheckJID: bridge.ValidJID, Log: slog.New(slog.DiscardHandler),
+		Now: func() access.Moment {
+			return access.Moment{Time: clock.VerifyTime(source), Known: sample.Synced}
+		},
+	})
+	grants := agent.Grants(c)
+	r.Configure(grants)
 	switch {
-	case err == nil && uid >= 0:
-		err = os.Chown(dataDir, uid, gid)
+	case err == nil && !r.Claimable(), err != nil && slices.ContainsFunc(grants, func(g access.Grant) bool { return g.Role == access.Owner }):
+		return claim, nil
+	case err != nil:
+		return claim, fmt.Errorf("cannot make the code to claim the gateway: %w", err)
+	}
+	made := slices.Clone(pictures) // what is removed again where it fails
+	defer func() {
+		if err != nil {
+			remove(made)
+		}
+	}()
+	uid, gid := Service()
+	err = os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	switch {
+	case err == nil:
+		made = append(made, dir)
+		if uid >= 0 {
+			err = os.Chown(dir, uid, gid)
+		}
 	case errors.Is(err, os.ErrExist):
 		err = nil
 	}
 	if err != nil {
-		return c, fmt.Errorf("cannot make the data directory: %w", err)
+		return claim, fmt.Errorf("cannot make the data directory: %w", err)
 	}
-	r, err := access.Open(access.Options{
-		Dir: dataDir, CheckJID: bridge.ValidJID, Log: slog.New(slog.DiscardHandler),
-		Now: func() access.Moment { return access.Moment{Time: time.Now(), Known: true} },
-	})
-	if err == nil {
-		err = r.OfferClaim()
+	file := filepath.Join(dir, access.ClaimFile)
+	if _, none := os.Stat(file); errors.Is(none, os.ErrNotExist) {
+		made = append(made, file)
 	}
-	if err == nil && uid >= 0 && r.ClaimCode() != "" {
-		err = os.Chown(filepath.Join(dataDir, access.ClaimFile), uid, gid)
+	err = r.OfferClaim()
+	if err == nil && uid >= 0 {
+		err = os.Chown(file, uid, gid)
 	}
 	if err != nil {
-		return c, fmt.Errorf("cannot make the code to claim the gateway: %w", err)
+		return claim, fmt.Errorf("cannot make the code to claim the gateway: %w", err)
 	}
-	if c.Code = r.ClaimCode(); c.Code == "" {
-		return c, nil
-	}
-	code, err := qr.Encode(c.URI(), qr.M)
+	claim.Code = r.ClaimCode()
+	code, err := qr.Encode(claim.URI(), qr.M)
 	if err != nil {
-		return c, fmt.Errorf("cannot make the QR code: %w", err)
+		return claim, fmt.Errorf("cannot make the QR code: %w", err)
 	}
 	for _, path := range pictures {
 		if err := durable.Replace(path, code.PNG()); err != nil {
-			return c, fmt.Errorf("cannot write the QR code: %w", err)
+			return claim, fmt.Errorf("cannot write the QR code: %w", err)
 		}
 	}
-	return c, nil
+	return claim, nil
+}
+
+// remove takes away what is of no use, the last first.
+func remove(paths []string) {
+	for _, path := range slices.Backward(paths) {
+		_ = os.Remove(path)
+	}
 }
 
 // quiet is the margin that readers of QR codes need, in modules.

@@ -9,11 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/makiuchi-d/gozxing"
 	"github.com/makiuchi-d/gozxing/qrcode"
 
 	"github.com/porchlight-iot/porchlight/agent/access"
+	"github.com/porchlight-iot/porchlight/agent/clock"
+	"github.com/porchlight-iot/porchlight/agent/config"
 )
 
 // scan reads a QR code as a phone would.
@@ -30,11 +33,25 @@ func scan(t *testing.T, picture image.Image) string {
 	return found.GetText()
 }
 
+// unowned is the config of an account's gateway without an owner.
+func unowned(jid, dataDir string) *config.Config {
+	c := config.Default()
+	c.Gateway.DataDir, c.XMPP.Account = dataDir, &config.Account{JID: jid}
+	return c
+}
+
+// knowing is the clock of a machine that knows the time.
+func knowing() *clock.Fake {
+	now := clock.NewFake(time.Now(), time.Now())
+	now.Sync(0, 0)
+	return now
+}
+
 // TestClaimPicture scans what a new gateway's installer scans, and what it says
 // is the code that the gateway will offer.
 func TestClaimPicture(t *testing.T) {
 	data, path := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), ClaimPicture)
-	c, err := OfferClaim("o'hara's gate@example.org", data, path)
+	c, err := OfferClaim(unowned("o'hara's gate@example.org", data), knowing(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +70,7 @@ func TestClaimPicture(t *testing.T) {
 	if got, want := scan(t, picture), "xmpp:o%27hara%27s%20gate@example.org?message;body=claim%20"+c.Code; got != want {
 		t.Errorf("the picture says %q, want %q", got, want)
 	}
-	if again, err := OfferClaim("gate@example.org", data); err != nil || again.Code != c.Code {
+	if again, err := OfferClaim(unowned("gate@example.org", data), knowing()); err != nil || again.Code != c.Code {
 		t.Errorf("a second time the code is %q, %v; it was %q", again.Code, err, c.Code)
 	}
 }
@@ -65,7 +82,7 @@ func TestClaimOfAnOwnersGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	picture := filepath.Join(t.TempDir(), ClaimPicture)
-	if c, err := OfferClaim("gate@example.org", data, picture); err != nil || c.Code != "" {
+	if c, err := OfferClaim(unowned("gate@example.org", data), knowing(), picture); err != nil || c.Code != "" {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for _, path := range []string{picture, filepath.Join(data, access.ClaimFile)} {

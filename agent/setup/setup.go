@@ -10,14 +10,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"text/template"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/durable"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -128,7 +133,11 @@ func load(d config.Taken, path, shown string) (*config.Config, strictyaml.Faults
 	if err != nil {
 		return nil, nil, err
 	}
-	stage, err := os.MkdirTemp(filepath.Dir(path), ".setup-")
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, nil, fmt.Errorf("cannot make the config's directory: %w", err)
+	}
+	stage, err := os.MkdirTemp(dir, ".setup-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot check the config: %w", err)
 	}
@@ -152,6 +161,12 @@ func load(d config.Taken, path, shown string) (*config.Config, strictyaml.Faults
 			*text = strings.ReplaceAll(*text, stage+"/", "")
 		}
 	}
+	if c != nil {
+		// A data directory beside the config is where the config will be.
+		if rel, err := filepath.Rel(stage, c.Gateway.DataDir); err == nil && filepath.IsLocal(rel) {
+			c.Gateway.DataDir = filepath.Join(dir, rel)
+		}
+	}
 	return c, faults, nil
 }
 
@@ -161,8 +176,8 @@ var ErrRefused = errors.New("it did not work")
 // Try logs in with the answers and finds out where readings can be kept: on the
 // PubSub service of the answers or the server, else, for an account, on its own
 // nodes. It gives the answers with what it found. path is where the config will
-// be.
-func (a Answers) Try(ctx context.Context, path string, report func(bridge.Trial)) (Answers, error) {
+// be, source the machine's clock, by which certificates are judged.
+func (a Answers) Try(ctx context.Context, path string, source clock.Source, report func(bridge.Trial)) (Answers, error) {
 	try := func(a Answers, report func(bridge.Trial)) (failed *bridge.Trial, err error) {
 		d, err := a.Draft()
 		if err != nil {
@@ -175,7 +190,7 @@ func (a Answers) Try(ctx context.Context, path string, report func(bridge.Trial)
 		if c == nil {
 			return nil, faults
 		}
-		err = agent.TryXMPP(ctx, c, func(t bridge.Trial) {
+		err = agent.TryXMPP(ctx, c, verifying(source), func(t bridge.Trial) {
 			if t.Err != nil && !t.Harmless {
 				failed = &t
 			}
@@ -213,32 +228,79 @@ func (a Answers) Try(ctx context.Context, path string, report func(bridge.Trial)
 	return a, err
 }
 
+func verifying(source clock.Source) func() time.Time {
+	return func() time.Time { return clock.VerifyTime(source) }
+}
+
 // What the package makes.
 const (
 	serviceUser    = "porchlight"
 	defaultDataDir = "/var/lib/porchlight"
 )
 
-// Install puts a checked config and its secrets into their places: first the
-// secrets, which only the gateway's user may read, then the config, all at once.
-// A config that was there is kept as .before.
-func Install(path string, d config.Taken) error {
-	uid, gid := Service()
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return fmt.Errorf("cannot make the config's directory: %w", err)
+// Install puts a config and its secrets into their places, the file path and
+// beside it: first the secrets, which only the gateway's user may read, then the
+// config, all at once. A config that was there is kept as .before. Where nobody
+// is the owner it offers the claim, see [OfferClaim]. What wants room is done
+// before anything is changed, so that a full disk leaves all as it was.
+func Install(path string, d config.Taken, source clock.Source, pictures ...string) (Claim, error) {
+	c, faults, err := load(d, path, filepath.Base(path))
+	switch {
+	case err != nil:
+		return Claim{}, err
+	case c == nil:
+		return Claim{}, faults
 	}
-	for name, secret := range d.Secrets {
-		if err := durable.ReplaceAs(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid); err != nil {
-			return fmt.Errorf("cannot write a secret: %w", err)
-		}
-	}
-	return InstallConfig(path, d.Text)
+	return install(path, d, func() (Claim, error) { return OfferClaim(c, source, pictures...) }, pictures)
 }
 
-// InstallConfig puts a checked config into its place, all at once. One that was
-// there is kept as .before.
-func InstallConfig(path string, text []byte) error {
+// install is Install of a draft that was checked.
+func install(path string, d config.Taken, offer func() (Claim, error), pictures []string) (claim Claim, err error) {
+	uid, gid := Service()
+	dir := filepath.Dir(path)
+	var drafts []durable.Draft
+	defer func() {
+		for _, draft := range drafts {
+			_ = draft.Drop()
+		}
+	}()
+	for name, secret := range d.Secrets {
+		draft, err := durable.Write(filepath.Join(dir, name), []byte(secret+"\n"), 0o600, uid, gid)
+		if err != nil {
+			return claim, fmt.Errorf("cannot write a secret: %w", err)
+		}
+		drafts = append(drafts, draft)
+	}
+	text, err := WriteConfig(path, d.Text)
+	if err != nil {
+		return claim, err
+	}
+	drafts = append(drafts, text)
+	if claim, err = offer(); err != nil {
+		return claim, err
+	}
+	if err = Put(path, drafts); err != nil && claim.Code != "" {
+		remove(pictures)
+	}
+	return claim, err
+}
+
+// WriteConfig makes the draft of a checked config.
+func WriteConfig(path string, text []byte) (durable.Draft, error) {
+	uid, gid := Service()
+	if gid >= 0 {
+		uid = 0 // the gateway reads it and never writes it
+	}
+	draft, err := durable.Write(path, text, 0o640, uid, gid)
+	if err != nil {
+		return draft, fmt.Errorf("cannot write the config: %w", err)
+	}
+	return draft, nil
+}
+
+// Put puts drafts into their places, one after the other; the last is that of the
+// config at path. The config that was there is kept as .before.
+func Put(path string, drafts []durable.Draft) error {
 	before := path + ".before"
 	if err := os.Remove(before); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot keep the config that was there: %w", err)
@@ -246,14 +308,35 @@ func InstallConfig(path string, text []byte) error {
 	if err := os.Link(path, before); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot keep the config that was there: %w", err)
 	}
-	uid, gid := Service()
-	if gid >= 0 {
-		uid = 0 // the gateway reads it and never writes it
-	}
-	if err := durable.ReplaceAs(path, text, 0o640, uid, gid); err != nil {
-		return fmt.Errorf("cannot write the config: %w", err)
+	for _, draft := range drafts {
+		if err := draft.Put(); err != nil {
+			return fmt.Errorf("cannot put the config into its place: %w", err)
+		}
 	}
 	return nil
+}
+
+// Remedy gives what a person can do about a disk that takes nothing more, or takes
+// it of others only; "" where that is not what went wrong.
+func Remedy(err error) string {
+	dir := "/"
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		dir = filepath.Dir(path.Path)
+	case errors.As(err, &link):
+		dir = filepath.Dir(link.New)
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Sprintf("The disk or card is full where %s is. Make room (df -h %[1]s shows how full it is), then try again.", dir)
+	case errors.Is(err, unix.EROFS):
+		return fmt.Sprintf("The disk or card can only be read where %s is. A card that fails becomes that: start again, and where that does not help, take another card.", dir)
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return fmt.Sprintf("Only another user may do that in %s, most often root: put sudo before the command.", dir)
+	}
+	return ""
 }
 
 // Service gives who runs the gateway where the package is installed, for root;

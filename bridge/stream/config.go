@@ -117,3 +117,10 @@ func Delay(err error) Class {
 	}
 	return Transient
 }
+
+// Untimely reports whether a certificate is out of its time: it is, or the clock
+// by which it was judged is wrong.
+func Untimely(err error) bool {
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &invalid) && invalid.Reason == x509.Expired
+}

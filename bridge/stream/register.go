@@ -85,7 +85,8 @@ func register(ctx context.Context, cfg Config, token string) (err error) {
 	switch {
 	case tried:
 		return outcome
-	case err != nil && (broken(err) || errors.As(err, new(refusal)) || ctx.Err() != nil):
+	case err != nil && (broken(err) || Delay(err) != Transient || ctx.Err() != nil),
+		err != nil && encrypted == c && state&xmpp.Secure == 0: // it never came to where it would be offered
 		return explain(err)
 	}
 	return ErrNoRegistration

@@ -169,15 +169,18 @@ func runRestore(_ context.Context, args []string, stdout, stderr io.Writer) erro
 		var faults bytes.Buffer
 		c, _, err := checkConfig(staged, &faults)
 		if err != nil {
-			return "", fmt.Errorf("nothing was restored: the config of the backup is not valid for this version: %s", strings.TrimSpace(faults.String()))
+			return "", fmt.Errorf("the config of the backup is not valid for this version: %s", strings.TrimSpace(faults.String()))
 		}
 		if agent.Running(c) {
-			return "", errors.New("nothing was restored: a gateway is at work there; stop it first: sudo systemctl stop porchlight")
+			return "", errors.New("a gateway is at work there; stop it first: sudo systemctl stop porchlight")
 		}
 		return c.Gateway.DataDir, nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, backup.ErrPart):
 		return err
+	case err != nil:
+		return fmt.Errorf("nothing was restored: %w", err)
 	}
 	m := content.Manifest
 	fmt.Fprintf(stdout, "%s is restored as of %s: %s and %s.\n", m.Gateway, m.Made.Local().Format(time.DateTime), file, dataDir)

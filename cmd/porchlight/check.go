@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 )
 
@@ -31,7 +32,7 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return fmt.Errorf("cannot write the outcome: %w", err)
 	}
 	if *online {
-		return checkOnline(ctx, c, stdout)
+		return checkOnline(ctx, c, clock.Machine(), stdout)
 	}
 	return nil
 }

@@ -12,13 +12,16 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	osuser "os/user"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/bridge"
 )
@@ -59,36 +62,49 @@ func (f finding) broken() bool { return f.Verdict == verdictBroken }
 
 // checkOnline tries what the config names, one thing after the other, and
 // prints a line for each. It returns errVerdict if anything is broken.
-func checkOnline(ctx context.Context, c *config.Config, w io.Writer) error {
+func checkOnline(ctx context.Context, c *config.Config, source clock.Source, w io.Writer) error {
 	anyBroken := false
 	report := func(f finding) {
 		anyBroken = anyBroken || f.broken()
 		fmt.Fprintln(w, f)
 	}
-	report(tryClock())
-	tryConfigured(ctx, c, report)
+	report(tryClock(source))
+	tryConfigured(ctx, c, source, report)
 	if anyBroken {
 		return errVerdict
 	}
 	return ctx.Err()
 }
 
-// tryConfigured tries the servers, brokers and ports of a config.
-func tryConfigured(ctx context.Context, c *config.Config, report func(finding)) {
+// tryConfigured tries the servers, brokers and ports of a config. Certificates
+// are judged as the gateway judges them, by a machine's clock.
+func tryConfigured(ctx context.Context, c *config.Config, source clock.Source, report func(finding)) {
+	by := func(settings tlsSettings) tlsSettings {
+		if settings == nil {
+			return nil
+		}
+		return func() (*tls.Config, error) {
+			cfg, err := settings()
+			if err == nil {
+				cfg.Time = func() time.Time { return clock.VerifyTime(source) }
+			}
+			return cfg, err
+		}
+	}
 	reached := false
 	if own := c.XMPP.Component; own != nil {
-		reached = tryServer(ctx, "xmpp.component", own.Server, componentTLS(own), report)
+		reached = tryServer(ctx, "xmpp.component", own.Server, by(componentTLS(own)), report)
 	}
 	if own := c.XMPP.Account; own != nil {
-		reached = tryAccount(ctx, own, report)
+		reached = tryAccount(ctx, own, by, report)
 	}
 	if reached {
-		tryXMPP(ctx, c, report)
+		tryXMPP(ctx, c, source, report)
 	}
 	if c.MQTT != nil {
 		for _, b := range c.MQTT.Brokers {
 			address, settings := brokerAddress(b)
-			tryServer(ctx, "broker "+b.Name, address, settings, report)
+			tryServer(ctx, "broker "+b.Name, address, by(settings), report)
 		}
 	}
 	ports := make(map[string]bool)
@@ -131,20 +147,20 @@ func brokerAddress(b config.Broker) (string, tlsSettings) {
 // tryAccount finds the server of an account (RFC 6120 section 3.2, XEP-0368)
 // and tries it; true is that one was reached. The certificate is to name the
 // account's domain, whatever the server's own name.
-func tryAccount(ctx context.Context, a *config.Account, report func(finding)) (reached bool) {
+func tryAccount(ctx context.Context, a *config.Account, by func(tlsSettings) tlsSettings, report func(finding)) (reached bool) {
 	_, domain, _ := strings.Cut(a.JID, "@")
 	var settings tlsSettings
 	service := "xmpp-client"
 	if a.TLS.Mode == config.Direct {
 		service = "xmpps-client"
-		settings = func() (*tls.Config, error) {
+		settings = by(func() (*tls.Config, error) {
 			cfg, err := a.TLS.ClientConfig()
 			if err == nil {
 				cfg.ServerName = domain
 				cfg.NextProtos = []string{"xmpp-client"}
 			}
 			return cfg, err
-		}
+		})
 	}
 	if a.Server != "" {
 		return tryServer(ctx, "xmpp.account", a.Server, settings, report)
@@ -178,8 +194,8 @@ func tryAccount(ctx context.Context, a *config.Account, report func(finding)) (r
 }
 
 // tryXMPP logs in as the gateway would, STARTTLS included.
-func tryXMPP(ctx context.Context, c *config.Config, report func(finding)) {
-	err := agent.TryXMPP(ctx, c, func(t bridge.Trial) {
+func tryXMPP(ctx context.Context, c *config.Config, source clock.Source, report func(finding)) {
+	err := agent.TryXMPP(ctx, c, func() time.Time { return clock.VerifyTime(source) }, func(t bridge.Trial) {
 		switch {
 		case t.Err != nil && t.Harmless:
 			report(look(t.Step, t.Err.Error(), t.Next))
@@ -263,6 +279,9 @@ func tryTLS(ctx context.Context, conn net.Conn, host, what string, settings tlsS
 		if errors.As(err, &untrusted) {
 			next = "give the server a certificate for " + cfg.ServerName + ", or name its authority in ca_file"
 		}
+		if bridge.Untimely(err) {
+			next = "compare the clock of this machine, timedatectl; where that is right, have the server's certificate renewed"
+		}
 		return broken(what, err.Error(), next)
 	}
 	state := secured.ConnectionState()
@@ -284,28 +303,32 @@ func trySerial(port string) finding {
 		return broken(what, "is not a device", "correct the path")
 	}
 	if err := unix.Access(port, unix.R_OK|unix.W_OK); err != nil {
-		return broken(what, fmt.Sprintf("%v for the user %d who runs this", err, os.Getuid()), "add the user who runs the gateway to the port's group, most often dialout")
+		group, user := "dialout", "porchlight" // where the package is installed
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			if g, err := osuser.LookupGroupId(strconv.Itoa(int(st.Gid))); err == nil && g.Name != "root" {
+				group = g.Name
+			}
+		}
+		if u, err := osuser.Current(); err == nil {
+			user = u.Username
+		}
+		return broken(what, fmt.Sprintf("%v for the user %s who runs this", err, user), fmt.Sprintf("sudo usermod -aG %s %s, then log in anew, or start the gateway anew", group, user))
 	}
 	return good(what, "is there and may be used")
 }
 
-// clockUnsynchronised is STA_UNSYNC of linux/timex.h.
-const clockUnsynchronised = 0x40
-
-// tryClock asks the kernel whether the clock is disciplined (adjtimex(2)). The
-// gateway can also take the time from the XMPP server, so it is never broken.
-func tryClock() finding {
-	var t unix.Timex
-	shows := "shows " + time.Now().UTC().Format(time.DateTime) + " UTC"
-	_, err := unix.Adjtimex(&t)
+// tryClock asks whether the clock is disciplined. The gateway can also take the
+// time from the XMPP server, so it is never broken.
+func tryClock(source clock.Source) finding {
+	now := source.Sample()
+	shows := "shows " + now.Wall.UTC().Format(time.DateTime) + " UTC"
 	switch {
-	case err != nil:
-		return look("clock", fmt.Sprintf("%s; the kernel does not say whether that is right: %v", shows, err), "timedatectl")
-	case t.Status&clockUnsynchronised != 0:
+	case !now.Synced && clock.VerifyTime(source).Sub(now.Wall) > time.Hour:
+		return look("clock", shows+", which is long past, and is synchronised with nothing", "timedatectl set-ntp true; and check the network, from which this machine learns the time")
+	case !now.Synced:
 		return look("clock", shows+", synchronised with nothing", "switch a time service on, for example: timedatectl set-ntp true")
 	}
-	wrong := time.Duration(t.Maxerror) * time.Microsecond
-	return good("clock", fmt.Sprintf("%s, wrong by at most %v", shows, wrong.Round(time.Millisecond)))
+	return good("clock", fmt.Sprintf("%s, wrong by at most %v", shows, now.MaxError.Round(time.Millisecond)))
 }
 
 // cause leaves away what a line about an address says already.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/creack/pty"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/outbox"
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
@@ -200,7 +201,7 @@ good    serial port /dev/pts/\d+: is there and may be used
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
-			err := checkOnline(t.Context(), &tt.c, &out)
+			err := checkOnline(t.Context(), &tt.c, clock.Machine(), &out)
 			if !errors.Is(err, tt.err) {
 				t.Errorf("the outcome is %v, want %v", err, tt.err)
 			}
@@ -215,7 +216,7 @@ func TestCheckOnlineEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	c := config.Config{XMPP: config.XMPP{Component: &config.Component{Server: "localhost:1"}}}
-	if err := checkOnline(ctx, &c, &strings.Builder{}); err == nil {
+	if err := checkOnline(ctx, &c, clock.Machine(), &strings.Builder{}); err == nil {
 		t.Error("nothing was tried, and that is good")
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/porchlight-iot/porchlight/agent"
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 )
 
@@ -46,7 +47,7 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		fmt.Fprintln(stdout, f)
 	}
 	file := config.Path(*path)
-	c := examine(ctx, file, report)
+	c := examine(ctx, file, clock.Machine(), report)
 	if *bundle != "" {
 		if err := writeBundle(ctx, *bundle, file, c, found); err != nil {
 			return err
@@ -64,8 +65,8 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 }
 
 // examine reports all findings, and gives the config where there is one.
-func examine(ctx context.Context, file string, report func(finding)) *config.Config {
-	report(tryClock())
+func examine(ctx context.Context, file string, source clock.Source, report func(finding)) *config.Config {
+	report(tryClock(source))
 	var faults bytes.Buffer
 	c, _, err := checkConfig(file, &faults)
 	for line := range strings.Lines(faults.String()) {
@@ -90,7 +91,7 @@ func examine(ctx context.Context, file string, report func(finding)) *config.Con
 	status := tryGateway(c, report)
 	tryListeners(c, status != nil && status.Running, report)
 	tryGroups(c, report)
-	tryConfigured(ctx, c, report)
+	tryConfigured(ctx, c, source, report)
 	if c.MQTT != nil {
 		for _, b := range c.MQTT.Brokers {
 			tryBroker(ctx, c, b, report)
@@ -122,6 +123,7 @@ func tryConfigMode(file string) finding {
 // What of a disk is little.
 const (
 	littleSpace = 16 << 20
+	fewFiles    = 100
 	// A card of 32 GB of the cheapest kind is said to take some 10 TB.
 	muchWritten = 1 << 40
 )
@@ -157,6 +159,8 @@ func tryData(c *config.Config, report func(finding)) {
 	switch {
 	case fs.Flags&unix.ST_RDONLY != 0:
 		report(broken("disk", dir+" is on a file system that is read-only; a card that fails becomes that", "dmesg | tail; then replace the card, and bring this gateway back: porchlight restore"))
+	case fs.Files > 0 && fs.Ffree < fewFiles:
+		report(broken("disk", fmt.Sprintf("it takes %d more files only, whatever room there is", fs.Ffree), "df -i "+dir+"; remove files that are not needed"))
 	case free < littleSpace:
 		report(broken("disk", size(free)+" are free", "df -h "+dir+"; make room"))
 	case free < needs:

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/bridge/xmppserver"
 )
 
@@ -117,6 +118,47 @@ devices:
 		t.Fatal(err)
 	}
 	wantFinding(t, examined(t, exitFailed, file), verdictBroken, "(xmpp.component)", "refused")
+}
+
+// TestDoctorsClock has a machine in 1970 find its server good, and one whose clock
+// is far ahead hear that this is why no certificate holds.
+func TestDoctorsClock(t *testing.T) {
+	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
+		Dir: t.TempDir(), Users: map[string]string{"gateway": "s"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	file := filepath.Join(houseDir(t, fmt.Sprintf(`
+gateway: {id: gw, data_dir: data}
+xmpp: {account: {jid: gateway@localhost, password_file: secret, server: %q, tls: {ca_file: %q}}, pubsub: pep}
+`, server.C2S(), server.CAFile())), "p.yaml")
+	for year, want := range map[int]finding{
+		1970: good("login", "as gateway@localhost/"),
+		2150: broken("login", "certificate has expired or is not yet valid", ""),
+	} {
+		now := time.Date(year, 1, 1, 0, 0, 9, 0, time.UTC)
+		var found []finding
+		examine(t.Context(), file, clock.NewFake(time.Now(), now), func(f finding) { found = append(found, f) })
+		past := ""
+		if year == 1970 {
+			past = " UTC, which is long past"
+		}
+		wantFinding(t, found, verdictLook, "clock", "shows "+now.Format(time.DateTime)+past)
+		wantFinding(t, found, want.Verdict, want.What, want.Evidence)
+		next := found[indexOf(found, "login")].Next
+		if year == 2150 && !strings.Contains(next, "compare the clock of this machine") {
+			t.Errorf("next is %q", next)
+		}
+	}
+}
+
+// TestClockOfThisMachine is not told as long past.
+func TestClockOfThisMachine(t *testing.T) {
+	if f := tryClock(clock.Machine()); strings.Contains(f.Evidence, "long past") {
+		t.Error(f)
+	}
 }
 
 func indexOf(found []finding, what string) int {

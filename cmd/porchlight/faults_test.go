@@ -81,7 +81,7 @@ What is wrong with the config is said with file, line, what is allowed and how t
 	if rows < 20 {
 		t.Errorf("only %d lines of the doctor were found", rows)
 	}
-	page.WriteString("\nOf the XMPP server, in the order of the tries (login, PubSub service, node creation, node settings, stanza size, coming back), it says what the server answered, and one of these:\n\n")
+	page.WriteString("\nOf the XMPP server, in the order of the tries (login, PubSub service, node creation, node settings, members, stanza size, coming back), it says what the server answered, and one of these:\n\n")
 	said := map[string]bool{}
 	say := func(e ast.Expr) {
 		if text := cell(textOf(e, nil)); text != "" && text != "…" && !said[text] {

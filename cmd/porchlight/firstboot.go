@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 )
@@ -24,7 +25,10 @@ func runFirstboot(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return err
 	}
 	file := config.Path(*path)
-	done, err := setup.TakeOver(ctx, *dir, file, *dataDir)
+	if err := absolute(dataDir); err != nil {
+		return err
+	}
+	done, err := setup.Card{Dir: *dir, Config: file, DataDir: *dataDir, Clock: clock.Machine()}.TakeOver(ctx)
 	switch {
 	case errors.As(err, new(setup.CardFault)):
 		fmt.Fprintln(stderr, err)

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 	"github.com/porchlight-iot/porchlight/bridge"
@@ -38,17 +39,20 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	file := config.Path(*path)
+	if err := absolute(dataDir, caFile); err != nil {
+		return err
+	}
+	file, source := config.Path(*path), clock.Machine()
 	if _, err := os.Stat(file); err == nil {
 		return fmt.Errorf("%s is there already: edit it, or move it away first", file)
 	}
 	ask := &asker{in: bufio.NewReader(os.Stdin), out: stdout, terminal: term.IsTerminal(int(os.Stdin.Fd()))}
 	a := setup.Answers{PubSub: *pubsub, DataDir: *dataDir}
-	who, err := ask.answer("address", *address, "Address of the gateway: an account (gateway@example.org), or a component's domain (porch.example.org)")
+	who, err := ask.answer("address", *address, "Address of the gateway: an account (gateway@example.org), or a component's domain (porch.example.org)", isAddress)
 	if err != nil {
 		return err
 	}
-	if err := bridge.ValidJID(who); err != nil {
+	if err := isServer(*server); err != nil {
 		return err
 	}
 	secret := ""
@@ -57,7 +61,9 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if err != nil {
 			return fmt.Errorf("cannot read the secret: %w", err)
 		}
-		secret = strings.TrimRight(string(b), "\r\n")
+		if secret = strings.TrimRight(string(b), "\r\n"); secret == "" {
+			return usageError(*secretFile + " is empty: write the secret into it")
+		}
 	}
 	component := !strings.Contains(who, "@")
 	if component {
@@ -80,24 +86,24 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		}
 		a.Account = &setup.Account{JID: who, Password: secret, Server: *server, CAFile: *caFile}
 	}
-	a.Owner = *owner
-	if !given(flags, "owner") {
-		if !ask.terminal {
-			return usageError("there is no terminal to ask at: give --owner")
-		}
-		if a.Owner, err = ask.answer("", "", "Your own address, which may do everything (anna@example.org; Enter for a code to claim the gateway with)"); err != nil {
+	switch {
+	case given(flags, "owner") && *owner == "":
+	case !given(flags, "owner") && !ask.terminal:
+		return usageError("there is no terminal to ask at: give --owner")
+	default:
+		if a.Owner, err = ask.answer("", *owner, "Your own address, which may do everything (anna@example.org; Enter for a code to claim the gateway with)", isPerson); err != nil {
 			return err
 		}
 	}
-	if a.Owner != "" {
-		if err := bridge.ValidJID(a.Owner); err != nil {
-			return err
-		}
-	}
-	if a.Broker = *broker; a.Broker == "" {
+	switch *broker {
+	case "":
 		a.Broker = localBroker()
-	} else if a.Broker == "none" {
-		a.Broker = ""
+	case "none":
+	default:
+		if !strings.Contains(*broker, "://") {
+			return usageError(fmt.Sprintf("--broker %s is no URL: write mqtt://%[1]s", *broker))
+		}
+		a.Broker = *broker
 	}
 	if component {
 		printSnippets(stdout, a, *secretFile == "")
@@ -105,17 +111,14 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			if !ask.terminal {
 				return usageError("a component's secret must be known to the server first: give it by --secret-file")
 			}
-			if _, err := ask.answer("", "", "Press Enter when the server has it"); err != nil {
+			if _, err := ask.answer("", "", "Press Enter when the server has it", nil); err != nil {
 				return err
 			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
-		return fmt.Errorf("cannot make the config's directory: %w", err)
-	}
 	for {
 		fmt.Fprintln(stdout)
-		found, err := a.Try(ctx, file, func(t bridge.Trial) {
+		found, err := a.Try(ctx, file, source, func(t bridge.Trial) {
 			switch {
 			case t.Err == nil:
 				fmt.Fprintln(stdout, good(t.Step, t.Seen))
@@ -145,23 +148,18 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 			}
 			continue
 		}
-		if _, err := ask.answer("", "", "Press Enter to try again, Ctrl-C to stop"); err != nil {
+		if _, err := ask.answer("", "", "Press Enter to try again, Ctrl-C to stop", nil); err != nil {
 			return err
 		}
 	}
-	var claim setup.Claim
 	picture := filepath.Join(filepath.Dir(file), setup.ClaimPicture)
-	if a.Owner == "" {
-		if claim, err = setup.OfferClaim(a.JID(), a.DataDir, picture); err != nil {
-			return err
-		}
-	}
 	draft, err := a.Draft()
 	if err != nil {
 		return err
 	}
-	if err := setup.Install(file, draft); err != nil {
-		return err
+	claim, err := setup.Install(file, draft, source, picture)
+	if err != nil {
+		return fmt.Errorf("nothing was written: %w", err)
 	}
 	fmt.Fprintln(stdout)
 	var faults bytes.Buffer
@@ -185,6 +183,16 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	return nil
 }
 
+// absolute makes paths of flags whole, which mean other files in a config.
+func absolute(paths ...*string) (err error) {
+	for _, path := range paths {
+		if *path != "" && err == nil {
+			*path, err = filepath.Abs(*path)
+		}
+	}
+	return err
+}
+
 // given reports whether a flag was, perhaps with nothing in it.
 func given(flags *flag.FlagSet, name string) (yes bool) {
 	flags.Visit(func(f *flag.Flag) { yes = yes || f.Name == name })
@@ -204,10 +212,14 @@ type asker struct {
 }
 
 // answer gives what the flag said, else what is answered. Without a terminal a
-// missing answer is wrong usage.
-func (a *asker) answer(flag, said, question string) (string, error) {
+// missing answer is wrong usage, as is a flag that check finds fault with; it
+// gives the answer as it is to be. What is answered wrongly is asked again.
+func (a *asker) answer(flag, said, question string, check func(string) (string, error)) (string, error) {
+	if check == nil {
+		check = func(s string) (string, error) { return s, nil }
+	}
 	if said != "" {
-		return said, nil
+		return check(said)
 	}
 	if !a.terminal {
 		return "", usageError(fmt.Sprintf("there is no terminal to ask at: give --%s", flag))
@@ -218,10 +230,48 @@ func (a *asker) answer(flag, said, question string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("cannot read the answer: %w", err)
 		}
-		if line = strings.TrimSpace(line); line != "" || flag == "" {
-			return line, nil
+		if line = strings.TrimSpace(line); line == "" && flag == "" {
+			return "", nil
+		} else if line == "" {
+			continue
 		}
+		answer, err := check(line)
+		if err == nil {
+			return answer, nil
+		}
+		fmt.Fprintln(a.out, err)
 	}
+}
+
+// isAddress checks the address of a gateway. It may be copied as a URI.
+func isAddress(s string) (string, error) {
+	s = strings.TrimPrefix(s, "xmpp:")
+	if err := bridge.ValidJID(s); err != nil {
+		return "", usageError(fmt.Sprintf("%q is no address; it is like gateway@example.org, or for a component porch.example.org", s))
+	}
+	if bare, _, is := strings.Cut(s, "/"); is {
+		return "", usageError(fmt.Sprintf("%q has a resource, which follows the /; write %s", s, bare))
+	}
+	return s, nil
+}
+
+// isPerson checks the address of a person.
+func isPerson(s string) (string, error) {
+	address, err := isAddress(s)
+	if err != nil || !strings.Contains(address, "@") {
+		return "", usageError(fmt.Sprintf("%q is no address of a person; it is like anna@example.org", s))
+	}
+	return address, nil
+}
+
+func isServer(s string) error {
+	if s == "" {
+		return nil
+	}
+	if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {
+		return usageError(fmt.Sprintf("--server %s is no server and port; it is like xmpp.example.org:5222", s))
+	}
+	return nil
 }
 
 // secret asks without showing what is typed.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/porchlight-iot/porchlight/agent/setup"
 )
 
 // The exit statuses that scripts and service managers may rely on.
@@ -113,6 +115,9 @@ func exitStatus(err error, stderr io.Writer) int {
 		return exitFailed
 	default:
 		fmt.Fprintln(stderr, "porchlight:", err)
+		if remedy := setup.Remedy(err); remedy != "" {
+			fmt.Fprintln(stderr, remedy)
+		}
 		return exitFailed
 	}
 }

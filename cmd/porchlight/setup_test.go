@@ -41,10 +41,12 @@ func invitingServer(t *testing.T) *xmppserver.Server {
 	return server
 }
 
-// trusting is a command that trusts the server.
+// trusting is a command that trusts the server, if there is one.
 func trusting(ctx context.Context, server *xmppserver.Server, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "porchlight", args...)
-	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+server.CAFile())
+	if server != nil {
+		cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+server.CAFile())
+	}
 	return cmd
 }
 
@@ -102,6 +104,20 @@ func TestFirstboot(t *testing.T) {
 	hears(t, server, file, "This is the gateway ", "")
 
 	claimed(t, server, boot, dir)
+
+	// A config whose PubSub service refuses is taken over, and it is said.
+	folder, file = boot("refused", "")
+	os.Remove(filepath.Join(folder, "porchlight-invite.txt"))
+	text := fmt.Sprintf("gateway: {data_dir: data}\nxmpp:\n  account: {jid: gateway@localhost, password: \"the gateway's password\", server: %q}\n  pubsub: pubsub.localhost\n", server.C2S())
+	if err := os.WriteFile(filepath.Join(folder, "porchlight.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file).CombinedOutput(); err != nil {
+		t.Errorf("where the service refuses: %v: %s", err, out)
+	}
+	if told, err = os.ReadFile(filepath.Join(folder, "porchlight-done.txt")); err != nil || !strings.Contains(string(told), "node creation: ") || !strings.Contains(string(told), "Next: write pubsub: pep") || !strings.Contains(string(told), "\nclaim ") {
+		t.Errorf("it is told %q, %v", told, err)
+	}
 
 	folder, file = boot("second", invitation)
 	cmd := trusting(t.Context(), server, "firstboot", "--boot-dir", folder, "-c", file, "--data-dir", filepath.Join(dir, "data"))
@@ -282,11 +298,25 @@ func TestInit(t *testing.T) {
 		"wrong password": {[]string{"--address", "gateway@localhost", "--secret-file", write("wrong", "guessed"), "--owner", "anna@localhost", "--server", server.C2S()},
 			exitFailed, `(?s)broken  login: .*next: correct name and secret.*nothing was written`},
 		"no server": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "127.0.0.1:1"},
-			exitFailed, `(?s)broken  login: .*refused.*nothing was written`},
+			exitFailed, `(?s)broken  login: .*refused; next: start the server.*nothing was written`},
 		"no owner": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right")},
 			exitUsage, `there is no terminal to ask at: give --owner`},
 		"no address": {[]string{"--address", "gate way@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
-			exitFailed, `gate way@localhost`},
+			exitUsage, `"gate way@localhost" is no address; it is like`},
+		"resource": {[]string{"--address", "gateway@localhost/pi", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
+			exitUsage, `write gateway@localhost`},
+		"owner is no person": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna"},
+			exitUsage, `"anna" is no address of a person`},
+		"empty secret": {[]string{"--address", "gateway@localhost", "--secret-file", write("empty", "\n"), "--owner", "anna@localhost"},
+			exitUsage, `empty is empty: write the secret into it`},
+		"server without port": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", "localhost"},
+			exitUsage, `--server localhost is no server and port`},
+		"broker is no URL": {[]string{"--address", "gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost", "--server", server.C2S(), "--broker", "10.0.0.2"},
+			exitUsage, `write mqtt://10\.0\.0\.2`},
+		"no such domain": {[]string{"--address", "gateway@nosuch.invalid", "--secret-file", filepath.Join(dir, "right"), "--owner", "anna@localhost"},
+			exitFailed, `(?s)broken  login: .*next: correct the domain, or check the network`},
+		"URI": {[]string{"--address", "xmpp:gateway@localhost", "--secret-file", filepath.Join(dir, "right"), "--owner", "xmpp:anna@localhost", "--server", server.C2S(), "--broker", "none"},
+			exitDone, `is written`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"), "porchlight.yaml")
@@ -359,9 +389,11 @@ func TestInitAsks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	answer("Address of the gateway", "gateway@localhost")
+	answer("Address of the gateway", "gate way")
+	answer("is no address; it is like gateway@example.org", "gateway@localhost")
 	answer("Password of gateway@localhost: ", "guessed")
-	answer("Your own address", "anna@localhost")
+	answer("Your own address", "anna")
+	answer("is no address of a person", "anna@localhost")
 	answer("Password of gateway@localhost (again", "the gateway's password")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v: %s", err, &shown)
