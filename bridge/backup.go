@@ -172,14 +172,16 @@ func (b *Bridge) linked(ctx context.Context) bool {
 	}
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for b.link.Load() == nil {
+	for {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-look.C:
+		case <-look.C: // first, because the one that ended may still stand there
+		}
+		if b.link.Load() != nil {
+			return true
 		}
 	}
-	return ctx.Err() == nil
 }
 
 // shareBackups has owners read the node at once, if that can be; else it is
