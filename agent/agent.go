@@ -53,6 +53,7 @@ type Agent struct {
 	greeting   *greeting
 	health     health
 	succession *succession
+	backups    backups
 	ticking    devices.Pulse
 	meters     *meters
 	alone      atomic.Bool // there are no drivers but self
@@ -182,6 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
 	forwarding.Go(func() { a.alarms.run(forwardCtx) })
 	forwarding.Go(func() { a.newcomers.run(forwardCtx) })
+	forwarding.Go(func() { a.schedule(forwardCtx) })
 	if m := a.config.Metrics; m != nil {
 		forwarding.Go(func() { a.serveMetrics(forwardCtx, m.Listen) })
 	}

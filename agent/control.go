@@ -334,7 +334,7 @@ func storeField(f devices.Field) StoreField {
 }
 
 // do does what another command asks for.
-func (a *Agent) do(q question, w *bufio.Writer) error {
+func (a *Agent) do(ctx context.Context, q question, w *bufio.Writer) error {
 	out := json.NewEncoder(w)
 	done := func(id devices.ID, err error) error {
 		if err != nil {
@@ -361,6 +361,9 @@ func (a *Agent) do(q question, w *bufio.Writer) error {
 		return done(id, a.Rename(id, q.Args.Name))
 	case "remove":
 		return done(id, a.Remove(id))
+	}
+	if what, ok := strings.CutPrefix(q.What, backupWord); ok {
+		return a.doBackup(ctx, what, w)
 	}
 	return look(a.outbox.Reader(), a, q.What, w)
 }
@@ -389,7 +392,7 @@ func (a *Agent) control(ctx context.Context) {
 		asking.Go(func() {
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			a.answer(conn)
+			a.answer(ctx, conn)
 		})
 	}
 }
@@ -400,14 +403,14 @@ const lookTime = 5 * time.Minute
 // maxQuestion bounds a question.
 const maxQuestion = 4096
 
-func (a *Agent) answer(conn net.Conn) {
+func (a *Agent) answer(ctx context.Context, conn net.Conn) {
 	_ = conn.SetDeadline(time.Now().Add(lookTime))
 	var q question
 	if err := json.NewDecoder(io.LimitReader(conn, maxQuestion)).Decode(&q); err != nil {
 		return
 	}
 	w := bufio.NewWriter(conn)
-	if err := a.do(q, w); err != nil {
+	if err := a.do(ctx, q, w); err != nil {
 		fmt.Fprintf(w, "error: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	} else {
 		fmt.Fprintln(w)

@@ -380,5 +380,5 @@ func (o office) Backup(who bridge.JID) (string, error) {
 	if err := o.must(who, bridge.MayInstall, ""); err != nil {
 		return "", err
 	}
-	return "", errors.New("not from here: its recovery phrase is only for who is at the machine. There, porchlight backup makes one, and the timer porchlight-backup one each night")
+	return "", errors.New("not from here: its recovery phrase is only for who is at the machine. There, porchlight backup makes one; the timer porchlight-backup, or backup: {to: pubsub} in the config, one each night")
 }

@@ -92,6 +92,8 @@ type Bridge struct {
 	reading  devices.Pulse        // of the one who reads the stream, while he has a stanza
 	running  devices.Pulse        // of Run
 	strikes  strikes
+	partSize atomic.Int64 // of backups, once the server took no more; 0: as usual
+	brief    bool         // there is one session, see Briefly
 	requests chan request
 	limits   limits
 	people   people
@@ -208,7 +210,7 @@ func (b *Bridge) SetDevices(all []Device) {
 		b.devices[d.ID] = d
 	}
 	for name, n := range b.nodes {
-		if _, there := b.devices[n.device]; !there && n.lane != laneEvents {
+		if _, there := b.devices[n.device]; !there && n.device != "" {
 			delete(b.nodes, name)
 		}
 	}
@@ -309,8 +311,12 @@ func (b *Bridge) viewers(n *node) map[string]bool {
 	viewers := make(map[string]bool)
 	for _, who := range b.auth.Operators() {
 		may := b.auth.MaySeeEvents
-		if n.lane != laneEvents {
+		switch n.lane {
+		case laneNow, laneLog:
 			may = func(who jid.JID) bool { return b.auth.MaySee(who, n.device) }
+		case laneBackup:
+			// It holds the gateway's own passwords, if encrypted.
+			may = func(who jid.JID) bool { return b.auth.May(who, MayGrant, devices.Gateway) }
 		}
 		if who = who.Bare(); may(who) {
 			viewers[who.String()] = true

@@ -43,6 +43,7 @@ const (
 	sharing     step = "set the members of"
 	deleting    step = "delete"
 	reading     step = "read"
+	retracting  step = "remove from"
 )
 
 // A refusal is a service's error answer.

@@ -158,7 +158,7 @@ func (l *link) shareNodes(ctx context.Context) {
 			ids = append(ids, id)
 		}
 		b.mu.Unlock()
-		nodes := []*node{b.eventsNode()}
+		nodes := []*node{b.eventsNode(), b.backupNode(b.cfg.Gateway)}
 		for _, id := range ids {
 			nodes = append(nodes, b.deviceNode(id, laneNow), b.deviceNode(id, laneLog))
 		}

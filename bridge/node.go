@@ -31,13 +31,14 @@ const (
 	laneNow    lane = "now"
 	laneLog    lane = "log"
 	laneEvents lane = "events"
+	laneBackup lane = "backup"
 )
 
 // A node is a PubSub node of this gateway, and what is known of it. It lives
 // as long as the Bridge.
 type node struct {
 	name   string
-	device devices.ID // empty for events
+	device devices.ID // empty for events and backups
 	lane   lane
 
 	// turn is held by the one who makes, configures or shares the node.
@@ -81,6 +82,8 @@ func (n *node) title() string {
 		return "Latest values"
 	case laneLog:
 		return "Readings"
+	case laneBackup:
+		return "Backups"
 	}
 	return "Events"
 }
@@ -90,7 +93,7 @@ func (n *node) content(payload string) string {
 	switch {
 	case n.lane == laneEvents:
 		return "urn:xmpp:pubsub-social-feed:1" // XEP-0472: a feed of Atom entries
-	case n.lane == laneLog && payload == PayloadSenML:
+	case n.lane == laneLog && payload == PayloadSenML, n.lane == laneBackup:
 		return nsBoB
 	}
 	return nsFields
@@ -223,11 +226,15 @@ func enforced() []formField {
 
 // settings is the configuration that a node is made with.
 func (f nodeForm) settings(n *node, payload string) form {
+	last := "on_sub"
+	if n.lane == laneBackup {
+		last = "never"
+	}
 	all := append(enforced(),
 		field(optTitle, n.title()),
 		field(optType, n.content(payload)),
 		field(optMaxItems, f.max(n.lane)),
-		field(optSendLast, "on_sub"),
+		field(optSendLast, last),
 		field(optNotify, "headline"),
 		field(optRetract, "0"),
 	)
@@ -257,6 +264,7 @@ type pubsubElement struct {
 	Create    *nodeRef `xml:"create"`
 	Configure *formRef `xml:"configure"`
 	Publish   *publishElement
+	Retract   *retractElement
 	Options   *formRef `xml:"publish-options"`
 	Items     *itemsElement
 }
@@ -422,12 +430,16 @@ func (l *link) sync(ctx context.Context, n *node) error {
 		return err
 	}
 	defer n.give()
-	if err := l.ensure(ctx, n); err != nil {
-		return err
+	if n.lane != laneBackup { // which is made with the first backup, if there is ever one
+		if err := l.ensure(ctx, n); err != nil {
+			return err
+		}
 	}
 	n.shared.Store(true) // before those who may see it are asked for
 	answer, err := l.askOwner(ctx, sharing, n.name, stanza.GetIQ, ownerElement{Affiliations: &affiliations{Node: n.name}})
 	switch {
+	case is(err, stanza.ItemNotFound) && n.lane == laneBackup:
+		return nil
 	case is(err, stanza.ItemNotFound):
 		n.ready.Store(false)
 		return l.ensure(ctx, n)

@@ -27,6 +27,17 @@ type itemElement struct {
 	Payload []byte `xml:",innerxml"`
 }
 
+// retractElement removes one item (XEP-0060 section 7.2).
+type retractElement struct {
+	XMLName xml.Name `xml:"retract"`
+	Node    string   `xml:"node,attr"`
+	Item    itemRef  `xml:"item"`
+}
+
+type itemRef struct {
+	ID string `xml:"id,attr"`
+}
+
 // maxRepairs is how often one publish makes or configures its node. After a
 // publish to a node that is there and as it should be nothing is left to
 // repair.

@@ -358,7 +358,7 @@ func (r *running) checkConfig(n *node) {
 	have := r.config(n)
 	known := r.link.Load().form.known
 	for name, want := range map[string]string{
-		optAccess: "whitelist", optPublish: "publishers", optPersist: "1", optTitle: n.title(), optSendLast: "on_sub", optNotify: "headline", optRetract: "0",
+		optAccess: "whitelist", optPublish: "publishers", optPersist: "1", optTitle: n.title(), optSendLast: map[bool]string{true: "never", false: "on_sub"}[n.lane == laneBackup], optNotify: "headline", optRetract: "0",
 	} {
 		got, there := have.value(name)
 		if (want == "1" && got == "true") || (want == "0" && got == "false") {

@@ -27,6 +27,7 @@ type Config struct {
 	Discovery Discovery  `yaml:"discovery" doc:"What to do with devices that are not configured."`
 	Devices   []Device   `yaml:"devices" doc:"The devices. More are in files of one device each in devices.d in the data directory."`
 	Outbox    Outbox     `yaml:"outbox" doc:"The store for readings that are not yet accepted."`
+	Backup    *Backup    `yaml:"backup" doc:"Backups that the gateway makes by itself. Absent: none; porchlight backup and the timer porchlight-backup make some all the same."`
 	Metrics   *Metrics   `yaml:"metrics" doc:"Counters for Prometheus at /metrics, and a health check at /healthz. A change counts from the next start. Absent: none."`
 	Rules     []struct{} `yaml:"rules" doc:"Reserved for a later version."`
 	Web       *struct{}  `yaml:"web" doc:"Reserved for a later version."`
@@ -277,6 +278,20 @@ type Outbox struct {
 	CommitAfter time.Duration   `yaml:"commit_after" min:"0s" max:"1m" doc:"Longest time that a reading which the server has not accepted stays unwritten."`
 	Ack         string          `yaml:"ack" enum:"auto,server,disk" doc:"When a device is told that its reading is safe: server: accepted by the XMPP server or written here; disk: written here; auto: disk if the server is on this machine, else server."`
 }
+
+// Backup says where the gateway keeps backups of itself. Each is encrypted by the
+// recovery phrase.
+type Backup struct {
+	To    string        `yaml:"to,required" enum:"pubsub" doc:"pubsub: the node 'backup' of this gateway on the publish-subscribe service, or of its account, where that has the nodes; only the gateway and its owners may read it. There must be a recovery phrase: 'porchlight backup --show-phrase' makes and shows it; it is all that protects them."`
+	Every time.Duration `yaml:"every" min:"1h" max:"720h" doc:"How often one is made."`
+	Keep  int           `yaml:"keep" min:"1" max:"20" doc:"How many are left there."`
+}
+
+// SetDefaults says that a backup is made each day, and that a few are kept.
+func (b *Backup) SetDefaults() { b.Every, b.Keep = 24*time.Hour, KeptBackups }
+
+// KeptBackups is how many backups are left on a node by default.
+const KeptBackups = 3
 
 // Metrics is where counters can be fetched.
 type Metrics struct {

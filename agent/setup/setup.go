@@ -126,6 +126,21 @@ func (a Answers) Draft() (config.Taken, error) {
 	return d, nil
 }
 
+// Config gives the config that the answers make, checked, for who only logs in
+// with it: nothing stays on the disk.
+func (a Answers) Config() (*config.Config, error) {
+	a.DataDir = "none" // in the folder that load makes
+	d, err := a.Draft()
+	if err != nil {
+		return nil, err
+	}
+	c, faults, err := load(d, filepath.Join(os.TempDir(), "porchlight.yaml"), "what was given")
+	if err == nil && c == nil {
+		err = faults
+	}
+	return c, err
+}
+
 // load reads a draft as it would be read in its place, the file path. The faults
 // name the file as shown.
 func load(d config.Taken, path, shown string) (*config.Config, strictyaml.Faults, error) {

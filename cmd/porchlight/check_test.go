@@ -53,7 +53,7 @@ func TestCheck(t *testing.T) {
 			"warning: " + good + ":5:1: rules: has no effect in this version; no rule is followed\n" + good + ": good\n"},
 		"faulty": {[]string{"check", "-c", faulty}, exitConfig,
 			faulty + ":2:1: xmpp: has neither component nor account; allowed: exactly one of component, account; add component, or account if the gateway has an account on a server\n" +
-				faulty + ":3:1: operatrs: is not a known key; allowed: keys gateway, xmpp, operators, mqtt, coap, discovery, devices, outbox, metrics, rules, web; did you mean \"operators\"?\n"},
+				faulty + ":3:1: operatrs: is not a known key; allowed: keys gateway, xmpp, operators, mqtt, coap, discovery, devices, outbox, backup, metrics, rules, web; did you mean \"operators\"?\n"},
 		"not there": {[]string{"check", "-c", good + ".x"}, exitConfig,
 			good + ".x:1:1: (document): cannot read " + good + ".x: no such file or directory; allowed: a file that can be read; make it, or correct the path\n"},
 		"wrong flag": {[]string{"check", "--offline"}, exitUsage, ""},

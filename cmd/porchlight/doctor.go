@@ -91,6 +91,9 @@ func examine(ctx context.Context, file string, source clock.Source, report func(
 	status := tryGateway(c, report)
 	tryListeners(c, status != nil && status.Running, report)
 	tryGroups(c, report)
+	if c.Backup != nil {
+		report(tryBackup(c))
+	}
 	tryConfigured(ctx, c, source, report)
 	if c.MQTT != nil {
 		for _, b := range c.MQTT.Brokers {
@@ -267,6 +270,25 @@ func tryGateway(c *config.Config, report func(finding)) *agent.StoreStatus {
 		report(f)
 	}
 	return &s
+}
+
+// tryBackup looks at the backups that the config asks for.
+func tryBackup(c *config.Config) finding {
+	if _, err := readPhrase(c.Gateway.DataDir); errors.Is(err, os.ErrNotExist) {
+		return broken("backup", "there is no recovery phrase, so none is made", "sudo porchlight backup --show-phrase; write it down, and keep it elsewhere")
+	} else if err != nil {
+		return look("backup", cause(err), "run the doctor as root, or as the user porchlight")
+	}
+	s, err := agent.AskBackups(c)
+	switch {
+	case err != nil:
+		return look("backup", err.Error(), "sudo porchlight backup --to pubsub")
+	case s.Fault != "":
+		return broken("backup", "none could be kept on the server: "+s.Fault, "mend that, then: sudo porchlight backup --to pubsub")
+	case s.Newest == nil:
+		return look("backup", "the gateway is not at work, or has not looked yet what is on the server", "systemctl status porchlight; or: sudo porchlight backup --to pubsub")
+	}
+	return good("backup", "the newest on the server is of "+s.Newest.Local().Format(time.DateTime))
 }
 
 // tryListeners tries to listen where the gateway would. While it runs, it has

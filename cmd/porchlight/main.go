@@ -65,7 +65,7 @@ func commands() []command {
 		{"serial", "list the serial ports, and find out what speaks on one: list, probe", runSerial},
 		{"profile", "show the firmware profiles and try them: list, show, test", runProfile},
 		{"outbox", "look into what waits to be sent: status, export, verify, proof", runOutbox},
-		{"backup", "write an encrypted file that brings this gateway back", runBackup},
+		{"backup", "make an encrypted copy of what brings this gateway back, in a folder or on the XMPP server", runBackup},
 		{"restore", "bring a gateway back from a backup", runRestore},
 		{"version", "print version, commit and Go version", runVersion},
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -33,10 +34,15 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	file, err := filepath.Abs(config.Path(*path))
+	if err != nil {
+		return err
+	}
 	gateway, err := agent.New(c, log)
 	if err != nil {
 		return err
 	}
+	gateway.KeepBackups(backupMaker(file))
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
