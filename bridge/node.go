@@ -31,13 +31,14 @@ const (
 	laneNow    lane = "now"
 	laneLog    lane = "log"
 	laneEvents lane = "events"
+	laneLease  lane = "lease"
 )
 
 // A node is a PubSub node of this gateway, and what is known of it. It lives
 // as long as the Bridge.
 type node struct {
 	name   string
-	device devices.ID // empty for events
+	device devices.ID // empty for events and lease
 	lane   lane
 
 	// turn is held by the one who makes, configures or shares the node.
@@ -81,6 +82,8 @@ func (n *node) title() string {
 		return "Latest values"
 	case laneLog:
 		return "Readings"
+	case laneLease:
+		return "Lease"
 	}
 	return "Events"
 }
@@ -92,6 +95,8 @@ func (n *node) content(payload string) string {
 		return "urn:xmpp:pubsub-social-feed:1" // XEP-0472: a feed of Atom entries
 	case n.lane == laneLog && payload == PayloadSenML:
 		return nsBoB
+	case n.lane == laneLease:
+		return nsLease
 	}
 	return nsFields
 }
@@ -205,7 +210,7 @@ func readForm(f form) nodeForm {
 
 // max is the max_items of a node.
 func (f nodeForm) max(l lane) string {
-	if l == laneNow {
+	if l == laneNow || l == laneLease {
 		return "1"
 	}
 	return f.maxItems
