@@ -35,28 +35,28 @@ const (
 
 // An Agent is one gateway. Make it with New and run it once.
 type Agent struct {
-	log        *slog.Logger
-	outbox     *outbox.Outbox
-	bridge     *bridge.Bridge
-	house      *house
-	forward    *forwarder
-	intake     *intake
-	orders     *orders
-	profiles   *profile.Library
-	access     *access.Registry
-	auth       authorizer
-	timing     timing
-	started    time.Time
-	aboard     *aboard.Registry
-	alarms     *alarms
-	newcomers  *newcomers
-	greeting   *greeting
-	health     health
-	succession *succession
-	backups    backups
-	ticking    devices.Pulse
-	meters     *meters
-	alone      atomic.Bool // there are no drivers but self
+	log       *slog.Logger
+	outbox    *outbox.Outbox
+	bridge    *bridge.Bridge
+	house     *house
+	forward   *forwarder
+	intake    *intake
+	orders    *orders
+	profiles  *profile.Library
+	access    *access.Registry
+	auth      authorizer
+	timing    timing
+	started   time.Time
+	aboard    *aboard.Registry
+	alarms    *alarms
+	newcomers *newcomers
+	greeting  *greeting
+	health    health
+	backups   backups
+	succeeded error // that another took this one's place; of Run
+	ticking   devices.Pulse
+	meters    *meters
+	alone     atomic.Bool // there are no drivers but self
 	// strangers are counted so that none fills the log.
 	strangers rejects
 
@@ -80,16 +80,16 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.succession = &succession{generation: identity.Generation, sessions: make(chan bool, 1)}
 	xmpp, err := bridgeConfig(c, a.timing.verify)
 	if err != nil {
 		return nil, err
 	}
 	a.bridge, err = bridge.New(xmpp, bridge.Options{
 		Auth: &a.auth, Log: log, Executor: a, Office: office{a},
-		OnSession: a.succession.session,
+		OnSession: a.session,
 		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
 		OnTime:    a.timing.told,
+		Holder:    holder(c.Gateway.DataDir), Generation: identity.Generation,
 	})
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 	}
 	a.house = newHouse(a.changed)
 	a.house.anew = func(r restart) { a.tell(restartEvent(r)) }
-	a.orders = &orders{house: a.house, actuators: a.actuators, may: a.may, now: a.timing.moment, tell: a.tell, log: log, desks: make(map[devices.ID]*desk)}
+	a.orders = &orders{house: a.house, actuators: a.actuators, may: a.may, holds: a.bridge.Holds, now: a.timing.moment, tell: a.tell, log: log, desks: make(map[devices.ID]*desk)}
 	if a.orders.ledger, err = openLedger(c.Gateway.DataDir, a.orders.unknown); err != nil {
 		log.Error("a command may be done twice if it is given twice, and hazardous ones are refused while they cannot be remembered", "error", err)
 	}
@@ -162,7 +162,8 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 }
 
 // Run runs the gateway until ctx ends. It returns an error where the outbox
-// could not be closed in order, and [ErrSucceeded] where another took its place.
+// could not be closed in order, and [bridge.ErrSucceeded] where another took its
+// place.
 func (a *Agent) Run(ctx context.Context) error {
 	bridgeCtx, stopBridge := context.WithCancel(context.WithoutCancel(ctx))
 	forwardCtx, stopForward := context.WithCancel(context.WithoutCancel(ctx))
@@ -172,12 +173,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopForward()
 	var bridging, forwarding sync.WaitGroup
 	bridging.Go(func() {
-		if err := a.bridge.Run(bridgeCtx); err != nil && bridgeCtx.Err() == nil {
-			a.log.Error("XMPP ended", "error", err)
+		if a.succeeded = a.bridge.Run(bridgeCtx); a.succeeded != nil {
+			end()
 		}
 	})
 	forwarding.Go(func() { a.forward.run(forwardCtx) })
-	forwarding.Go(func() { a.succeed(forwardCtx, end) })
 	forwarding.Go(func() { a.timing.clock.Run(forwardCtx) })
 	forwarding.Go(func() { a.control(forwardCtx) })
 	forwarding.Go(func() { a.admitDue(forwardCtx) })
@@ -212,7 +212,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopBridge()
 	bridging.Wait()
 	a.house.save(a.outbox.SetState)
-	return errors.Join(a.succession.err(), a.orders.ledger.close(), a.outbox.Close())
+	return errors.Join(a.succeeded, a.orders.ledger.close(), a.outbox.Close())
+}
+
+// session is told by the bridge when publishing becomes possible or impossible.
+func (a *Agent) session(up bool) {
+	if up {
+		a.meters.sessions.Inc()
+	}
+	a.forward.online(up)
+	if left := a.forward.hold(); up && left > 0 {
+		a.log.Info("online; the time is not known, so readings wait for it, but not for ever", "longest", left.Round(time.Second).String())
+	} else if up {
+		a.log.Info("online")
+	}
 }
 
 // tick judges silence and keeps state until ctx ends.
@@ -319,7 +332,7 @@ func (a *Agent) hire() {
 		a.log.Error("a part of the config cannot be used", "error", err)
 	}
 	a.alone.Store(len(wanted) == 0)
-	wanted = append(wanted, &self{root: "/", generation: a.succession.generation, started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
+	wanted = append(wanted, &self{root: "/", started: a.started, depth: func() int { return a.Stats().Waiting }, rejects: a.intake.reject.sum})
 	a.crew = a.crew.change(a.ctx, wanted, func(ctx context.Context, d devices.Driver) { supervise(ctx, d, a.meters.sink(d, a.intake), a.log) })
 }
 
@@ -351,13 +364,14 @@ type Stats struct {
 	Outbox   outbox.Stats
 	Waiting  int    // readings that the server has not accepted
 	Online   bool   // whether there is an XMPP session
+	Passive  bool   // whether that is because another gateway is at work in its place
 	Rejected uint64 // inputs that could not be used
 }
 
 // Stats may be called from any goroutine.
 func (a *Agent) Stats() Stats {
 	s := a.outbox.Stats()
-	return Stats{Outbox: s, Waiting: s.Memory + s.Disk, Online: a.forward.isOnline(), Rejected: a.intake.reject.sum()}
+	return Stats{Outbox: s, Waiting: s.Memory + s.Disk, Online: a.forward.isOnline(), Passive: a.bridge.Passive(), Rejected: a.intake.reject.sum()}
 }
 
 // lossNote tells of lost readings as an event.

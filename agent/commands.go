@@ -38,6 +38,7 @@ type orders struct {
 	house     *house
 	actuators func() []devices.Actuator
 	may       func(author string, right bridge.Right, device devices.ID) bool
+	holds     func(context.Context) error // whether no other gateway may carry it out, too
 	now       func() access.Moment
 	ledger    *ledger
 	tell      func(bridge.Event)
@@ -251,6 +252,11 @@ func (o *orders) carryOut(ctx context.Context, d *desk, one order) {
 		err = errLost
 	case err == nil && risk == devices.Hazardous && !c.Sure:
 		err = errHazardous
+	}
+	if err == nil && one.author != "" { // who is at this machine means this gateway
+		if err = o.holds(one.ctx); err == nil && one.ctx.Err() != nil {
+			err = errLate
+		}
 	}
 	var begun *entry
 	if err == nil {

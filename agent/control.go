@@ -41,6 +41,7 @@ type StoreStatus struct {
 	// Of a gateway at work, since its start:
 	Stats        *outbox.Stats `json:"stats,omitempty"`
 	Online       bool          `json:"online"`
+	Passive      bool          `json:"passive,omitempty"`
 	Seconds      float64       `json:"seconds,omitempty"`
 	WrittenBytes int64         `json:"writtenBytes,omitempty"`
 }
@@ -230,7 +231,7 @@ func look(r *outbox.Reader, a *Agent, what string, w io.Writer) error {
 
 func (a *Agent) addStatus(s *StoreStatus) {
 	stats := a.Stats()
-	s.Stats, s.Online = &stats.Outbox, stats.Online
+	s.Stats, s.Online, s.Passive = &stats.Outbox, stats.Online, stats.Passive
 	s.Seconds = time.Since(a.started).Seconds()
 	s.WrittenBytes = writtenBytes()
 	memory := a.outbox.Waiting()

@@ -275,3 +275,13 @@ func machine() string {
 	sum := sha256.Sum256(append([]byte("porchlight "), id...))
 	return hex.EncodeToString(sum[:8])
 }
+
+// holder tells this gateway from others with its identity: two on one machine
+// cannot have one data directory, and a store that begins anew stays in it.
+func holder(dataDir string) string {
+	if abs, err := filepath.Abs(dataDir); err == nil {
+		dataDir = abs
+	}
+	sum := sha256.Sum256([]byte("porchlight holder " + machine() + " " + dataDir))
+	return hex.EncodeToString(sum[:8])
+}

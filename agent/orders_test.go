@@ -70,6 +70,7 @@ type shop struct {
 	mu     sync.Mutex
 	time   access.Moment
 	rights map[string]bridge.Right // by bare JID
+	taken  error                   // why another gateway may carry out commands
 	events []string
 }
 
@@ -97,6 +98,11 @@ func (s *shop) open(h *house) {
 			bare, _, _ := strings.Cut(author, "/")
 			has, some := s.rights[bare]
 			return some && has >= right
+		},
+		holds: func(context.Context) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.taken
 		},
 		now: func() access.Moment {
 			s.mu.Lock()
@@ -221,6 +227,17 @@ func TestLateCommands(t *testing.T) {
 	s.comes(first, "sent", "confirmed")
 	s.comes(second, "refused: it is too late")
 	s.did("wait")
+}
+
+// TestCommandsOfAnother has another gateway with the same identity: who writes to
+// both is served by that one, and who is at this machine by this one.
+func TestCommandsOfAnother(t *testing.T) {
+	s := newShop(t)
+	s.rights[""] = bridge.MayCommand
+	s.taken = bridge.ErrPassive
+	s.wants("bob@h/x", devices.Command{Name: "on"}, "refused: another gateway is at work")
+	s.wants("", devices.Command{Name: "off"}, "sent", "confirmed")
+	s.did("power off")
 }
 
 func TestRightsOfCommands(t *testing.T) {

@@ -24,11 +24,10 @@ const selfName = "gateway"
 
 // self is the gateway as a device: the first reading needs no sensor.
 type self struct {
-	root       string // of /proc and /sys; "/" but in tests
-	started    time.Time
-	generation int64         // 0 where this gateway was never restored
-	depth      func() int    // readings in the outbox
-	rejects    func() uint64 // inputs not used
+	root    string // of /proc and /sys; "/" but in tests
+	started time.Time
+	depth   func() int    // readings in the outbox
+	rejects func() uint64 // inputs not used
 }
 
 // Name implements [devices.Driver].
@@ -60,9 +59,6 @@ func (s *self) fields() []devices.Field {
 		number("outbox_depth", float64(s.depth()), "", devices.Diagnostic),
 		number("rejected", float64(s.rejects()), "", devices.Diagnostic),
 		{Name: "clock_synchronised", Value: devices.Bool(clockSynchronised()), Kind: devices.Diagnostic},
-	}
-	if s.generation > 0 {
-		f = append(f, number(generationField, float64(s.generation), "", devices.Diagnostic))
 	}
 	if t, ok := s.temperature(); ok {
 		f = append(f, number("cpu_temperature", t, "°C", devices.Measurement))

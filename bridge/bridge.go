@@ -68,6 +68,14 @@ type Options struct {
 	// OnTime, where it is not nil, is told now and then what the server says
 	// the time is, a round trip after it was asked (XEP-0202).
 	OnTime func(server time.Time, roundTrip time.Duration)
+	// Holder tells this gateway from others that were given the same identity,
+	// by mistake or after a restore, and stays the same over its restarts. Of
+	// those one is at work, the others are passive: see [ErrPassive]. Where it
+	// is empty nobody looks.
+	Holder string
+	// Generation is higher after each restore from a backup: the highest goes
+	// on, and the others end with [ErrSucceeded].
+	Generation int64
 }
 
 // A Bridge puts devices on XMPP: it keeps one session, publishes to PubSub
@@ -89,8 +97,9 @@ type Bridge struct {
 	host      string  // the domain that names and URIs are made under
 
 	link     atomic.Pointer[link] // nil while there is no session
-	reading  devices.Pulse        // of the one who reads the stream, while he has a stanza
-	running  devices.Pulse        // of Run
+	lease    *lease
+	reading  devices.Pulse // of the one who reads the stream, while he has a stanza
+	running  devices.Pulse // of Run
 	strikes  strikes
 	partSize atomic.Int64 // of backups, once the server took no more; 0: as usual
 	brief    bool         // there is one session, see Briefly
@@ -128,6 +137,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		executor:     o.Executor,
 		office:       o.Office,
 		now:          o.Now,
+		lease:        newLease(o.Holder, o.Generation),
 		people:       people{log: o.Log, known: make(map[string]*talk)},
 		requests:     make(chan request, maxRequests),
 		wakePresence: make(chan struct{}, 1),
@@ -196,7 +206,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 	b.cfg.Stream.Handler = func(s *stream.Session, st stream.Stanza) bool {
 		b.reading.Busy()
 		defer b.reading.Rest()
-		return b.hear(s, st)
+		return b.lease.heeds.Load() && b.hear(s, st)
 	}
 	b.cfg.Stream.Log = o.Log
 	return b, nil
@@ -312,6 +322,8 @@ func (b *Bridge) viewers(n *node) map[string]bool {
 	for _, who := range b.auth.Operators() {
 		may := b.auth.MaySeeEvents
 		switch n.lane {
+		case laneLease:
+			continue
 		case laneNow, laneLog:
 			may = func(who jid.JID) bool { return b.auth.MaySee(who, n.device) }
 		case laneBackup:
@@ -329,8 +341,8 @@ func (b *Bridge) viewers(n *node) map[string]bool {
 func (b *Bridge) mayBrowse(who jid.JID) bool { return b.auth.May(who, MayRead, "") }
 
 // Run connects, and connects again whenever the session ends, until ctx does.
-// Then every device goes unavailable and Run returns nil. It runs once at a
-// time.
+// Then every device goes unavailable and Run returns nil; [ErrSucceeded] ends it
+// before. It runs once at a time.
 func (b *Bridge) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -345,7 +357,17 @@ func (b *Bridge) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		wait := b.wait(stream.Delay(err), time.Since(began))
+		var wait time.Duration
+		switch lasted := time.Since(began); {
+		case errors.Is(err, ErrSucceeded):
+			return err
+		case errors.Is(err, ErrPassive):
+			wait = b.lease.pause()
+		case errors.Is(err, errPutOut):
+			wait = b.lease.aside + b.wait(stream.Transient, lasted)
+		default:
+			wait = b.wait(stream.Delay(err), lasted)
+		}
 		b.log.Warn("no XMPP session", "error", err, "again_in", wait.Round(time.Second))
 		select {
 		case <-ctx.Done():

@@ -227,8 +227,8 @@ func TestPasswordRevoked(t *testing.T) {
 	}
 }
 
-// TestTwoGateways has two with one identity on one server. Each puts the other
-// out and then leaves it alone for a minute or more, and both bring what they
+// TestTwoGateways has two with one identity on one server, and no lease. Each puts
+// the other out and then leaves it alone for a minute or more, and both bring what they
 // have.
 func TestTwoGateways(t *testing.T) {
 	s := startSite(t, xmppserver.Prosody)

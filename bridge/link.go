@@ -11,6 +11,7 @@ import (
 
 	"mellium.im/xmpp/jid"
 	"mellium.im/xmpp/stanza"
+	xmppstream "mellium.im/xmpp/stream"
 
 	"github.com/porchlight-iot/porchlight/bridge/stream"
 	"github.com/porchlight-iot/porchlight/crashpoint"
@@ -47,11 +48,15 @@ type link struct {
 
 	under underway
 	blame sync.Once
+
+	// lost has why the lease is, where it is.
+	lost     chan error
+	yielding sync.Once
 }
 
-// establish finds out what publishing needs to know.
+// establish finds out what publishing needs to know, and whether this gateway may.
 func (b *Bridge) establish(ctx context.Context, s *stream.Session) (*link, error) {
-	l := &link{bridge: b, session: s, under: underway{sizes: make(map[sent]int)}}
+	l := &link{bridge: b, session: s, under: underway{sizes: make(map[sent]int)}, lost: make(chan error, 1)}
 	var err error
 	if b.component {
 		if l.publisher, err = b.domain.WithLocal(string(devices.Gateway)); err != nil {
@@ -70,8 +75,7 @@ func (b *Bridge) establish(ctx context.Context, s *stream.Session) (*link, error
 			return nil, ValidJID(b.cfg.PubSub)
 		}
 	}
-	l.form, err = l.defaultForm(ctx)
-	return l, err
+	return l, l.claim(ctx)
 }
 
 // get asks a peer and reads its answer.
@@ -120,6 +124,7 @@ func (l *link) run(ctx context.Context) error {
 	wg.Go(func() { l.tellPresences(inner) })
 	wg.Go(func() { l.shareNodes(inner) })
 	wg.Go(func() { l.askTime(inner) })
+	wg.Go(func() { l.keepLease(inner) })
 	for _, r := range b.rooms {
 		wg.Go(func() { l.keepRoom(inner, r) })
 	}
@@ -133,16 +138,22 @@ func (l *link) run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-l.session.Done():
 		err = l.session.Err()
+	case err = <-l.lost:
+	}
+	if errors.Is(err, xmppstream.Conflict) && b.lease.has() {
+		err = fmt.Errorf("%w: %w", errPutOut, err)
 	}
 	b.running.Busy()
 	defer b.running.Rest()
 	crashpoint.At(crashpoint.SessionDown)
+	b.lease.heeds.Store(false)
 	b.link.Store(nil)
 	b.onSession(false)
 	cancel()
 	wg.Wait()
 	if ctx.Err() != nil {
 		l.farewell()
+		l.giveBack()
 	}
 	return errors.Join(err, l.session.Close())
 }

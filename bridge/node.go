@@ -32,13 +32,14 @@ const (
 	laneLog    lane = "log"
 	laneEvents lane = "events"
 	laneBackup lane = "backup"
+	laneLease  lane = "lease"
 )
 
 // A node is a PubSub node of this gateway, and what is known of it. It lives
 // as long as the Bridge.
 type node struct {
 	name   string
-	device devices.ID // empty for events and backups
+	device devices.ID // empty where it is of the gateway as a whole
 	lane   lane
 
 	// turn is held by the one who makes, configures or shares the node.
@@ -84,6 +85,8 @@ func (n *node) title() string {
 		return "Readings"
 	case laneBackup:
 		return "Backups"
+	case laneLease:
+		return "Lease"
 	}
 	return "Events"
 }
@@ -95,6 +98,8 @@ func (n *node) content(payload string) string {
 		return "urn:xmpp:pubsub-social-feed:1" // XEP-0472: a feed of Atom entries
 	case n.lane == laneLog && payload == PayloadSenML, n.lane == laneBackup:
 		return nsBoB
+	case n.lane == laneLease:
+		return nsLease
 	}
 	return nsFields
 }
@@ -208,7 +213,7 @@ func readForm(f form) nodeForm {
 
 // max is the max_items of a node.
 func (f nodeForm) max(l lane) string {
-	if l == laneNow {
+	if l == laneNow || l == laneLease {
 		return "1"
 	}
 	return f.maxItems

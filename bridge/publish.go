@@ -87,6 +87,11 @@ func (b *Bridge) publish(ctx context.Context, n *node, item string, payload []by
 	if l == nil {
 		return ErrOffline
 	}
+	return l.deliver(ctx, n, item, payload)
+}
+
+// deliver publishes an item, and makes and repairs its node where it needs it.
+func (l *link) deliver(ctx context.Context, n *node, item string, payload []byte) error {
 	if !n.ready.Load() {
 		if err := l.repair(ctx, n, n.revision.Load(), l.ensure); err != nil {
 			return err
@@ -101,8 +106,6 @@ func (b *Bridge) publish(ctx context.Context, n *node, item string, payload []by
 		}
 		mend := l.restore
 		switch {
-		case r.condition == stanza.ResourceConstraint && l.pep && l.limited.CompareAndSwap(false, true):
-			continue
 		case r.detail == "precondition-not-met" || r.condition == stanza.Conflict:
 		case r.condition == stanza.ItemNotFound:
 			mend = l.remake
@@ -140,7 +143,8 @@ func (l *link) remake(ctx context.Context, n *node) error {
 // and refuses a third with resource-constraint.
 func (l *link) publish(ctx context.Context, n *node, item string, payload []byte) error {
 	options := []formField{field(optAccess, "whitelist"), field(optPersist, "1")}
-	if l.pep && !l.limited.Load() {
+	third := l.pep && !l.limited.Load()
+	if third {
 		options = append(options, field(optMaxItems, l.form.max(n.lane)))
 	}
 	form := submit(nsOptions, options...)
@@ -156,8 +160,12 @@ func (l *link) publish(ctx context.Context, n *node, item string, payload []byte
 		err = fmt.Errorf("cannot publish item %s to node %s: %w", item, n.name, errTooBig)
 	}
 	l.under.end(pack)
-	if err == nil {
+	switch {
+	case err == nil:
 		l.bridge.strikes.clear(pack)
+	case third && is(err, stanza.ResourceConstraint):
+		l.limited.Store(true)
+		return l.publish(ctx, n, item, payload)
 	}
 	return err
 }

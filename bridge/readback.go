@@ -54,22 +54,6 @@ func (b *Bridge) ReadLog(ctx context.Context, device devices.ID, newest int) ([]
 	return items, nil
 }
 
-// ReadNow gives what the now node of a device holds: a record for each time, the
-// newest first; none where there is no node or nothing in it. Errors are as those
-// of [Bridge.PublishLog].
-func (b *Bridge) ReadNow(ctx context.Context, device devices.ID) ([]devices.Record, error) {
-	l := b.link.Load()
-	if l == nil {
-		return nil, ErrOffline
-	}
-	items, err := l.items(ctx, b.deviceNode(device, laneNow), 1)
-	if err != nil || len(items) == 0 {
-		return nil, err
-	}
-	_, records, err := decodeFields(bytes.TrimSpace(items[0].Payload))
-	return records, err
-}
-
 // items gives the newest items of a node; none where there is no node.
 func (l *link) items(ctx context.Context, n *node, most int) ([]itemElement, error) {
 	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Max: most}})

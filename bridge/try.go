@@ -176,9 +176,6 @@ func (l *link) tryLargest(ctx context.Context, n *node) Trial {
 	if err == nil {
 		err = l.publish(ctx, n, "largest", text)
 	}
-	if l.pep && is(err, stanza.ResourceConstraint) && l.limited.CompareAndSwap(false, true) {
-		err = l.publish(ctx, n, "largest", text) // see Bridge.publish
-	}
 	if err != nil {
 		t.Err, t.Next = err, "let the server take stanzas of 16 kB and more; Prosody and ejabberd do where nobody changed it"
 		return t

@@ -30,6 +30,7 @@ func TestParseNode(t *testing.T) {
 		{"gw/events", "gw", "", laneEvents, true},
 		{"gw/log", "", "", "", false},
 		{"gw/kitchen/events", "", "", "", false},
+		{"1b2c3d4e5f607182/lease", "", "", "", false},
 		{"gw/Kitchen/log", "", "", "", false},
 		{"/kitchen/log", "", "", "", false},
 		{"a/gw/kitchen/log", "", "", "", false},

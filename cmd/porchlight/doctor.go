@@ -253,6 +253,8 @@ func tryGateway(c *config.Config, report func(finding)) *agent.StoreStatus {
 		report(look("gateway", "it is not running; "+backlog, "systemctl status porchlight; journalctl -u porchlight -n 50"))
 	case s.Stats != nil && s.Stats.Fault != "":
 		report(broken("store", "it cannot be written: "+s.Stats.Fault, "df -h "+c.Gateway.DataDir+"; dmesg | tail"))
+	case s.Passive:
+		report(broken("gateway", "it runs, and is passive: another gateway is at work with the same component or account; "+backlog, "stop the other; or give this one a component or an account of its own, under xmpp in its config, and restart it. where the other is gone for good, this one takes over by itself, and within four minutes of a restart"))
 	case !s.Online:
 		report(look("gateway", "it runs, and has no XMPP session; "+backlog, "journalctl -u porchlight -n 50"))
 	default:

@@ -99,6 +99,9 @@ func printStatus(answer []byte, w io.Writer) error {
 		return nil
 	}
 	online := map[bool]string{true: "online", false: "offline"}[s.Online]
+	if s.Passive {
+		online = "passive (another gateway has this one's identity)"
+	}
 	fmt.Fprintf(w, "%s as store %s since %v: %d readings taken, %d accepted by the server, %d thinned out, %d lost, %d came again\n", online, s.Stats.Store,
 		time.Duration(s.Seconds*float64(time.Second)).Round(time.Second), s.Stats.Taken, s.Stats.Settled, s.Stats.Thinned, s.Stats.Lost, s.Stats.Repeated)
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/porchlight-iot/porchlight/agent"
 	"github.com/porchlight-iot/porchlight/agent/config"
+	"github.com/porchlight-iot/porchlight/bridge"
 )
 
 func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
@@ -76,7 +77,7 @@ func runGateway(ctx context.Context, args []string, _, stderr io.Writer) error {
 	switch {
 	case err == nil:
 		log.Info("gateway stopped")
-	case errors.Is(err, agent.ErrSucceeded):
+	case errors.Is(err, bridge.ErrSucceeded):
 		log.Error("gateway stopped", "reason", err)
 		return configError{} // to be started again is of no use
 	}

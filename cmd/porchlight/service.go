@@ -82,9 +82,12 @@ func serve(ctx context.Context, g served, log *slog.Logger) {
 func statusLine(g served) string {
 	s := g.Stats()
 	line := fmt.Sprintf("STATUS=%d readings wait", s.Waiting)
-	if s.Online {
+	switch {
+	case s.Online:
 		line += ", the server is there"
-	} else {
+	case s.Passive:
+		line += ", another gateway is at work in this one's place"
+	default:
 		line += ", no server"
 	}
 	if s.Outbox.Fault != "" {

@@ -56,7 +56,7 @@ func listenNotify(t *testing.T, dir string) managerSocket {
 	return managerSocket{conn}
 }
 
-// wait gives the next datagram that holds a line, and those before it.
+// wait gives the next datagram with a line that ends so, and those before it.
 func (m managerSocket) wait(t *testing.T, line string) (before []string) {
 	t.Helper()
 	if err := m.conn.SetReadDeadline(time.Now().Add(waitFor)); err != nil {
@@ -70,7 +70,7 @@ func (m managerSocket) wait(t *testing.T, line string) (before []string) {
 		}
 		before = append(before, string(buf[:n]))
 		for got := range strings.SplitSeq(string(buf[:n]), "\n") {
-			if got == line {
+			if strings.HasSuffix(got, line) {
 				return before
 			}
 		}
