@@ -231,11 +231,13 @@ commands:
 	var mu sync.Mutex
 	power := "0"
 	var told []string
+	came := make(map[int32]bool)
 	d := script(t, func(m message.Message) []message.Message {
 		mu.Lock()
 		defer mu.Unlock()
 		where := strings.Join(pathOf(m), "/")
-		if m.Code > codes.GET && m.Code <= codes.DELETE {
+		if m.Code > codes.GET && m.Code <= codes.DELETE && !came[m.MessageID] { // what nobody answers comes again
+			came[m.MessageID] = true
 			told = append(told, fmt.Sprintf("%v %s %v %d %s", m.Code, where, mustQueries(m), formatOf(m), m.Payload))
 		}
 		switch {
