@@ -49,7 +49,7 @@ type Options struct {
 	// default (Prosody 256, ejabberd 1000).
 	MaxItems int
 	// MaxPayload is how many bytes an item may have for Prosody not to refuse it
-	// as too big (XEP-0060 section 7.1.3.6); 0 is no limit.
+	// as too big (XEP-0060 section 7.1.3.4); 0 is no limit.
 	MaxPayload int
 	// Storage is where Prosody keeps its PubSub nodes: "internal" (files, its
 	// own default), "sql" (SQLite) or "memory", which forgets them at a

@@ -515,6 +515,11 @@ func TestManyFields(t *testing.T) {
 	if err != nil || len(out.Children) != 1 || len(out.Children[0].Readings) != 3 {
 		t.Errorf("%v, %+v", err, out.Children)
 	}
+	// What an announcement says of itself leaves all readings beside it.
+	both := merge([]Output{{Identity: "a", Readings: []devices.Reading{{Fields: make([]devices.Field, 1)}}}}, Output{Identity: "a", Readings: out.Children[0].Readings})
+	if rs := both[0].Readings; len(rs) != 3 || len(rs[0].Fields) != maxFields+1 || len(rs[2].Fields) != many-2*maxFields {
+		t.Errorf("%d readings", len(rs))
+	}
 	// More devices than are looked at are refused, all of them.
 	payload = `{` + strings.Repeat(`"x":{"a":1},`, maxChildren) + `"x":{"a":1}}`
 	if out, err = p.Decode(Place{}, Message{Topic: "kitchen", Payload: []byte(payload), ContentFormat: -1, Received: received}); err == nil || err.Error() != "more than 500 devices in one message" {
