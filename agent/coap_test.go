@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,19 @@ devices:
 	reader.await(t, "the pack", func(l line) bool {
 		return l.Node == "porch/cellar/log" && l.has("temperature", "number", 7.25, "Cel") && l.has("humidity", "number", 81.0, "%RH")
 	})
+	// More than a reading may have follows in another.
+	var records []string
+	for i := range 250 {
+		records = append(records, fmt.Sprintf(`{"n":"of_many_%d","v":%d}`, i, i))
+	}
+	many := filepath.Join(dir, "many.json")
+	write(t, many, "["+strings.Join(records, ",")+"]")
+	command(t, "coap-client-notls", "-m", "post", "-t", "110", "-f", many, "coap://"+listen+"/d/cellar")
+	for i := range 250 {
+		reader.await(t, "each of many fields", func(l line) bool {
+			return l.Node == "porch/cellar/log" && l.has(fmt.Sprintf("of_many_%d", i), "number", float64(i), "")
+		})
+	}
 	command(t, "coap-client-openssl", "-m", "post", "-t", "110", "-f", pack, "-u", "attic", "-k", "a key of the test", "coaps://"+secure+"/d/attic")
 	reader.await(t, "the pack with a key", func(l line) bool {
 		return l.Node == "porch/attic/log" && l.has("temperature", "number", 7.25, "Cel")

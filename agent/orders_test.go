@@ -51,7 +51,7 @@ func (m *robot) Execute(ctx context.Context, c devices.Command, expect func(devi
 	if c.Name == "fail" {
 		return errors.New("it cannot")
 	}
-	expect(devices.Confirmation{Field: c.Name, Within: 10 * time.Second})
+	expect(devices.Confirmation{Field: c.Name, Within: time.Minute})
 	m.mu.Lock()
 	m.done = append(m.done, commandText(c))
 	m.mu.Unlock()
@@ -148,7 +148,7 @@ func (s *shop) wants(author string, c devices.Command, want ...string) {
 func (s *shop) comes(outcomes <-chan bridge.Outcome, want ...string) {
 	s.t.Helper()
 	var got []string
-	for deadline := time.After(30 * time.Second); ; {
+	for deadline := time.After(90 * time.Second); ; {
 		select {
 		case o, more := <-outcomes:
 			if more {

@@ -29,6 +29,7 @@ type options struct {
 	keep     bool
 	dir      string        // for everything that is written
 	point    func() string // see gateway
+	limit    int           // bytes of an item that the service takes; 0: any
 }
 
 func main() {

@@ -107,7 +107,7 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	users := xmppserver.Accounts("anna", "gateway")
 	const secret = "a secret of the torture"
 	w.server, err = xmppserver.Start(ctx, xmppserver.Prosody, xmppserver.Options{
-		Dir: path("xmpp"), Component: domain, Secret: secret, Users: users, Storage: "sql", MaxItems: maxItems,
+		Dir: path("xmpp"), Component: domain, Secret: secret, Users: users, Storage: "sql", MaxItems: maxItems, MaxPayload: o.limit,
 	})
 	if err != nil {
 		return nil, err
@@ -202,6 +202,10 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	w.serial = wire.tap
 	run(wire.tap, wire.run)
 
+	if o.limit > 0 { // each of its readings is lost, and told to be: it is not in the ledger
+		fmt.Fprintf(&config, "  - {id: %s, profile: json, mqtt: {topic: %s, broker: house}}\n", boaster, boaster)
+	}
+
 	for name, content := range map[string]string{"secret": password, "porchlight.yaml": config.String()} {
 		if err := os.WriteFile(path(name), []byte(content), 0o600); err != nil {
 			return nil, err
@@ -228,6 +232,9 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	defer cancel()
 	return w, waitForText(subscribing, log.Name(), 0, `msg="driver up" driver="mqtt house"`)
 }
+
+// boaster is a device whose readings are more than the service takes.
+const boaster = "boaster"
 
 // close ends everything that runs, and where asked to, keeps the disk.
 func (w *world) close(keep bool) error {

@@ -41,6 +41,9 @@ func (prosody) find(o Options) error {
 var prosodyConfig = template.Must(template.New("prosody.cfg.lua").Funcs(template.FuncMap{"lua": luaString}).Parse(`
 run_as_root = true
 data_path = {{lua .Data}}
+{{- if .MaxPayload}}
+plugin_paths = { {{lua .Modules}} }
+{{- end}}
 log = { { levels = { min = "info" }, to = "file", filename = "/dev/stdout" } }
 
 interfaces = { "127.0.0.1" }
@@ -107,7 +110,26 @@ Component "rooms.localhost" "muc"
 
 Component "pubsub.localhost" "pubsub"
 	admins = { {{range .NodeCreators}}{{lua .}}, {{end}}}
+{{- if .MaxPayload}}
+	modules_enabled = { "payload_limit" }
+	payload_limit = {{.MaxPayload}}
+{{- end}}
 `))
+
+// payloadLimit is a module of Prosody, which has no such limit of its own.
+const payloadLimit = `
+local st = require "util.stanza";
+local limit = module:get_option_number("payload_limit");
+module:hook("iq/host/http://jabber.org/protocol/pubsub:pubsub", function (event)
+	local publish = event.stanza.tags[1]:get_child("publish");
+	local item = publish and publish:get_child("item");
+	if item and #tostring(item) > limit then
+		local reply = st.error_reply(event.stanza, "modify", "not-acceptable");
+		event.origin.send(reply:tag("payload-too-big", { xmlns = "http://jabber.org/protocol/pubsub#errors" }));
+		return true;
+	end
+end, 10);
+`
 
 func (prosody) prepare(s *Server) (*exec.Cmd, error) {
 	path, err := program("prosody")
@@ -128,13 +150,21 @@ func (prosody) prepare(s *Server) (*exec.Cmd, error) {
 			return nil, err
 		}
 	}
+	if s.opts.MaxPayload > 0 {
+		if err := os.MkdirAll(s.path("modules"), 0o700); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(s.path("modules"), "mod_payload_limit.lua"), []byte(payloadLimit), 0o600); err != nil {
+			return nil, err
+		}
+	}
 	var config bytes.Buffer
 	err = prosodyConfig.Execute(&config, struct {
 		Options
-		Data, Cert, Key               string
+		Data, Cert, Key, Modules      string
 		C2S, TLS, ComponentPort, HTTP int
 		ItemLimit                     int
-	}{s.opts, data, s.path(certFile), s.path(keyFile),
+	}{s.opts, data, s.path(certFile), s.path(keyFile), s.path("modules"),
 		s.held.c2s, s.held.tls, s.held.component, s.held.http,
 		max(10000, s.opts.MaxItems+100)})
 	if err != nil {

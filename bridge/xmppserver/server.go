@@ -48,6 +48,9 @@ type Options struct {
 	// MaxItems is the most items that a node may keep; 0 is the server's own
 	// default (Prosody 256, ejabberd 1000).
 	MaxItems int
+	// MaxPayload is how many bytes an item may have for Prosody not to refuse it
+	// as too big (XEP-0060 section 7.1.3.4); 0 is no limit.
+	MaxPayload int
 	// Storage is where Prosody keeps its PubSub nodes: "internal" (files, its
 	// own default), "sql" (SQLite) or "memory", which forgets them at a
 	// restart. Accounts and rosters are always kept. "" means internal.

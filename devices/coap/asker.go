@@ -168,6 +168,7 @@ func (a asker) follow(ctx context.Context, p *peer, r resource) error {
 	if !a.sleep(ctx, rand.N(min(every/20, time.Second)+1)) { // so that not all are asked at once
 		return nil
 	}
+	rung := a.told.rung() // what is told from here on may not be in the answer
 	r, first, err := a.settle(ctx, p, r)
 	for ; err != nil; r, first, err = a.settle(ctx, p, r) {
 		if isFatal(err) || ctx.Err() != nil {
@@ -194,18 +195,20 @@ func (a asker) follow(ctx context.Context, p *peer, r resource) error {
 		}
 	}
 	a.report(ctx, first, false)
-	return a.poll(ctx, p, r, every)
+	return a.poll(ctx, p, r, every, rung)
 }
 
-// poll asks again and again, and when somebody told the device something.
-func (a asker) poll(ctx context.Context, p *peer, r resource, every time.Duration) error {
+// poll asks again and again, and when somebody told the device something, which
+// rung tells.
+func (a asker) poll(ctx context.Context, p *peer, r resource, every time.Duration, rung <-chan struct{}) error {
 	next, told := time.NewTimer(every), false
 	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.told.rung():
+		case <-rung:
+			rung = a.told.rung() // also while it is asked
 			told = true
 			next.Reset(settleTime) // it may not have done it yet
 		case <-next.C:

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -214,6 +215,44 @@ func TestClientFindsAForm(t *testing.T) {
 	await(t, sink, "temperature", "4")
 }
 
+// A device that is told something while it is asked is asked again: the answer may
+// be of before.
+func TestToldWhileAsked(t *testing.T) {
+	const lamp = `profile: 1
+id: lamp
+name: Lamp
+transport: [coap]
+decode: [{json: {}}]
+commands:
+  - {name: power, argument: {type: bool, words: {"off": "0", "on": "1"}}, payload: "{\"power\":{value}}", format: 50}
+`
+	var on atomic.Bool
+	d := script(t, func(m message.Message) []message.Message {
+		switch {
+		case m.Code == codes.PUT:
+			on.Store(true)
+			return []message.Message{reply(m, codes.Changed, "")}
+		case m.Code == codes.GET && on.Load():
+			return []message.Message{reply(m, codes.Content, `{"power":1}`, uintOption(message.ContentFormat, JSON))}
+		case m.Code == codes.GET:
+			return []message.Message{{Type: message.Acknowledgement, MessageID: m.MessageID}} // it thinks about it
+		}
+		return nil
+	})
+	sink := &devicetest.Sink{Auto: true}
+	one := askedDevice("lamp", "lamp", fmt.Sprintf("coap://%v/lamp", d.addr()))
+	one.Every = time.Hour
+	c := runClient(t, sink, library(t, lamp), one)
+	asked := d.next("question", func(m message.Message) bool { return m.Code == codes.GET })
+	if err := c.Execute(t.Context(), devices.Command{Device: "lamp", Name: "power", Argument: "on"}, func(devices.Confirmation) {}); err != nil {
+		t.Fatal(err)
+	}
+	before := reply(asked, codes.Content, `{"power":0}`, uintOption(message.ContentFormat, JSON))
+	before.Type, before.MessageID = message.NonConfirmable, 7
+	d.send(before)
+	await(t, sink, "power", "1")
+}
+
 // A command is sent once, its answer carried back, and what the device then
 // holds is read.
 func TestClientCommands(t *testing.T) {
@@ -231,11 +270,13 @@ commands:
 	var mu sync.Mutex
 	power := "0"
 	var told []string
+	came := make(map[int32]bool)
 	d := script(t, func(m message.Message) []message.Message {
 		mu.Lock()
 		defer mu.Unlock()
 		where := strings.Join(pathOf(m), "/")
-		if m.Code > codes.GET && m.Code <= codes.DELETE {
+		if m.Code > codes.GET && m.Code <= codes.DELETE && !came[m.MessageID] { // what nobody answers comes again
+			came[m.MessageID] = true
 			told = append(told, fmt.Sprintf("%v %s %v %d %s", m.Code, where, mustQueries(m), formatOf(m), m.Payload))
 		}
 		switch {

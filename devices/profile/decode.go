@@ -212,6 +212,7 @@ func (p *Profile) decode(h *heard, captures map[string]string, at Place, o *over
 			return Output{}, err
 		}
 		out.Profile, out.Repeats = p.ID(), rule.Repeats
+		out.fit(p.file.Limits.Fields)
 		return out, nil
 	}
 	return Output{}, errors.New("no way to read this kind of message")
@@ -262,7 +263,9 @@ func (r *reading) read() (Output, error) {
 		return out, nil
 	}
 	if c := r.profile.file.Device.Children; c != nil && r.at.Topic == "" { // else they stay fields of the one that was asked for
-		out.Children = r.children(c, doc, out.Identity)
+		if out.Children, err = r.children(c, doc, out.Identity); err != nil {
+			return Output{}, err
+		}
 	}
 	r.fill(&out, doc)
 	return out, nil
@@ -310,16 +313,31 @@ func (r *reading) fill(out *Output, doc *node) {
 	})
 }
 
+// fit has the fields beyond those that one reading may have follow in readings
+// of the same time: what was acknowledged is not to be lost.
+func (o *Output) fit(most int) {
+	if slices.ContainsFunc(o.Readings, func(r devices.Reading) bool { return len(r.Fields) > most }) {
+		var all []devices.Reading
+		for _, r := range o.Readings {
+			for part := range slices.Chunk(r.Fields, most) {
+				r.Fields = part
+				all = append(all, r)
+			}
+		}
+		o.Readings = all
+	}
+	for i := range o.Children {
+		o.Children[i].fit(most)
+	}
+}
+
 // maxChildren bounds the devices in one message.
 const maxChildren = 500
 
 // children takes the parts of a document that are devices of their own out of
 // it.
-func (r *reading) children(rule *childrenRule, doc *node, parent string) (all []Output) {
+func (r *reading) children(rule *childrenRule, doc *node, parent string) (all []Output, err error) {
 	doc.extract(rule.Each, nil, func(name string, part *node) {
-		if len(all) == maxChildren {
-			return
-		}
 		key := name
 		captures := map[string]string{"key": name}
 		for k, v := range r.captures {
@@ -331,6 +349,10 @@ func (r *reading) children(rule *childrenRule, doc *node, parent string) (all []
 		if key == "" {
 			return
 		}
+		if len(all) == maxChildren {
+			err = fmt.Errorf("more than %d devices in one message", maxChildren)
+			return
+		}
 		child := Output{Profile: r.profile.ID(), Identity: key}
 		sub := *r
 		sub.captures = captures
@@ -339,7 +361,7 @@ func (r *reading) children(rule *childrenRule, doc *node, parent string) (all []
 		sub.fill(&child, part)
 		all = append(all, child)
 	})
-	return all
+	return all, err
 }
 
 // extract takes out the objects that a selector selects.

@@ -176,6 +176,7 @@ func (r *reading) rendered(out *Output) (trouble error) {
 	}
 	if len(w.out) > 0 {
 		out.Readings = []devices.Reading{{Device: r.at.Device, Time: r.time(cmpNode(doc, object("value", &node{kind: nullNode}))), Fields: w.out}}
+		out.fit(r.profile.file.Limits.Fields)
 	}
 	return trouble
 }
@@ -204,7 +205,7 @@ func (s *Session) facts(p *Profile, news []describe.Device) (all []Output) {
 		var fields []devices.Field
 		for _, f := range part.Facts {
 			name := fieldName(f.Name)
-			if name == "" || !f.Value.IsValid() || f.Value.Kind() == devices.TextValue && (f.Value.String() == "" || len(f.Value.String()) > maxText) || len(fields) == maxFields {
+			if name == "" || !f.Value.IsValid() || f.Value.Kind() == devices.TextValue && (f.Value.String() == "" || len(f.Value.String()) > maxText) {
 				continue
 			}
 			fields = append(fields, devices.Field{Name: names.unique(name), Value: f.Value, Unit: deviceUnit(string(f.Unit)), Kind: kinds[cmp.Or(f.Kind, "identity")]})

@@ -25,9 +25,9 @@ const (
 	maxPayload    = 64 << 10
 	maxDepth      = 12
 	maxMembers    = 2000  // of a document: each is compared with every rule
-	maxLabels     = 10000 // of a SenML pack
+	maxLabels     = 10000 // of a SenML pack; metrics of Sparkplug
 	maxMemberName = 256   // bytes
-	maxFields     = 200   // of a reading
+	maxFields     = 200   // of a reading; a message may have several
 	maxText       = 1024  // bytes of a text value
 	maxName       = 100   // bytes of a field's name, without the number of a collision
 	maxUnit       = 24    // bytes of a unit that a device spells

@@ -117,9 +117,6 @@ func (w *walker) value(n *node, at place, selected *node) {
 			w.targets = append(w.targets, target{i, at.members[len(at.members)-1], strings.Join(at.members, "/")})
 		}
 	}
-	if len(w.names) >= w.profile.file.Limits.Fields {
-		return
-	}
 	f, ok := w.field(n, at, selected)
 	if !ok || f.Name == "" {
 		return
@@ -284,18 +281,20 @@ func deviceUnit(s string) devices.Unit {
 	return u
 }
 
-// names are those of a reading's fields, each once.
-type names map[string]bool
+// names are those of the fields of a message, each once, with the number that
+// the last one had which would be called the same.
+type names map[string]int
 
 func newNames() names { return make(names) }
 
 // unique gives a name that is taken already the first number that is free.
 func (n names) unique(name string) string {
 	free := name
-	for i := 2; n[free]; i++ {
-		free = fmt.Sprintf("%s_%d", name, i)
+	for n[free] > 0 {
+		n[name]++
+		free = fmt.Sprintf("%s_%d", name, n[name])
 	}
-	n[free] = true
+	n[free] = 1
 	return free
 }
 

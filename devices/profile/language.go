@@ -276,7 +276,7 @@ type modbusWriteRule struct {
 
 type limitRule struct {
 	Bytes  strictyaml.Size `yaml:"max_bytes" min:"1" max:"4MiB" doc:"Of the message."`
-	Fields int             `yaml:"max_fields" min:"1" max:"200" doc:"Of a reading; those beyond are left out."`
+	Fields int             `yaml:"max_fields" min:"1" max:"200" doc:"Of a reading; those beyond follow in readings of the same time."`
 }
 
 type testRule struct {

@@ -242,7 +242,7 @@ func TestExtends(t *testing.T) {
 	}
 	session := library.Only("deeper").NewSession(time.UTC)
 	out, err := session.Hear(Message{Topic: "cellar/a/state", Payload: []byte(`{"t":21,"x":1,"y":2,"z":3}`), ContentFormat: -1, Received: received})
-	if err != nil || line(out) != "a: - t=21 K, x=1, y=2" || library.Get("deeper").Name() != "Deeper" {
+	if err != nil || line(out) != "a: - t=21 K, x=1, y=2; - z=3" || library.Get("deeper").Name() != "Deeper" {
 		t.Errorf("%s, %v", line(out), err)
 	}
 	sent, err := session.Encode("deeper", "a", "a", "")

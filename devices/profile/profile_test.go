@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -338,7 +340,7 @@ func TestRules(t *testing.T) {
 		{"fields: [{select: '*', units: {'p*': W, 'power*': VA, power: var}, unit: V}]", `{"p1":1,"power1":2,"power":3,"u":4,"on":true}`, "- p1=1 W, power1=2 VA, power=3 var, u=4 V, on=true"},
 		{"fields: [{select: '{a,b}/?'}, {select: '**', drop: true}]", `{"a":{"x":1,"xy":2},"b":{"y":3},"c":4}`, "- a_x=1, b_y=3"},
 		{"fields: [{select: a}]\nrest: {create: none}", `{"a":1,"b":2}`, "- a=1"},
-		{"limits: {max_fields: 2}", `{"a":1,"b":2,"c":3}`, "- a=1, b=2"},
+		{"limits: {max_fields: 2}", `{"a":1,"b":2,"c":3}`, "- a=1, b=2; - c=3"},
 		{"time: [{path: meta/t, zone: utc}]", `{"meta":{"t":"2026-07-01T08:00:00","n":1}}`, "2026-07-01T08:00:00Z meta_n=1"},
 		{"time: [{path: t}]", `{"t":"2026-07-01 08:00:00.25","n":1}`, "2026-07-01T06:00:00.25Z n=1"},
 		{"time: [{path: t, zone: device}]", `{"t":"2026-07-01T08:00:00Z","n":1}`, "2026-07-01T08:00:00Z n=1"},
@@ -466,19 +468,69 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestManyFields sends more fields than a reading may have: what does not fit
+// follows in readings of the same time, for the message is acknowledged.
+func TestManyFields(t *testing.T) {
+	const many = 2*maxFields + 50
+	var records, numbers, records2 []string
+	for i := range many {
+		records = append(records, fmt.Sprintf(`{"n":"a","v":%d}`, i))
+		records2 = append(records2, fmt.Sprintf(`{"n":"a","v":%d,"t":%d}`, i, i%2))
+		numbers = append(numbers, strconv.Itoa(i))
+	}
+	list := `[` + strings.Join(numbers, ",") + `]`
+	for _, c := range []struct {
+		profile, payload string
+		format           int
+		readings         int
+	}{
+		{"json", `{"a":` + list + `}`, -1, 3},
+		{"senml", "[" + strings.Join(records, ",") + "]", 110, 3},
+		{"senml", "[" + `{"bt":1784000000},` + strings.Join(records2, ",") + "]", 110, 4},
+	} {
+		out, err := builtin(t, c.profile).Decode(Place{Device: "kitchen"}, Message{Payload: []byte(c.payload), ContentFormat: c.format, Received: received})
+		if err != nil || len(out.Readings) != c.readings {
+			t.Errorf("%s: %v, %d readings", c.profile, err, len(out.Readings))
+		}
+		got := make(map[string]string)
+		for i, r := range out.Readings {
+			if len(r.Fields) > maxFields || r.Device != "kitchen" || i > 0 && r.Time.Before(out.Readings[i-1].Time) {
+				t.Errorf("%s: %d fields of %s at %v", c.profile, len(r.Fields), r.Device, r.Time)
+			}
+			for _, f := range r.Fields {
+				got[r.Time.String()+f.Name] = f.Value.String()
+			}
+		}
+		if values := slices.Sorted(maps.Values(got)); len(got) != many || !slices.Equal(values, slices.Sorted(slices.Values(numbers))) {
+			t.Errorf("%s: %d fields of %d", c.profile, len(got), many)
+		}
+	}
+	// A device of several in one message has as many.
+	p, err := profileWith("device: {children: {each: '*'}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := `{"x":{"a":` + list + `}}`
+	out, err := p.Decode(Place{}, Message{Topic: "kitchen", Payload: []byte(payload), ContentFormat: -1, Received: received})
+	if err != nil || len(out.Children) != 1 || len(out.Children[0].Readings) != 3 {
+		t.Errorf("%v, %+v", err, out.Children)
+	}
+	// What an announcement says of itself leaves all readings beside it.
+	both := merge([]Output{{Identity: "a", Readings: []devices.Reading{{Fields: make([]devices.Field, 1)}}}}, Output{Identity: "a", Readings: out.Children[0].Readings})
+	if rs := both[0].Readings; len(rs) != 3 || len(rs[0].Fields) != maxFields+1 || len(rs[2].Fields) != many-2*maxFields {
+		t.Errorf("%d readings", len(rs))
+	}
+	// More devices than are looked at are refused, all of them.
+	payload = `{` + strings.Repeat(`"x":{"a":1},`, maxChildren) + `"x":{"a":1}}`
+	if out, err = p.Decode(Place{}, Message{Topic: "kitchen", Payload: []byte(payload), ContentFormat: -1, Received: received}); err == nil || err.Error() != "more than 500 devices in one message" {
+		t.Errorf("%v, %d devices", err, len(out.Children))
+	}
+}
+
 // TestBounds sends what is cut rather than refused.
 func TestBounds(t *testing.T) {
-	out, err := builtin(t, "json").Decode(Place{}, Message{Payload: []byte(`{"a":[` + strings.Repeat("1,", 2*maxFields) + `1]}`), ContentFormat: -1})
-	if err != nil || len(out.Readings[0].Fields) != maxFields {
-		t.Errorf("%v, %d fields", err, len(out.Readings[0].Fields))
-	}
-	records := strings.Repeat(`{"n":"a","v":1},`, 2*maxFields) + `{"n":"a","v":1}`
-	out, err = builtin(t, "senml").Decode(Place{}, Message{Payload: []byte("[" + records + "]"), ContentFormat: 110, Received: received})
-	if err != nil || len(out.Readings) != 1 || len(out.Readings[0].Fields) != maxFields {
-		t.Errorf("%v, %d readings", err, len(out.Readings))
-	}
 	long := strings.Repeat("x", 250)
-	out, err = builtin(t, "json").Decode(Place{}, Message{Payload: []byte(`{"` + long + `a":1,"` + long + `b":2}`), ContentFormat: -1})
+	out, err := builtin(t, "json").Decode(Place{}, Message{Payload: []byte(`{"` + long + `a":1,"` + long + `b":2}`), ContentFormat: -1})
 	if err != nil || out.Readings[0].Fields[0].Name != long[:maxName] || out.Readings[0].Fields[1].Name != long[:maxName]+"_2" {
 		t.Errorf("%v, %+v", err, out.Readings)
 	}

@@ -66,10 +66,8 @@ func readSenML(at Place, m Message) (Output, error) {
 			parts = append(parts, p)
 		}
 		for _, f := range r.fields(naming.name(r)) {
-			if len(p.Fields) < maxFields {
-				f.Name = p.names.unique(f.Name)
-				p.Fields = append(p.Fields, f)
-			}
+			f.Name = p.names.unique(f.Name)
+			p.Fields = append(p.Fields, f)
 		}
 	}
 	slices.SortStableFunc(parts, func(a, b *part) int { return cmp.Compare(a.order, b.order) })

@@ -195,6 +195,7 @@ func (s *Session) hearOwn(h *heard, p *Profile, captures map[string]string) (Out
 	if len(all) > 0 {
 		out = all[0]
 		out.Children = append(out.Children, all[1:]...)
+		out.fit(maxFields)
 	}
 	out.Announced, out.Removed = !rule.Live, removed
 	if changed {
@@ -213,6 +214,7 @@ func merge(all []Output, data Output) []Output {
 			} else if len(data.Readings) > 0 {
 				all[i].Readings[0].Fields = append(all[i].Readings[0].Fields, data.Readings[0].Fields...)
 				all[i].Readings[0].Time = data.Readings[0].Time
+				all[i].Readings = append(all[i].Readings, data.Readings[1:]...)
 			}
 			return all
 		}

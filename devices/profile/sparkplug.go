@@ -19,6 +19,9 @@ func readSparkplug(payload []byte, captures map[string]string) (doc *node, ident
 	if err != nil {
 		return nil, "", available, err
 	}
+	if len(p.Metrics) > maxLabels {
+		return nil, "", available, fmt.Errorf("more than %d metrics", maxLabels)
+	}
 	doc = &node{kind: objectNode}
 	switch captures["type"] {
 	case "NDEATH", "DDEATH":
