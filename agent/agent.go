@@ -89,7 +89,7 @@ func New(c *config.Config, log *slog.Logger) (*Agent, error) {
 		OnSession: a.session,
 		Now:       func() (time.Time, bool) { return a.timing.clock.Time() },
 		OnTime:    a.timing.told,
-		Holder:    holder(c.Gateway.DataDir), Generation: identity.Generation,
+		Holder:    holder(c.Gateway.DataDir), Process: thisProcess(), Over: processOver, Generation: identity.Generation,
 	})
 	if err != nil {
 		return nil, err

@@ -73,6 +73,10 @@ type Options struct {
 	// those one is at work, the others are passive: see [ErrPassive]. Where it
 	// is empty nobody looks.
 	Holder string
+	// Process names this process, and Over reports whether one of another name
+	// has certainly ended, so that nobody need wait for it. Both may be left out.
+	Process string
+	Over    func(process string) bool
 	// Generation is higher after each restore from a backup: the highest goes
 	// on, and the others end with [ErrSucceeded].
 	Generation int64
@@ -137,7 +141,7 @@ func New(cfg Config, o Options) (*Bridge, error) {
 		executor:     o.Executor,
 		office:       o.Office,
 		now:          o.Now,
-		lease:        newLease(o.Holder, o.Generation),
+		lease:        newLease(o),
 		people:       people{log: o.Log, known: make(map[string]*talk)},
 		requests:     make(chan request, maxRequests),
 		wakePresence: make(chan struct{}, 1),

@@ -57,6 +57,7 @@ type leaseElement struct {
 	XMLName    xml.Name `xml:"https://github.com/porchlight-iot/porchlight/ns/lease lease"`
 	Holder     string   `xml:"holder,attr"` // empty: it was given back
 	Run        string   `xml:"run,attr"`
+	Process    string   `xml:"process,attr,omitempty"`
 	Count      uint64   `xml:"count,attr"` // the fencing counter
 	Generation int64    `xml:"generation,attr,omitempty"`
 }
@@ -66,6 +67,8 @@ type leaseElement struct {
 type lease struct {
 	holder     string // empty: none is kept
 	run        string // of this Bridge
+	process    string
+	over       func(process string) bool // may be nil
 	generation int64
 
 	heeds   atomic.Bool // what is asked of us is listened to
@@ -81,8 +84,11 @@ type lease struct {
 	looks int          // that found another alive, in a row
 }
 
-func newLease(holder string, generation int64) *lease {
-	return &lease{holder: holder, run: rand.Text(), generation: generation, every: leaseEvery, lapse: leaseLapse, aside: aside}
+func newLease(o Options) *lease {
+	return &lease{
+		holder: o.Holder, run: rand.Text(), process: o.Process, over: o.Over, generation: o.Generation,
+		every: leaseEvery, lapse: leaseLapse, aside: aside,
+	}
 }
 
 // judge tells whether this gateway may go on, or begin, with the lease found:
@@ -96,6 +102,7 @@ func (s *lease) judge(found leaseElement, now time.Time) (next leaseElement, err
 	case found.Holder == "", found.Run == s.run, found.Generation < s.generation:
 	case found.Holder == s.holder && s.count == 0: // of the run before this
 	case found.Count < s.count: // written late by one who has lost it
+	case s.over != nil && s.over(found.Process):
 	case found == s.seen && now.Sub(s.since) >= s.lapse:
 	default:
 		if found != s.seen {
@@ -106,7 +113,10 @@ func (s *lease) judge(found leaseElement, now time.Time) (next leaseElement, err
 	}
 	s.looks = 0
 	s.passive.Store(false)
-	return leaseElement{Holder: s.holder, Run: s.run, Count: max(found.Count, s.count) + 1, Generation: s.generation}, nil
+	return leaseElement{
+		Holder: s.holder, Run: s.run, Process: s.process,
+		Count: max(found.Count, s.count) + 1, Generation: s.generation,
+	}, nil
 }
 
 // left is how long it is until the lease is to be renewed.

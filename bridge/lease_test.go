@@ -22,7 +22,7 @@ const ever = time.Hour
 func newHolder(t *testing.T, cfg Config, holder string) *running {
 	t.Helper()
 	r := newRunning(t, cfg)
-	r.lease = newLease(holder, 0)
+	r.lease = newLease(Options{Holder: holder})
 	r.lease.lapse, r.lease.aside = ever, 0
 	r.executor = &fenced{&r.desk, r.Bridge}
 	r.wait = func(c stream.Class, _ time.Duration) time.Duration {
@@ -210,7 +210,7 @@ func TestLeaseRefused(t *testing.T) {
 		}
 		obliging(p, name, a)
 	})
-	r := runScripted(t, server, func(b *Bridge) { b.lease = newLease("card", 0) })
+	r := runScripted(t, server, func(b *Bridge) { b.lease = newLease(Options{Holder: "card"}) })
 	r.waitSession(true)
 	r.publishLog("kitchen", 1)
 	if err := r.Holds(context30(t)); err != nil || r.Passive() {
@@ -250,8 +250,17 @@ func TestJudgeLease(t *testing.T) {
 		}
 	}
 
+	s := fresh()
+	s.over = func(process string) bool { return process == "killed" }
+	for process, want := range map[string]error{"killed": nil, "elsewhere": ErrPassive} {
+		if _, err := s.judge(leaseElement{Holder: "you", Run: "r", Process: process, Count: 9, Generation: 2}, at); !errors.Is(err, want) {
+			t.Errorf("of a process %s: %v", process, err)
+		}
+	}
+
 	// Another is gone when its count stood still for long, not before.
-	s, found := fresh(), leaseElement{Holder: "you", Run: "r", Count: 9, Generation: 2}
+	s = fresh()
+	found := leaseElement{Holder: "you", Run: "r", Count: 9, Generation: 2}
 	for _, step := range []struct {
 		after time.Duration
 		count uint64

@@ -13,7 +13,8 @@ import (
 )
 
 // TestPassive has a second gateway with the same component say that it is
-// passive, and the first come back after a kill as if nothing were.
+// passive, and the first come back after a kill as if nothing were. When both
+// have ended, a third that sees it does not wait.
 func TestPassive(t *testing.T) {
 	server, err := xmppserver.Start(t.Context(), xmppserver.Prosody, xmppserver.Options{
 		Dir: t.TempDir(), Component: "gw.localhost", Secret: "s", Storage: "memory",
@@ -48,7 +49,7 @@ func TestPassive(t *testing.T) {
 	second := start(two, passive)
 	_ = first.Process.Kill()
 	_ = first.Wait()
-	start(one, online)
+	first = start(one, online)
 
 	doctor := exec.Command("porchlight", "doctor", "-c", filepath.Join(two, "p.yaml"))
 	out, _ := doctor.CombinedOutput()
@@ -59,4 +60,7 @@ func TestPassive(t *testing.T) {
 	if err := second.Wait(); err != nil {
 		t.Error(err)
 	}
+	_ = first.Process.Kill() // without giving back its lease
+	_ = first.Wait()
+	start(houseDir(t, config), online)
 }
