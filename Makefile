@@ -102,9 +102,9 @@ package-twice: go ## that two builds of a commit, in two places, give the same b
 	@GO=$(GO) scripts/package-twice.sh $(or $(ARCHES),amd64)
 
 .PHONY: package-test
-package-test: go ## the package in clean systems, as root: install, upgrade, roll back, restore, purge
+package-test: go ## the packages in clean systems, as root: install, upgrade, roll back, restore, purge
 	@scripts/deps.sh package
-	@GO=$(GO) scripts/package-test.sh
+	@GO=$(GO) scripts/package-test.sh $(ARCHES)
 
 .PHONY: deps deps-demo
 deps: ## Debian packages that the tests and the demo need

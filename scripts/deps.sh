@@ -19,7 +19,8 @@ tests=(ejabberd mosquitto mosquitto-clients libcoap3-bin python3-slixmpp
 	gcc libc6-dev) # the race detector is linked by a C compiler
 clients=(profanity go-sendxmpp tmux chromium nodejs)
 command -v npm >/dev/null || clients+=(npm) # that of others brings npm in the package nodejs
-package=(debootstrap lintian iproute2)
+package=(debootstrap lintian iproute2
+	qemu-user-static arch-test) # systems of other architectures
 npm=(nodejs npm) # some hundred packages, so they are not among those of the tests
 
 policy=/usr/sbin/policy-rc.d

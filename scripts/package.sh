@@ -4,6 +4,8 @@
 #
 #   scripts/package.sh [amd64] [arm64] [armhf]
 #
+# PROGRAM= names another checkout to build the program of.
+#
 # armhf is for ARMv6, so that the first Pi Zero runs it too. The same commit
 # gives the same bytes, wherever and whenever it is built with the same Go.
 set -euo pipefail
@@ -51,7 +53,7 @@ for arch; do
 		exit 2
 		;;
 	esac
-	GOOS=linux CGO_ENABLED=0 "$GO" build -trimpath -buildvcs=false \
+	GOOS=linux CGO_ENABLED=0 "$GO" build -C "${PROGRAM:-.}" -trimpath -buildvcs=false \
 		-ldflags "-s -w -buildid= -X main.version=$version -X main.commit=$commit" \
 		-o "$stage/porchlight" ./cmd/porchlight
 	unset GOARCH GOARM
