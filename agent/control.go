@@ -35,7 +35,8 @@ type StoreStatus struct {
 	outbox.Contents
 	Lanes map[devices.ID]Lanes `json:"lanes"`
 	// What gateways wrote, to any disk, since midnight, and in a year at the
-	// pace of the last 24 hours.
+	// pace of the last 24 hours; 0 before an hour is over, because the store is
+	// made at the first start, all of it, which is no pace.
 	WrittenToday   int64 `json:"writtenTodayBytes"`
 	WrittenPerYear int64 `json:"writtenPerYearBytes"`
 	// Of a gateway at work, since its start:
@@ -291,7 +292,7 @@ func (s *StoreStatus) addLanes(r *outbox.Reader, ask func(proof.Question) (proof
 		return err
 	}
 	s.WrittenToday = today.Written
-	if covered := lately.Covered(); covered > 0 {
+	if covered := lately.Covered(); covered >= time.Hour {
 		s.WrittenPerYear = int64(float64(lately.Written) / covered.Hours() * 24 * 365)
 	}
 	return nil

@@ -263,8 +263,7 @@ func tryGateway(c *config.Config, report func(finding)) *agent.StoreStatus {
 	if s.Stats != nil && s.Stats.Lost > 0 {
 		report(look("losses", fmt.Sprintf("%d readings were lost since the start", s.Stats.Lost), "porchlight outbox proof --last 24h"))
 	}
-	// The store is made at the first start, all of it, which is no pace.
-	if s.WrittenPerYear > 0 && s.Seconds > time.Hour.Seconds() {
+	if s.WrittenPerYear > 0 {
 		f := good("card", fmt.Sprintf("%s were written today, %s in a year at this pace", size(s.WrittenToday), size(s.WrittenPerYear)))
 		if s.WrittenPerYear > muchWritten {
 			f.Verdict, f.Next = verdictLook, "porchlight outbox status; a longer outbox.commit_after, and a server that is reached, write less"

@@ -93,7 +93,11 @@ func printStatus(answer []byte, w io.Writer) error {
 		fmt.Fprintln(w, "no reading waits")
 	}
 	fmt.Fprintf(w, "%d events wait; %s in use of a file of %s\n", s.Notes, size(s.UsedBytes), size(s.FileBytes))
-	fmt.Fprintf(w, "%s written to disk today; at the pace of the last day %s a year\n", size(s.WrittenToday), size(s.WrittenPerYear))
+	fmt.Fprintf(w, "%s written to disk today", size(s.WrittenToday))
+	if s.WrittenPerYear > 0 {
+		fmt.Fprintf(w, "; at the pace of the last day %s a year", size(s.WrittenPerYear))
+	}
+	fmt.Fprintln(w)
 	if !s.Running {
 		fmt.Fprintln(w, "no gateway is at work on it")
 		return nil
