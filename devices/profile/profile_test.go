@@ -560,6 +560,18 @@ func TestLongTexts(t *testing.T) {
 			t.Errorf("%s: %v, %q", c.profile, err, got)
 		}
 	}
+	for rule, payload := range map[string]string{
+		"xml: {}":          "<v><a>" + long + "</a><b>1</b></v>",
+		"code: attributes": `<v a="` + long + `" b="1"/>`,
+	} {
+		p, err := profileWith("decode: [{" + rule + "}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := decodeOne(t, p, payload); !strings.Contains(got, `"`+want+`", `) || !strings.Contains(got, "b=1") {
+			t.Errorf("%s: %s", rule, got)
+		}
+	}
 	// A device that announces itself may say a text and nothing else; a picture is none.
 	library, err := Builtin()
 	if err != nil {
