@@ -121,3 +121,10 @@ func (t *tap) count() int {
 	defer t.mu.Unlock()
 	return t.made
 }
+
+// answered gives how many were acknowledged, which they are in their order.
+func (t *tap) answered() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.acked
+}

@@ -202,7 +202,7 @@ func newWorld(ctx context.Context, o options, program string, disk bool, out io.
 	w.serial = wire.tap
 	run(wire.tap, wire.run)
 
-	if o.limit > 0 { // each of its readings is lost, and told to be: it is not in the ledger
+	if o.limit > 0 { // some of its readings are lost, and told to be: they are not in the ledger
 		fmt.Fprintf(&config, "  - {id: %s, profile: json, mqtt: {topic: %s, broker: house}}\n", boaster, boaster)
 	}
 
@@ -359,6 +359,17 @@ func (w *world) seen(device string) int {
 		distinct[x.n] = true
 	}
 	return len(distinct)
+}
+
+// newest gives the number that arrived last of a device's; 0 for none.
+func (w *world) newest(device string) int {
+	w.subscriber.mu.Lock()
+	defer w.subscriber.mu.Unlock()
+	seen := w.subscriber.seen[device]
+	if len(seen) == 0 {
+		return 0
+	}
+	return seen[len(seen)-1].n
 }
 
 // excused says whether what happened at a time was built on a disk's lie. What

@@ -20,7 +20,7 @@ func readAttributes(payload []byte, _ map[string]string) (*node, string, devices
 	}
 	doc := &node{kind: objectNode}
 	for _, a := range element.Values {
-		if len(doc.members) == maxMembers || len(a.Name.Local) > maxMemberName || len(a.Value) > maxText {
+		if len(doc.members) == maxMembers || len(a.Name.Local) > maxMemberName {
 			return nil, "", devices.AvailabilityUnknown, errors.New("not XML of a few values")
 		}
 		doc.members = append(doc.members, member{a.Name.Local, &node{value: bare(a.Value), text: a.Value}})

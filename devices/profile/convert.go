@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -42,7 +43,7 @@ func (r *fieldRule) convert(v devices.Value) (_ devices.Value, ok bool) {
 	if meaning, ok := r.words[text]; ok {
 		return meaning, true
 	}
-	if v.Kind() == devices.TextValue && !acceptable(v.String()) {
+	if v, ok = short(v); !ok {
 		return v, false
 	}
 	switch {
@@ -169,7 +170,23 @@ func parseHex(s string) (devices.Value, bool) {
 	return v, err == nil
 }
 
-func acceptable(text string) bool { return len(text) <= maxText && !notValue(text) }
+// short cuts a text that is longer than a value may be, and marks that with an
+// ellipsis: its message is acknowledged, and people are to see that there was
+// more. ok is false for a word for no value, and for so many bytes that are no
+// text, as of a picture.
+func short(v devices.Value) (_ devices.Value, ok bool) {
+	const more = "…"
+	text := v.String()
+	switch {
+	case v.Kind() != devices.TextValue:
+		return v, true
+	case len(text) <= maxText:
+		return v, !notValue(text)
+	case !utf8.ValidString(text):
+		return v, false
+	}
+	return devices.Text(strings.ToValidUTF8(text[:maxText-len(more)], "") + more), true
+}
 
 func (r *fieldRule) isInvalid(v devices.Value) bool {
 	return slices.ContainsFunc(r.Invalid, func(bad string) bool {

@@ -187,9 +187,6 @@ func (r *reading) plain() *node {
 		return doc
 	}
 	text := strings.TrimSpace(string(r.heard.Payload))
-	if len(text) > maxText {
-		return object("value", &node{kind: nullNode})
-	}
 	return object("value", &node{value: bare(text), text: text})
 }
 
@@ -205,10 +202,14 @@ func (s *Session) facts(p *Profile, news []describe.Device) (all []Output) {
 		var fields []devices.Field
 		for _, f := range part.Facts {
 			name := fieldName(f.Name)
-			if name == "" || !f.Value.IsValid() || f.Value.Kind() == devices.TextValue && (f.Value.String() == "" || len(f.Value.String()) > maxText) {
+			value, ok := f.Value, true
+			if len(value.String()) > maxText {
+				value, ok = short(value)
+			}
+			if !ok || name == "" || !value.IsValid() || value.Kind() == devices.TextValue && value.String() == "" {
 				continue
 			}
-			fields = append(fields, devices.Field{Name: names.unique(name), Value: f.Value, Unit: deviceUnit(string(f.Unit)), Kind: kinds[cmp.Or(f.Kind, "identity")]})
+			fields = append(fields, devices.Field{Name: names.unique(name), Value: value, Unit: deviceUnit(string(f.Unit)), Kind: kinds[cmp.Or(f.Kind, "identity")]})
 		}
 		if len(fields) > 0 {
 			out.Readings = []devices.Reading{{Fields: fields}}

@@ -28,7 +28,7 @@ const (
 	maxLabels     = 10000 // of a SenML pack; metrics of Sparkplug
 	maxMemberName = 256   // bytes
 	maxFields     = 200   // of a reading; a message may have several
-	maxText       = 1024  // bytes of a text value
+	maxText       = 1024  // bytes of a text value; more is cut
 	maxName       = 100   // bytes of a field's name, without the number of a collision
 	maxUnit       = 24    // bytes of a unit that a device spells
 )

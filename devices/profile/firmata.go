@@ -70,7 +70,7 @@ func sevenBits(b []byte) (n int64) {
 // sevenBitText reads a text of two bytes a character.
 func sevenBitText(b []byte) string {
 	var text []byte
-	for i := 0; i+1 < len(b) && len(text) < maxText; i += 2 {
+	for i := 0; i+1 < len(b); i += 2 {
 		text = append(text, byte(sevenBits(b[i:i+2])))
 	}
 	if !utf8.Valid(text) {

@@ -356,7 +356,7 @@ func TestRules(t *testing.T) {
 		{"decode: [{json: {}}]", `[1,[true,"x"],{"a":null}]`, `- value_0=1, value_1_0=true, value_1_1="x"`},
 		{"decode: [{json: {}}]", `null`, ""},
 		{"decode: [{json: {}}]", `{"a":1,"A":2,"Ä":3,"a_2":4,"":5}`, "- a=1, a_2=2, a_2_2=4"},
-		{"decode: [{json: {}}]", `{"a":"NaN","b":"","c":"---","d":null,"e":1e999,"f":"` + strings.Repeat("x", maxText+1) + `"}`, ""},
+		{"decode: [{json: {}}]", `{"a":"NaN","b":"","c":"---","d":null,"e":1e999}`, ""},
 	} {
 		p, err := profileWith(strings.Split(c.rules, "\n")...)
 		if err != nil {
@@ -524,6 +524,75 @@ func TestManyFields(t *testing.T) {
 	payload = `{` + strings.Repeat(`"x":{"a":1},`, maxChildren) + `"x":{"a":1}}`
 	if out, err = p.Decode(Place{}, Message{Topic: "kitchen", Payload: []byte(payload), ContentFormat: -1, Received: received}); err == nil || err.Error() != "more than 500 devices in one message" {
 		t.Errorf("%v, %d devices", err, len(out.Children))
+	}
+}
+
+// TestLongTexts sends texts that are longer than a value may be: they are cut, and
+// it shows. What a message of nothing else says is refused.
+func TestLongTexts(t *testing.T) {
+	long := strings.Repeat("ä", maxText/2+1)
+	want := strings.Repeat("ä", maxText/2-2) + "…" // the ellipsis has three bytes
+	whole := strings.Repeat("ä", maxText/2)
+	var board []byte
+	for _, octet := range []byte(long) {
+		board = append(board, octet&0x7f, octet>>7)
+	}
+	for _, c := range []struct {
+		profile, payload string
+		format           int
+		want             []string
+	}{
+		{"json", `{"a":"` + long + `","b":1}`, -1, []string{"a=" + want, "b=1"}},
+		{"json", `{"a":"` + whole + `","b":1}`, -1, []string{"a=" + whole, "b=1"}},
+		{"json", `{"a":["` + long + `","x"]}`, -1, []string{"a_0=" + want, "a_1=x"}},
+		{"senml", `[{"n":"a","vs":"` + long + `"},{"n":"b","v":1}]`, 110, []string{"a=" + want, "b=1"}},
+		{"firmata", "\xf0\x71" + string(board) + "\xf7", -1, []string{"text=" + want}},
+		{"value", long, -1, nil},
+	} {
+		out, err := builtin(t, c.profile).Decode(Place{Device: "kitchen"}, Message{Topic: "kitchen", Payload: []byte(c.payload), ContentFormat: c.format, Received: received})
+		var got []string
+		for _, r := range out.Readings {
+			for _, f := range r.Fields {
+				got = append(got, f.Name+"="+f.Value.String())
+			}
+		}
+		if (err != nil) != (c.want == nil) || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, %q", c.profile, err, got)
+		}
+	}
+	for rule, payload := range map[string]string{
+		"xml: {}":          "<v><a>" + long + "</a><b>1</b></v>",
+		"code: attributes": `<v a="` + long + `" b="1"/>`,
+	} {
+		p, err := profileWith("decode: [{" + rule + "}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := decodeOne(t, p, payload); !strings.Contains(got, `"`+want+`", `) || !strings.Contains(got, "b=1") {
+			t.Errorf("%s: %s", rule, got)
+		}
+	}
+	// A device that announces itself may say a text and nothing else; a picture is none.
+	library, err := Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := library.NewSession(time.UTC)
+	for _, m := range [][2]string{
+		{"homeassistant/sensor/news/config", `{"uniq_id":"news","name":"News","stat_t":"diy/news"}`},
+		{"diy/news", long},
+		{"diy/news", strings.Repeat("\xff\xd8", maxText)},
+	} {
+		out, err := h.Hear(Message{Topic: m[0], Payload: []byte(m[1]), ContentFormat: -1, Received: received})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out.Announced {
+			continue
+		}
+		if m[1] == long && (len(out.Readings) != 1 || out.Readings[0].Fields[0].Value.String() != want) || m[1] != long && len(out.Readings) != 0 {
+			t.Errorf("%.40q: %+v", m[1], out.Readings)
+		}
 	}
 }
 

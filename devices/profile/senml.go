@@ -239,8 +239,10 @@ func (r *reader) values(record *senmlRecord) (has bool) {
 		switch kind := v.value.Kind(); {
 		case (kind == devices.BoolValue) != (label == "vb") || kind != devices.BoolValue && kind != devices.TextValue:
 			r.fail("%s is of the wrong type", label)
-		case kind == devices.BoolValue || acceptable(v.value.String()):
-			record.value = v.value
+		default:
+			if value, ok := short(v.value); ok {
+				record.value = value
+			}
 		}
 	}
 	if n != nil {

@@ -92,9 +92,6 @@ func (r *xmlReader) element(start xml.StartElement, depth int) (*node, error) {
 				return n, nil
 			}
 			literal := strings.TrimSpace(text.String())
-			if len(literal) > maxText {
-				return nil, fmt.Errorf("a text of %d bytes, more than %d", len(literal), maxText)
-			}
 			return &node{value: bare(literal), text: literal}, nil
 		}
 	}

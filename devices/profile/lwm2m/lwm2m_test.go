@@ -149,7 +149,7 @@ func FuzzTLV(f *testing.F) {
 			t.Errorf("%d values of %d bytes", len(values), len(b))
 		}
 		for _, v := range values {
-			if len(v.Path) < 3 || len(v.Value.String()) > maxText || !v.Value.IsValid() {
+			if len(v.Path) < 3 || len(v.Value.String()) > max(maxText, len(b)) || !v.Value.IsValid() {
 				t.Errorf("%v", v)
 			}
 		}

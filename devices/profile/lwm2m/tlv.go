@@ -168,7 +168,7 @@ func Read(b []byte, at Path) (devices.Value, devices.Unit, error) {
 		known, ok = Find(at[0], at[2])
 	}
 	if !ok {
-		if len(b) > 0 && len(b) <= maxText && printable(b) {
+		if len(b) > 0 && printable(b) {
 			return devices.Text(string(b)), "", nil
 		}
 		known.Type = Opaque
@@ -178,8 +178,8 @@ func Read(b []byte, at Path) (devices.Value, devices.Unit, error) {
 	}
 	switch known.Type {
 	case String:
-		if len(b) > maxText || !utf8.Valid(b) {
-			return devices.Value{}, "", fmt.Errorf("not a text of at most %d bytes", maxText)
+		if !utf8.Valid(b) {
+			return devices.Value{}, "", errors.New("not a text")
 		}
 		return devices.Text(string(b)), "", nil
 	case Boolean:
