@@ -19,7 +19,7 @@ xmpp:
 mqtt: {brokers: [{name: house, url: "mqtt://127.0.0.1:1"}]}
 operators: [{jid: anna@example.org, role: owner}]
 devices:
-  - {id: kitchen, name: "Küche \"oben\" 🍅", profile: tasmota, mqtt: {topic: "a b"}}
+  - {id: kitchen, name: " Küche \"oben\"; #1 🍅 ", profile: tasmota, mqtt: {topic: "a b"}}
 `
 
 // A card is a boot partition and the place of the config.
@@ -122,7 +122,7 @@ func TestCardIsTakenOver(t *testing.T) {
 			if got := loaded.XMPP.Account.Password.Reveal(); got != `grün 'und' "rot"` {
 				t.Errorf("the password is %q", got)
 			}
-			if got := loaded.Devices[0].Name; got != `Küche "oben" 🍅` {
+			if got := loaded.Devices[0].Name; got != ` Küche "oben"; #1 🍅 ` {
 				t.Errorf("the device is %q", got)
 			}
 			// There is nothing to do the next time.

@@ -102,37 +102,38 @@ func value(t *testing.T, text, key string) string {
 // file byte for byte, and NetworkManager's own reader finds the same.
 func TestWiFiNames(t *testing.T) {
 	newTools(t, "")
-	for _, name := range []string{
+	names := []string{
 		"home", " two  spaces ", `"quoted"`, "Anna's", `C:\s\\`, "a;b;", "65;66;", "0x4142", "-x", "--", "#1", "=", "[wifi]", "%s$HOME`id`",
 		"Küche", "🏠", "家", strings.Repeat("ä", 16), "yes", "null", "*", `\`, ";", `a\;b`, `\;`, "a\u00a0",
-	} {
-		for _, password := range []string{"", "password", " 8 chars ", `back\slash\s`, `"quotes"'`, "a;b;c;d;", "#comment", "pässwörd", "=[section]", strings.Repeat("0aF9", 16), strings.Repeat("x", 63), "12345678;"} {
-			w := config.WiFi{Name: config.SSID(name), Hidden: true, Country: "DE"}
-			if err := w.Password.UnmarshalText([]byte(password)); err != nil {
-				t.Fatal(err)
-			}
-			text, err := connection(t.Context(), w)
-			if err != nil {
-				t.Errorf("%q %q: %v", name, password, err)
-				continue
-			}
-			again, err := tool(t.Context(), text, "nmcli", "--offline", "connection", "modify")
-			if err != nil || string(again) != string(text) {
-				t.Errorf("%q %q: read back it is\n%s%v\nwritten was\n%s", name, password, again, err, text)
-			}
-			if got := value(t, string(text), "ssid"); got != name {
-				t.Errorf("the name %q is %q", name, got)
-			}
-			if password == "" && strings.Contains(string(text), "security") {
-				t.Errorf("an open network is\n%s", text)
-			}
-			if password != "" && (value(t, string(text), "psk") != password || value(t, string(text), "key-mgmt") != "wpa-psk") {
-				t.Errorf("the password %q is in\n%s", password, text)
-			}
-			for key, want := range map[string]string{"id": "porchlight", "uuid": connectionID, "hidden": "true", "porchlight.country": "DE"} {
-				if got := value(t, string(text), key); got != want {
-					t.Errorf("%s is %q", key, got)
-				}
+	}
+	passwords := []string{"", "password", " 8 chars ", `back\slash\s`, `"quotes"'`, "a;b;c;d;", "#comment", "pässwörd", "=[section]", strings.Repeat("0aF9", 16), strings.Repeat("x", 63), "12345678;"}
+	for i := range max(len(names), len(passwords)) {
+		name, password := names[i%len(names)], passwords[i%len(passwords)]
+		w := config.WiFi{Name: config.SSID(name), Hidden: true, Country: "DE"}
+		if err := w.Password.UnmarshalText([]byte(password)); err != nil {
+			t.Fatal(err)
+		}
+		text, err := connection(t.Context(), w)
+		if err != nil {
+			t.Errorf("%q %q: %v", name, password, err)
+			continue
+		}
+		again, err := tool(t.Context(), text, "nmcli", "--offline", "connection", "modify")
+		if err != nil || string(again) != string(text) {
+			t.Errorf("%q %q: read back it is\n%s%v\nwritten was\n%s", name, password, again, err, text)
+		}
+		if got := value(t, string(text), "ssid"); got != name {
+			t.Errorf("the name %q is %q", name, got)
+		}
+		if password == "" && strings.Contains(string(text), "security") {
+			t.Errorf("an open network is\n%s", text)
+		}
+		if password != "" && (value(t, string(text), "psk") != password || value(t, string(text), "key-mgmt") != "wpa-psk") {
+			t.Errorf("the password %q is in\n%s", password, text)
+		}
+		for key, want := range map[string]string{"id": "porchlight", "uuid": connectionID, "hidden": "true", "porchlight.country": "DE"} {
+			if got := value(t, string(text), key); got != want {
+				t.Errorf("%s is %q", key, got)
 			}
 		}
 	}
