@@ -18,13 +18,17 @@ import (
 type Taken struct {
 	Text    []byte            // names files instead of holding secrets
 	Secrets map[string]string // their contents by their names, which are without folders
+	WiFi    *WiFi             // what the text said of it, which it says no more; nil is nothing
+	// That there was nothing but the WiFi, so that the text is no config.
+	OnlyWiFi bool
 }
 
 // TakeSecrets takes secrets out of a config as somebody wrote it who can write
 // one file only, on a card: there password, secret and psk may hold the secret
-// itself, where a config that is loaded has password_file and so on. Everything
-// else in the text stays as it is, each thing in its line, so that faults are
-// found there. Faults are in secrets only.
+// itself, where a config that is loaded has password_file and so on, and there
+// may be a section wifi. Everything else in the text stays as it is, each thing
+// in its line, so that faults are found there. Faults are in secrets and in the
+// WiFi only.
 func TakeSecrets(file string, text []byte) (Taken, strictyaml.Faults) {
 	// Editors of other systems begin with a mark and end lines in their own way.
 	text = bytes.ReplaceAll(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), []byte("\r\n"), []byte("\n"))
@@ -35,6 +39,7 @@ func TakeSecrets(file string, text []byte) (Taken, strictyaml.Faults) {
 		return taken, nil // that it cannot be read is found when it is loaded
 	}
 	t := taker{file: file, taken: &taken, lines: bytes.SplitAfter(text, []byte("\n"))}
+	t.takeWiFi(root.Content[0])
 	t.walk(root.Content[0], nil)
 	// From the end on, so that columns stay right.
 	for i := len(t.edits) - 1; i >= 0; i-- {
@@ -59,7 +64,11 @@ func OnCard(faults strictyaml.Faults) strictyaml.Faults {
 	told := slices.Clone(faults)
 	for i := range told {
 		f := &told[i]
-		if near := strictyaml.Nearest(f.Key[strings.LastIndex(f.Key, ".")+1:], slices.Collect(maps.Keys(inline))); f.Problem == "is not a known key" && near != "" {
+		known := slices.Collect(maps.Keys(inline))
+		if !strings.Contains(f.Key, ".") {
+			known = []string{wifiKey}
+		}
+		if near := strictyaml.Nearest(f.Key[strings.LastIndex(f.Key, ".")+1:], known); f.Problem == "is not a known key" && near != "" {
 			f.Mend = fmt.Sprintf("did you mean %q?", near)
 		}
 		f.Key, f.Problem, f.Allowed, f.Mend = words.Replace(f.Key), words.Replace(f.Problem), words.Replace(f.Allowed), words.Replace(f.Mend)

@@ -34,11 +34,17 @@ func TestTakeSecrets(t *testing.T) {
 			"mqtt: {users: [{name: ä, password_file: mqtt-users-password}, {name: ä, password_file: mqtt-users-password-2}]}\n",
 			map[string]string{"mqtt-users-password": "ü1", "mqtt-users-password-2": "ü2"}, "",
 		},
-		"none":      {"xmpp: {account: {password_file: x}}\n", "xmpp: {account: {password_file: x}}\n", map[string]string{}, ""},
-		"no YAML":   {"xmpp: [", "xmpp: [", map[string]string{}, ""},
-		"nothing":   {"", "", map[string]string{}, ""},
-		"empty":     {"xmpp: {account: {password: }}\n", "", nil, "c.yaml:1:28: xmpp.account.password: is empty; allowed: a text in one line; write the secret"},
-		"in blocks": {"xmpp:\n  account:\n    password: |\n      a\n      b\n", "", nil, "c.yaml:3:15: xmpp.account.password: cannot be taken over as it is written"},
+		"a WiFi": {
+			"xmpp: {}\n# mine\nwifi:\n  name: home\n  password: |-\n    12345678\n# xmpp's\n\nmqtt: {users: [{name: a, password: b}]}\n",
+			"xmpp: {}\n# mine\n\n\n\n\n# xmpp's\n\nmqtt: {users: [{name: a, password_file: mqtt-users-a-password}]}\n",
+			map[string]string{"mqtt-users-a-password": "b"}, "",
+		},
+		"a WiFi whose end is none": {"wifi:\n  name: home\n  password: \"12345678\n#9\"\nxmpp: {}\n", "", nil, "c.yaml:"},
+		"none":                     {"xmpp: {account: {password_file: x}}\n", "xmpp: {account: {password_file: x}}\n", map[string]string{}, ""},
+		"no YAML":                  {"xmpp: [", "xmpp: [", map[string]string{}, ""},
+		"nothing":                  {"", "", map[string]string{}, ""},
+		"empty":                    {"xmpp: {account: {password: }}\n", "", nil, "c.yaml:1:28: xmpp.account.password: is empty; allowed: a text in one line; write the secret"},
+		"in blocks":                {"xmpp:\n  account:\n    password: |\n      a\n      b\n", "", nil, "c.yaml:3:15: xmpp.account.password: cannot be taken over as it is written"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, faults := TakeSecrets("c.yaml", []byte(c.in))
@@ -57,6 +63,7 @@ func TestTakeSecrets(t *testing.T) {
 
 func FuzzTakeSecrets(f *testing.F) {
 	f.Add([]byte("xmpp: {account: {password: 'a''b', x: \"\\\"\"}}\n"))
+	f.Add([]byte("xmpp: {}\nwifi: {name: a, password: \"12345678\"}\nmqtt: {psk: a}\n"))
 	f.Add([]byte("? [password]\n: {psk: &a b}\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got, faults := TakeSecrets("c.yaml", text)

@@ -32,7 +32,7 @@ import (
 // The files on a boot partition. Whoever writes them sees no others of the
 // machine, so what becomes of them is told beside them.
 const (
-	CardConfig = "porchlight.yaml"       // a config that may hold its secrets
+	CardConfig = "porchlight.yaml"       // a config that may hold its secrets, a WiFi, or both
 	CardInvite = "porchlight-invite.txt" // an invitation
 	CardErrors = "porchlight-errors.txt" // what is wrong, in words
 	CardDone   = "porchlight-done.txt"   // that all went well
@@ -60,12 +60,18 @@ type Card struct {
 	Config  string // the gateway's config file
 	DataDir string // that of a gateway which is invited; "" is the default
 	Clock   clock.Source
+
+	// Connections is NetworkManager's folder of connections; "" is where Debian
+	// has it.
+	Connections string
+	patience    time.Duration // how long a WiFi is tried for; 0 is joinFor
 }
 
 // TakeOver makes the file on the partition the gateway's config, checks it
 // first, and takes it from the partition, which anybody can read who holds the
-// card. It reports whether there was one. What is wrong is also written to
-// [CardErrors]; the file is left as it is then, and the gateway's config too.
+// card. A WiFi that it names is joined first. It reports whether there was a
+// file. What is wrong is also written to [CardErrors]; the file is left as it is
+// then, and the gateway's config too.
 // Trying again is of use where the error is no [CardFault]. Where nobody is the
 // owner of the gateway, it is to be claimed, and [CardDone] says how.
 func (c Card) TakeOver(ctx context.Context) (done bool, err error) {
@@ -84,15 +90,7 @@ func (c Card) TakeOver(ctx context.Context) (done bool, err error) {
 		}
 		return false, err
 	}
-	told := ""
-	switch {
-	case len(found) > 1:
-		err = cardFault("There are %s: keep one of them.", strings.Join(found, " and "))
-	case strings.HasPrefix(strings.ToLower(found[0]), CardConfig):
-		told, err = c.takeConfig(ctx, c.path(found[0]))
-	default:
-		told, err = c.takeInvitation(ctx, c.path(found[0]))
-	}
+	told, err := c.take(ctx, found)
 	if err != nil {
 		text := "Porchlight could not be set up.\n\n" + err.Error() + "\n"
 		if remedy := Remedy(err); remedy != "" {
@@ -110,11 +108,65 @@ func (c Card) TakeOver(ctx context.Context) (done bool, err error) {
 	if err := os.WriteFile(said, crlf(told+"\n"), 0o600); err != nil {
 		return false, fmt.Errorf("cannot write to the boot partition: %w", err)
 	}
-	if err := wipe(c.path(found[0])); err != nil {
-		return false, errors.Join(err, os.WriteFile(said, crlf(told+"\n\nBut the file could not be removed from the card, and holds secrets: remove it.\n"), 0o600))
+	for _, name := range found {
+		if err := wipe(c.path(name)); err != nil {
+			return false, errors.Join(err, os.WriteFile(said, crlf(told+"\n\nBut "+name+" could not be removed from the card, and holds secrets: remove it.\n"), 0o600))
+		}
 	}
 	_ = os.Remove(c.path(CardFull)) // of the time before
 	return true, errors.Join(os.Rename(said, c.path(CardDone)), durable.SyncDir(c.Dir))
+}
+
+// take takes the files over. Where there is a WiFi, it is joined when all that
+// needs no network was checked, and before what needs one.
+func (c Card) take(ctx context.Context, found []string) (told string, err error) {
+	var written, invitation []string
+	for _, name := range found {
+		if strings.HasPrefix(strings.ToLower(name), CardConfig) {
+			written = append(written, name)
+		} else {
+			invitation = append(invitation, name)
+		}
+	}
+	if len(written) > 1 || len(invitation) > 1 {
+		return "", cardFault("There are %s: keep one of them.", strings.Join(found, " and "))
+	}
+	var draft config.Taken
+	for _, name := range written {
+		text, err := readCardFile(c.path(name))
+		if err != nil {
+			return "", err
+		}
+		var faults strictyaml.Faults
+		if draft, faults = config.TakeSecrets(CardConfig, text); len(faults) > 0 {
+			return "", faultsOf(faults)
+		}
+	}
+	joined := ""
+	join := func() (err error) {
+		if draft.WiFi != nil {
+			joined, err = c.join(ctx, *draft.WiFi)
+		}
+		return err
+	}
+	switch {
+	case len(found) > 1 && !draft.OnlyWiFi:
+		return "", cardFault("There are %s: keep one of them. Beside an invitation, %s may have wifi: and nothing else.", strings.Join(found, " and "), CardConfig)
+	case len(invitation) > 0:
+		told, err = c.takeInvitation(ctx, c.path(invitation[0]), join)
+	case draft.OnlyWiFi:
+		err = join()
+	default:
+		told, err = c.takeConfig(ctx, draft, join)
+	}
+	switch {
+	case joined == "":
+	case err != nil:
+		err = fmt.Errorf("%w\n\n%s", err, joined)
+	default:
+		told = strings.TrimPrefix(told+"\n\n"+joined, "\n\n")
+	}
+	return told, err
 }
 
 func (c Card) path(name string) string { return filepath.Join(c.Dir, name) }
@@ -194,21 +246,16 @@ func wipe(path string) error {
 // tryFor bounds the try of a config's server.
 const tryFor = time.Minute
 
-func (c Card) takeConfig(ctx context.Context, card string) (told string, err error) {
-	text, err := readCardFile(card)
-	if err != nil {
-		return "", err
-	}
-	draft, faults := config.TakeSecrets(CardConfig, text)
-	if len(faults) > 0 {
-		return "", faultsOf(faults)
-	}
+func (c Card) takeConfig(ctx context.Context, draft config.Taken, join func() error) (told string, err error) {
 	loaded, faults, err := load(draft, c.Config, CardConfig)
 	switch {
 	case err != nil:
 		return "", err
 	case loaded == nil:
 		return "", faultsOf(faults)
+	}
+	if err := join(); err != nil {
+		return "", err
 	}
 	// What the server refuses is a fault of the file. A server that is away comes
 	// back, maybe only when this machine is where it is to be.
@@ -279,7 +326,7 @@ type pending struct {
 
 const pendingName = ".invitation"
 
-func (c Card) takeInvitation(ctx context.Context, card string) (told string, err error) {
+func (c Card) takeInvitation(ctx context.Context, card string, join func() error) (told string, err error) {
 	text, err := readCardFile(card)
 	if err != nil {
 		return "", err
@@ -301,6 +348,9 @@ func (c Card) takeInvitation(ctx context.Context, card string) (told string, err
 		if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
 			return "", cardFault("server: %q is no address of a server with its port. It is like xmpp.example.org:5222.", server)
 		}
+	}
+	if err := join(); err != nil {
+		return "", err
 	}
 	dir := filepath.Dir(c.Config)
 	if err := os.MkdirAll(dir, 0o750); err != nil {

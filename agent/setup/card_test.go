@@ -19,19 +19,20 @@ xmpp:
 mqtt: {brokers: [{name: house, url: "mqtt://127.0.0.1:1"}]}
 operators: [{jid: anna@example.org, role: owner}]
 devices:
-  - {id: kitchen, name: "Küche \"oben\" 🍅", profile: tasmota, mqtt: {topic: "a b"}}
+  - {id: kitchen, name: " Küche \"oben\"; #1 🍅 ", profile: tasmota, mqtt: {topic: "a b"}}
 `
 
 // A card is a boot partition and the place of the config.
 type card struct {
 	t               *testing.T
 	boot, etc, path string
+	connections     string // NetworkManager's, which is not there
 }
 
 func newCard(t *testing.T, files map[string]string) card {
 	t.Helper()
 	dir := t.TempDir()
-	c := card{t, filepath.Join(dir, "boot"), filepath.Join(dir, "etc"), filepath.Join(dir, "etc", "porchlight.yaml")}
+	c := card{t, filepath.Join(dir, "boot"), filepath.Join(dir, "etc"), filepath.Join(dir, "etc", "porchlight.yaml"), filepath.Join(dir, "connections")}
 	for _, d := range []string{c.boot, c.etc} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -49,7 +50,7 @@ func newCard(t *testing.T, files map[string]string) card {
 // takeOver has a machine take the card that knows the time.
 func (c card) takeOver() (bool, error) {
 	c.t.Helper()
-	return Card{Dir: c.boot, Config: c.path, Clock: knowing()}.TakeOver(c.t.Context())
+	return Card{Dir: c.boot, Config: c.path, Clock: knowing(), Connections: c.connections, patience: 1}.TakeOver(c.t.Context())
 }
 
 // list gives what is in a folder.
@@ -121,7 +122,7 @@ func TestCardIsTakenOver(t *testing.T) {
 			if got := loaded.XMPP.Account.Password.Reveal(); got != `grün 'und' "rot"` {
 				t.Errorf("the password is %q", got)
 			}
-			if got := loaded.Devices[0].Name; got != `Küche "oben" 🍅` {
+			if got := loaded.Devices[0].Name; got != ` Küche "oben"; #1 🍅 ` {
 				t.Errorf("the device is %q", got)
 			}
 			// There is nothing to do the next time.
@@ -211,6 +212,19 @@ func TestCardWithFaults(t *testing.T) {
 		"curly address": {map[string]string{CardConfig: strings.Replace(goodCard, "pi@example.org", "“pi@example.org”", 1)}, `xmpp.account.jid: "“pi@example.org”" is in typographic quotes`},
 		"two addresses": {map[string]string{CardInvite: "xmpp:a.org?register;preauth=x\nxmpp:b.org?register;preauth=x\n"}, "is not understood"},
 		"a tab":         {map[string]string{CardConfig: strings.Replace(goodCard, "  account:", "\taccount:", 1)}, `porchlight.yaml:3:1: (document): a tab indents this line`},
+		"long name":     {map[string]string{CardConfig: goodCard + "wifi: {name: \"" + strings.Repeat("ä", 17) + "\", password: not-to-be-told}\n"}, `porchlight.yaml:8:14: wifi.name: "` + strings.Repeat("ä", 17) + `" is 34 bytes long; allowed: a name of 1 to 32 bytes`},
+		"no name":       {map[string]string{CardConfig: "wifi: {password: not-to-be-told}\n"}, `porchlight.yaml:1:1: wifi.name: is missing`},
+		"short":         {map[string]string{CardConfig: goodCard + "wifi:\n  name: home\n  password: \"2short!\"\n"}, `porchlight.yaml:10:13: wifi.password: is 7 bytes long; allowed: 8 to 63 bytes`},
+		"no value":      {map[string]string{CardConfig: goodCard + "wifi:\n  name: home\n  password:\n"}, `porchlight.yaml:10:12: wifi.password: has no value`},
+		"country":       {map[string]string{CardConfig: goodCard + "wifi: {name: home, country: Germany}\n"}, `porchlight.yaml:8:29: wifi.country: "Germany" is not the code of a country; allowed: two letters (ISO 3166); write for example DE`},
+		"kingdom":       {map[string]string{CardConfig: goodCard + "wifi: {name: home, country: uk}\n"}, `that of the United Kingdom is GB`},
+		"ssid":          {map[string]string{CardConfig: "wifi: {ssid: home, password: not-to-be-told}\n"}, `porchlight.yaml:1:8: wifi.ssid: is not a known key; allowed: keys name, password, country, hidden`},
+		"wfi":           {map[string]string{CardConfig: "wfi: {name: home, password: not-to-be-told}\n" + goodCard}, `porchlight.yaml:1:1: wfi: is not a known key; allowed: keys gateway,`},
+		"wi-fi":         {map[string]string{CardConfig: "Wifi: {name: home, password: not-to-be-told}\n" + goodCard}, `did you mean "wifi"?`},
+		"two":           {map[string]string{CardConfig: "wifi: {name: home}\n" + goodCard + "wifi: {name: home}\n"}, `porchlight.yaml:9:1: wifi: is given twice`},
+		"a WiFi, both":  {map[string]string{CardConfig: goodCard + "wifi: {name: home}\n", CardInvite: "xmpp:example.org?register;preauth=x"}, "Beside an invitation, porchlight.yaml may have wifi: and nothing else"},
+		"other system":  {map[string]string{CardConfig: goodCard + "wifi: {name: home, password: not-to-be-told}\n"}, "This machine has no NetworkManager"},
+		"other invited": {map[string]string{CardConfig: "wifi: {name: home, password: not-to-be-told}\n", CardInvite: "xmpp:example.org?register;preauth=x"}, "This machine has no NetworkManager"},
 		"nothing":       {map[string]string{CardInvite: "# later\r\n"}, "The file is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -220,7 +234,7 @@ func TestCardWithFaults(t *testing.T) {
 			if done || !errors.As(err, new(CardFault)) {
 				t.Fatalf("%v, %v", done, err)
 			}
-			if told := card.read(filepath.Join(card.boot, CardErrors)); !strings.Contains(told, c.want) || strings.Contains(told, ".setup-") || !strings.Contains(told, "start again.\r\n") {
+			if told := card.read(filepath.Join(card.boot, CardErrors)); !strings.Contains(told, c.want) || strings.Contains(told, ".setup-") || strings.Contains(told, "not-to-be-told") || !strings.Contains(told, "start again.\r\n") {
 				t.Errorf("it is told\n%s\nwant %s", told, c.want)
 			}
 			os.Remove(filepath.Join(card.boot, CardErrors))

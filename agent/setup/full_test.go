@@ -41,10 +41,10 @@ func tree(t *testing.T, dir string) string {
 
 // TestFullDisk has the disk get full at each write of a card that is taken over,
 // in the place of a gateway that was there: of the boot partition, of the config
-// and its secrets, of the data. Each time all is as it was, the installer is told,
+// and its secrets, of the data, of the WiFi. Each time all is as it was, the installer is told,
 // and with room again it goes well.
 func TestFullDisk(t *testing.T) {
-	for _, full := range []string{"boot", "etc", "data"} {
+	for _, full := range []string{"boot", "etc", "data", "connections"} {
 		t.Run(full, func(t *testing.T) {
 			fulldisk.Each(t, func(t *testing.T, pages, files uint64) bool { return takenWith(t, full, pages, files) })
 		})
@@ -58,7 +58,7 @@ func takenWith(t *testing.T, full string, pages, files uint64) bool {
 	disk := fulldisk.New(t)
 	c := newCard(t, nil)
 	data := filepath.Join(filepath.Dir(c.boot), "data")
-	for path, name := range map[*string]string{&c.boot: "boot", &c.etc: "etc", &data: "data"} {
+	for path, name := range map[*string]string{&c.boot: "boot", &c.etc: "etc", &data: "data", &c.connections: "connections"} {
 		if name == full {
 			*path = disk.Dir
 		}
@@ -74,10 +74,21 @@ func takenWith(t *testing.T, full string, pages, files uint64) bool {
 		}
 	}
 	text := strings.Replace(strings.ReplaceAll(goodCard, "DATA", data), ownersLine, "", 1)
+	if full == "connections" {
+		text += homeWiFi
+		newTools(t, "")
+		write(filepath.Join(c.connections, connectionFile), "the WiFi before")
+	}
 	write(filepath.Join(c.boot, CardConfig), text)
 	write(c.path, "the config before")
 	write(filepath.Join(c.etc, "xmpp-account-password"), "the password before")
-	before := tree(t, c.etc)
+	places := func() string {
+		if full == "connections" {
+			return tree(t, c.etc) + tree(t, c.connections)
+		}
+		return tree(t, c.etc)
+	}
+	before := places()
 
 	disk.Leave(pages, files)
 	done, err := c.takeOver()
@@ -87,7 +98,7 @@ func takenWith(t *testing.T, full string, pages, files uint64) bool {
 	if done || !errors.Is(err, unix.ENOSPC) || errors.As(err, new(CardFault)) || Remedy(err) == "" {
 		t.Errorf("with room for %d pages and %d files: %v, %v", pages, files, done, err)
 	}
-	if now := tree(t, c.etc); now != before {
+	if now := places(); now != before {
 		t.Errorf("with room for %d pages and %d files it is half done:\n%s\nbefore:\n%s", pages, files, now, before)
 	}
 	if now := tree(t, filepath.Dir(data)); strings.Contains(now, "data/.") {

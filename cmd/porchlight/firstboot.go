@@ -6,14 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/porchlight-iot/porchlight/agent/clock"
 	"github.com/porchlight-iot/porchlight/agent/config"
 	"github.com/porchlight-iot/porchlight/agent/setup"
 )
 
-// runFirstboot takes over a config or an invitation that somebody wrote to the
-// boot partition of a card. A fault of that file is for the one who wrote it,
+// runFirstboot takes over a config, an invitation or a WiFi that somebody wrote to
+// the boot partition of a card. A fault of that file is for the one who wrote it,
 // and no reason to try again.
 func runFirstboot(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("firstboot", flag.ContinueOnError)
@@ -38,7 +39,7 @@ func runFirstboot(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	case !done:
 		fmt.Fprintf(stdout, "there is no %s and no %s in %s\n", setup.CardConfig, setup.CardInvite, *dir)
 	default:
-		fmt.Fprintf(stdout, "%s was made\n", file)
+		fmt.Fprintf(stdout, "%s has what became of it\n", filepath.Join(*dir, setup.CardDone))
 	}
 	return nil
 }

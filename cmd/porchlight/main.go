@@ -53,7 +53,7 @@ func commands() []command {
 	return []command{
 		{"run", "run the gateway", runGateway},
 		{"init", "set up a new gateway: ask, try, write the config", runInit},
-		{"firstboot", "take over a config or an invitation from the boot partition", runFirstboot},
+		{"firstboot", "take over a config, an invitation or a WiFi from the boot partition", runFirstboot},
 		{"check", "check the config", runCheck},
 		{"doctor", "say what is good and what is not, and the next command to type", runDoctor},
 		{"demo", "show the whole path on this machine, without a network", runDemo},
