@@ -121,7 +121,8 @@ func (l *link) run(ctx context.Context) error {
 	b.contacts.forget()
 	b.mu.Unlock()
 	b.Regrant()
-	wg.Go(func() { l.tellPresences(inner) })
+	told := make(chan struct{})
+	wg.Go(func() { l.tellPresences(inner, sync.OnceFunc(func() { close(told) })) })
 	wg.Go(func() { l.shareNodes(inner) })
 	wg.Go(func() { l.askTime(inner) })
 	wg.Go(func() { l.keepLease(inner) })
@@ -129,6 +130,14 @@ func (l *link) run(ctx context.Context) error {
 		wg.Go(func() { l.keepRoom(inner, r) })
 	}
 
+	if !b.component {
+		// What is said to an account that is not available is refused, or kept.
+		select {
+		case <-told:
+		case <-ctx.Done():
+		case <-l.session.Done():
+		}
+	}
 	b.link.Store(l)
 	b.onSession(true)
 	crashpoint.At(crashpoint.SessionUp)
@@ -239,7 +248,8 @@ func (b *Bridge) wakeSharing(n *node) {
 }
 
 // tellPresences tells operators how devices are doing.
-func (l *link) tellPresences(ctx context.Context) {
+func (l *link) tellPresences(ctx context.Context, told func()) {
+	defer told()
 	b := l.bridge
 	review := time.NewTicker(time.Minute) // who may see what also depends on the time of day
 	defer review.Stop()
@@ -251,6 +261,7 @@ func (l *link) tellPresences(ctx context.Context) {
 				return
 			}
 		}
+		told()
 		pause(ctx, max(presenceGather, time.Second*time.Duration(len(notices))/presencePace))
 		if len(notices) > 0 && ctx.Err() == nil {
 			continue

@@ -94,7 +94,7 @@ func (o *Outbox) Doubt() (device devices.ID, newest int, any bool) {
 		if q.asked || !q.blocked() || q.found != nil {
 			continue
 		}
-		if q.asked = true; len(q.held) == 0 {
+		if q.asked, q.askedAll = true, len(q.held) > 0; !q.askedAll {
 			newest = 1
 		}
 		return q.device, newest, true
@@ -141,12 +141,16 @@ func (o *Outbox) Resolve(device devices.ID, items []Arrived) {
 	if len(q.doubted) > 0 {
 		o.resolveDoubt(q, newest)
 	}
-	if len(q.held) > 0 {
+	switch {
+	case len(q.held) == 0:
+		o.enqueue(q)
+	case q.askedAll:
 		q.found, o.urgent = found, true
 		o.waiting[q] = struct{}{}
 		o.wakeCommitter()
+	default: // it came meanwhile, and is to be looked for among more than that
+		signal(o.ready)
 	}
-	o.enqueue(q)
 }
 
 // resolveDoubt ends the doubt about what the server accepted before a power cut:

@@ -884,3 +884,47 @@ func TestPowerCutHidesNothing(t *testing.T) {
 		t.Errorf("%d items", n)
 	}
 }
+
+// TestHeldWhileAsked has a message come again while the newest item of its device
+// is on its way here: it may be in one before that.
+func TestHeldWhileAsked(t *testing.T) {
+	options := testOptions()
+	options.Ack, options.CommitAfter = AckDisk, 50*time.Millisecond
+	path := filepath.Join(t.TempDir(), "o.db")
+	o := open(t, path, options)
+	<-take(t, o, message("kitchen", 0)).Done()
+	o.Settle(nextWithin(t, o))
+	<-take(t, o, message("cellar", 1)).Done() // and so what was settled is known on disk
+	copied := filepath.Join(t.TempDir(), "cut.db")
+	copyJournal(t, path, copied)
+	copyStore(t, o, copied)
+	store, again := o.Store(), message("kitchen", 1)
+
+	options.BootID = "another"
+	o = open(t, copied, options)
+	ask := func(want int) devices.ID {
+		t.Helper()
+		for deadline := time.After(30 * time.Second); ; {
+			if device, newest, any := o.Doubt(); any {
+				if device != "kitchen" || newest != want {
+					t.Fatalf("%d items of %s are asked for, want %d", newest, device, want)
+				}
+				return device
+			}
+			select {
+			case <-o.Ready():
+			case <-deadline:
+				t.Fatal("nothing is asked for")
+			}
+		}
+	}
+	device := ask(1)
+	again.Redelivered = true
+	receipt := take(t, o, again)
+	o.Resolve(device, []Arrived{{Store: store, Last: 3}})
+	o.Resolve(ask(0), []Arrived{{Store: store, Last: 3}, {Store: store, Last: 2, Origins: []devices.Origin{again.Origin}}})
+	<-receipt.Done()
+	if s := o.Stats(); s.Repeated != 1 {
+		t.Errorf("%+v", s)
+	}
+}

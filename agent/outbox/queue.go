@@ -85,7 +85,8 @@ type queue struct {
 	held     []*heldEntry
 	heldNext uint64                 // the next number in the run of what was held
 	found    map[devices.Origin]int // what the server has of it; nil while that is not known
-	asked    bool                   // it is being read back
+	asked    bool                   // it is being read back,
+	askedAll bool                   // as much as can be
 	arrived  map[devices.Origin]int // found, once what was held has its numbers; nil before
 	doubted  []span                 // on disk, and accepted by the server in another boot
 }

@@ -38,7 +38,6 @@ type Disk struct {
 	kept    map[string]*file // after a power cut
 	moves   []move           // between kept and seen, oldest first
 	last    uint64           // number given to a file
-	lied    time.Time
 }
 
 // A move sets a name, or deletes it where file is nil, and deletes the name
@@ -57,7 +56,8 @@ type file struct {
 	kept    []byte
 	used    map[int64]bool // blocks that have space
 	pending []change       // since the last fsync
-	lied    []change       // which the last fsync confirmed, lying
+	lied    []change       // which the last fsync confirmed, lying,
+	liedAt  time.Time      // and when
 }
 
 // A change is a write, or a new size where data is nil.
@@ -98,12 +98,17 @@ func (d *Disk) Set(t Trouble) {
 	d.trouble = t
 }
 
-// LiedAt is when fsync last confirmed what was not safe. What was built on
-// earlier confirmations is safe.
-func (d *Disk) LiedAt() time.Time {
+// LiedAt is when fsync first confirmed what is not safe even now; zero where all
+// is. What was built on earlier confirmations is safe.
+func (d *Disk) LiedAt() (first time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.lied
+	for _, f := range d.seen {
+		if len(f.lied) > 0 && (first.IsZero() || f.liedAt.Before(first)) {
+			first = f.liedAt
+		}
+	}
+	return first
 }
 
 // Cut is a power cut: what is seen from now on is what survived, chosen by r.
@@ -370,7 +375,7 @@ func (d *Disk) sync(f *file) syscall.Errno {
 	f.keep(f.lied)
 	f.lied = nil
 	if d.trouble.Lies {
-		f.lied, d.lied = f.pending, time.Now()
+		f.lied, f.liedAt = f.pending, time.Now()
 	} else {
 		f.keep(f.pending)
 	}

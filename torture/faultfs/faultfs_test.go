@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -192,6 +193,30 @@ func TestLies(t *testing.T) {
 	}
 	if len(found) != 2 || !found["2"] || !found["3"] {
 		t.Errorf("found %v, want 2 and 3", found)
+	}
+}
+
+// TestLiedAt: each file has a last fsync that is in doubt, and the earliest of
+// them counts.
+func TestLiedAt(t *testing.T) {
+	d := New()
+	d.Set(Trouble{Lies: true})
+	a, b := newFile(t, d, "a"), newFile(t, d, "b")
+	lie := func(f *file) time.Time {
+		ok(t, d.write(f, []byte("1"), 0))
+		ok(t, d.sync(f))
+		return f.liedAt
+	}
+	if !d.LiedAt().IsZero() {
+		t.Error("it lied before it was asked")
+	}
+	first, second := lie(a), lie(b)
+	if got := d.LiedAt(); got != first {
+		t.Errorf("it lied at %v, want %v", got, first)
+	}
+	ok(t, d.sync(a)) // so that what was confirmed before is safe
+	if got := d.LiedAt(); got != second {
+		t.Errorf("it lied at %v, want %v", got, second)
 	}
 }
 
