@@ -131,9 +131,11 @@ func (l *link) run(ctx context.Context) error {
 	}
 
 	if !b.component {
-		// What is said to an account that is not available is refused, or kept.
+		// What is said to an account that is not available is refused, or kept. An
+		// answer shows that the server has gone so far.
 		select {
 		case <-told:
+			_ = l.get(ctx, l.session.Server(), pingElement{}, &struct{}{})
 		case <-ctx.Done():
 		case <-l.session.Done():
 		}
@@ -165,6 +167,10 @@ func (l *link) run(ctx context.Context) error {
 		l.giveBack()
 	}
 	return errors.Join(err, l.session.Close())
+}
+
+type pingElement struct {
+	XMLName xml.Name `xml:"urn:xmpp:ping ping"` // XEP-0199
 }
 
 // shareNodes makes every node, and keeps its members those who may see it.
