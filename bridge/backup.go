@@ -324,22 +324,11 @@ func (b *Bridge) ReadBackup(ctx context.Context, from Backup) ([]byte, error) {
 
 // backupPart reads one item. All at once would be a stanza that is too big.
 func (l *link) backupPart(ctx context.Context, n *node, id string) ([]byte, error) {
-	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Items: []itemElement{{ID: id}}}})
-	if is(err, stanza.ItemNotFound) {
-		return nil, fmt.Errorf("%w: the part is missing", ErrBackupParts)
-	} else if err != nil {
+	items, err := l.fetch(ctx, n, itemsElement{Items: []itemElement{{ID: id}}})
+	if err != nil {
 		return nil, err
 	}
-	var iq struct {
-		PubSub pubsubElement `xml:"http://jabber.org/protocol/pubsub pubsub"`
-	}
-	if err := answer.Unmarshal(&iq); err != nil {
-		return nil, fmt.Errorf("cannot %s node %s: %w", reading, n.name, err)
-	}
-	if iq.PubSub.Items == nil {
-		return nil, fmt.Errorf("%w: the part is missing", ErrBackupParts)
-	}
-	for _, item := range iq.PubSub.Items.Items {
+	for _, item := range items {
 		if item.ID != id {
 			continue
 		}

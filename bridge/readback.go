@@ -56,7 +56,14 @@ func (b *Bridge) ReadLog(ctx context.Context, device devices.ID, newest int) ([]
 
 // items gives the newest items of a node; none where there is no node.
 func (l *link) items(ctx context.Context, n *node, most int) ([]itemElement, error) {
-	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &itemsElement{Node: n.name, Max: most}})
+	return l.fetch(ctx, n, itemsElement{Max: most})
+}
+
+// fetch gives the items of a node that are asked for; none where there is no node
+// or no such item.
+func (l *link) fetch(ctx context.Context, n *node, wanted itemsElement) ([]itemElement, error) {
+	wanted.Node = n.name
+	answer, err := l.ask(ctx, reading, n.name, stanza.GetIQ, pubsubElement{Items: &wanted})
 	if is(err, stanza.ItemNotFound) {
 		return nil, nil
 	} else if err != nil {
