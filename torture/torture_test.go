@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -213,5 +214,27 @@ func TestCompareIDs(t *testing.T) {
 	slices.SortStableFunc(ids, compareIDs)
 	if want := []string{"s.2-1-8", "s.2-9-9", "s.2-10-11", "s.10-1-9"}; !slices.Equal(ids, want) {
 		t.Errorf("sorted %q", ids)
+	}
+}
+
+// TestLastLine: what the gateway says at its end counts, not the advice after it
+// nor what it said in a run before.
+func TestLastLine(t *testing.T) {
+	for said, want := range map[string]string{
+		"--- 1 start\nmsg=online\nporchlight: cannot write the outbox: EROFS\nTake another card.\n--- 2 end, exit status 1\n": "porchlight: cannot write the outbox: EROFS",
+		"--- 1 start\nporchlight: cannot x\n--- 2 end\n--- 3 start\nmsg=online\n--- 4 end, signal: killed\n":                  "msg=online",
+		"": "",
+	} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(said); err != nil {
+			t.Fatal(err)
+		}
+		if got := (&world{gateway: &gateway{log: f}}).lastLine(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -406,14 +407,21 @@ func (w *world) crashes() (count int) {
 	return count
 }
 
-func (w *world) lastLine() string {
+// lastLine is what the gateway said when it ended, which advice may follow, or
+// else its last line.
+func (w *world) lastLine() (last string) {
 	log, _ := os.ReadFile(w.gateway.log.Name())
-	for lines := bytes.Split(bytes.TrimSpace(log), []byte("\n")); len(lines) > 0; lines = lines[:len(lines)-1] {
-		if last := lines[len(lines)-1]; !bytes.HasPrefix(last, []byte("---")) {
-			return string(last)
+	for _, line := range slices.Backward(strings.Split(strings.TrimSpace(string(log)), "\n")) {
+		switch start := strings.HasPrefix(line, "---"); {
+		case strings.HasPrefix(line, "porchlight: "):
+			return line
+		case start && last != "":
+			return last
+		case !start && last == "":
+			last = line
 		}
 	}
-	return ""
+	return last
 }
 
 var errDead = errors.New("the gateway does not start")
