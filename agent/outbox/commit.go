@@ -79,12 +79,17 @@ func (o *Outbox) due() time.Duration {
 	if o.journaled() {
 		wait = min(wait, checkpoints*o.options.CommitAfter-time.Since(o.journal.began))
 	}
+	// What waits has the committer look again in time for whatever comes later.
+	// Where nothing does, what comes next has to wake it.
+	o.fresh = false
 	for q := range o.waiting {
 		if len(q.memory) > q.journaled {
 			wait = min(wait, o.options.CommitAfter-time.Since(q.memory[q.journaled].came))
+			o.fresh = true
 		}
 		if came, any := q.unwrittenHeld(); any {
 			wait = min(wait, o.options.CommitAfter-time.Since(came))
+			o.fresh = true
 		}
 	}
 	if len(o.notes.unwritten()) > 0 {

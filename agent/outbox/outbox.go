@@ -136,7 +136,7 @@ type Outbox struct {
 	journal journal
 	waiting map[*queue]struct{} // those that have unwritten readings or want to be frozen
 	memory  int                 // estimated bytes of unwritten readings
-	fresh   bool                // something came that the committer has not seen
+	fresh   bool                // the committer will look in time for what comes next
 	saving  bool                // Save was called
 	urgent  bool                // an ack window is half full, or a queue wants to be frozen
 	failed  error               // why nothing can be written any more

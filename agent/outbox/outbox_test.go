@@ -928,3 +928,27 @@ func TestHeldWhileAsked(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestCommittedAfterQuiet: a reading that the server does not take is written in
+// time also where the one before was taken before it had to be.
+func TestCommittedAfterQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := testOptions()
+		options.CommitAfter = time.Second
+		o := open(t, filepath.Join(t.TempDir(), "o.db"), options)
+		time.Sleep(time.Minute) // virtual; what opening leaves to be written is
+		synctest.Wait()
+		for i := range 3 {
+			r := take(t, o, message("kitchen", i))
+			p := nextWithin(t, o)
+			if i < 2 {
+				o.Settle(p)
+			}
+			time.Sleep(3 * options.CommitAfter)
+			synctest.Wait()
+			if !isDone(r) {
+				t.Errorf("reading %d is not safe", i)
+			}
+		}
+	})
+}
