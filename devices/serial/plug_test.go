@@ -243,8 +243,8 @@ func TestAdopts(t *testing.T) {
 		t.Fatal("it wants to be opened anew")
 	}
 	heard := func() bool {
-		send(t, wire, "{\"id\":\"B2\",\"power\":true}\n")
 		n := len(sink.WaitUnknown(t, 0)) + len(sink.WaitMessages(t, 0))
+		send(t, wire, "{\"id\":\"B2\",\"power\":true}\n")
 		for len(sink.WaitUnknown(t, 0))+len(sink.WaitMessages(t, 0)) == n {
 			time.Sleep(time.Millisecond)
 		}
