@@ -346,8 +346,8 @@ func (o *Outbox) gatherRest(c *commit) {
 	full := o.stats.UsedBytes > o.options.MaxBytes/2
 	if full {
 		for _, q := range o.queues {
-			if n := len(q.doubted); n > 0 {
-				o.resolveDoubt(q, place{q.doubted[n-1].run, q.doubted[n-1].last})
+			if p := q.doubt(); p != (place{}) {
+				o.resolveDoubt(q, p)
 			}
 		}
 	}

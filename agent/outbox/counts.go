@@ -172,8 +172,8 @@ func (o *Outbox) keeps() func(device devices.ID, run uint32, first, last uint64)
 		kept[s.queue.device] = s.place
 	}
 	for device, q := range o.queues {
-		if n := len(q.doubted); n > 0 {
-			kept[device] = place{q.doubted[n-1].run, q.doubted[n-1].last}
+		if p := q.doubt(); p != (place{}) {
+			kept[device] = p
 		}
 	}
 	return func(device devices.ID, run uint32, first, last uint64) bool {

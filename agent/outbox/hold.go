@@ -138,7 +138,7 @@ func (o *Outbox) Resolve(device devices.ID, items []Arrived) {
 			found[origin]++
 		}
 	}
-	if len(q.doubted) > 0 {
+	if q.doubt() != (place{}) {
 		o.resolveDoubt(q, newest)
 	}
 	switch {
@@ -161,8 +161,7 @@ func (o *Outbox) Resolve(device devices.ID, items []Arrived) {
 // item of the node than one that the store does not know of, and that has to be
 // found among the newest if its message comes again.
 func (o *Outbox) resolveDoubt(q *queue, newest place) {
-	last := q.doubted[len(q.doubted)-1]
-	if end := (place{last.run, last.last}); end.before(newest) {
+	if end := q.doubt(); end.before(newest) {
 		newest = end
 	}
 	again := q.doubted
@@ -198,7 +197,17 @@ func (o *Outbox) runOf(store string) (run uint32, mine bool) {
 
 // blocked reports whether nothing new of the queue may be frozen: what is held
 // goes out before it, and what the server has does not go out.
-func (q *queue) blocked() bool { return len(q.held) > 0 || len(q.doubted) > 0 }
+func (q *queue) blocked() bool { return len(q.held) > 0 || q.doubt() != place{} }
+
+// doubt is the place up to which it is not known whether the server still has
+// what it accepted; zero where nothing is in doubt.
+func (q *queue) doubt() place {
+	if len(q.doubted) == 0 {
+		return place{}
+	}
+	last := q.doubted[len(q.doubted)-1]
+	return place{last.run, last.last}
+}
 
 // A resolution is what one commit does with what is held of a queue.
 type resolution struct {
