@@ -246,7 +246,7 @@ func PublishBackup(ctx context.Context, c *config.Config, keep int, maker Backup
 		return kept, err
 	}
 	registry.Configure(Grants(c))
-	cfg, err := bridgeConfig(c, func() time.Time { return clock.VerifyTime(clock.Machine()) })
+	cfg, err := bridgeConfig(c, clock.Verifying(clock.Machine()))
 	if err != nil {
 		return kept, err
 	}
@@ -270,7 +270,7 @@ var (
 // is whose; where it is "" it is found, if there is one. tell gets what is to be
 // said of those that were left out, a line each.
 func FetchBackup(ctx context.Context, c *config.Config, gateway string, tell func(string)) (sealed []byte, of bridge.Backup, err error) {
-	cfg, err := bridgeConfig(c, func() time.Time { return clock.VerifyTime(clock.Machine()) })
+	cfg, err := bridgeConfig(c, clock.Verifying(clock.Machine()))
 	if err != nil {
 		return nil, of, err
 	}

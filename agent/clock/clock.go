@@ -343,6 +343,11 @@ func VerifyTime(source Source) time.Time {
 	return c.VerifyTime()
 }
 
+// Verifying is [VerifyTime] for [crypto/tls.Config.Time].
+func Verifying(source Source) func() time.Time {
+	return func() time.Time { return VerifyTime(source) }
+}
+
 // Status is what people are told of the clock.
 type Status struct {
 	Known bool          `json:"known"`

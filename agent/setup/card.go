@@ -291,7 +291,7 @@ func (c Card) try(ctx context.Context, loaded *config.Config) (later string, err
 	ctx, cancel := context.WithTimeout(ctx, tryFor)
 	defer cancel()
 	var refused error
-	err = agent.TryXMPP(ctx, loaded, verifying(c.Clock), func(t bridge.Trial) {
+	err = agent.TryXMPP(ctx, loaded, clock.Verifying(c.Clock), func(t bridge.Trial) {
 		switch {
 		case t.Err == nil || t.Harmless:
 		case t.Step == "login" && stream.Delay(t.Err) == stream.Refused:
@@ -443,7 +443,7 @@ func (c Card) enroll(ctx context.Context, in bridge.Invitation, server string, b
 			return p, err
 		}
 		err = bridge.Register(ctx, stream.Config{Account: &stream.Account{
-			JID: j, Password: p.Password, Server: server, TLS: &tls.Config{Time: verifying(c.Clock)},
+			JID: j, Password: p.Password, Server: server, TLS: &tls.Config{Time: clock.Verifying(c.Clock)},
 		}}, in.Token)
 		if !errors.Is(err, bridge.ErrTaken) || in.Name != "" || try == 3 {
 			if before.Token == "" && bridge.Lasting(err) {

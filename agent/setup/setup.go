@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -205,7 +204,7 @@ func (a Answers) Try(ctx context.Context, path string, source clock.Source, repo
 		if c == nil {
 			return nil, faults
 		}
-		err = agent.TryXMPP(ctx, c, verifying(source), func(t bridge.Trial) {
+		err = agent.TryXMPP(ctx, c, clock.Verifying(source), func(t bridge.Trial) {
 			if t.Err != nil && !t.Harmless {
 				failed = &t
 			}
@@ -241,10 +240,6 @@ func (a Answers) Try(ctx context.Context, path string, source clock.Source, repo
 		err = ErrRefused
 	}
 	return a, err
-}
-
-func verifying(source clock.Source) func() time.Time {
-	return func() time.Time { return clock.VerifyTime(source) }
 }
 
 // What the package makes.

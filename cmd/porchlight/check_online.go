@@ -86,7 +86,7 @@ func tryConfigured(ctx context.Context, c *config.Config, source clock.Source, r
 		return func() (*tls.Config, error) {
 			cfg, err := settings()
 			if err == nil {
-				cfg.Time = func() time.Time { return clock.VerifyTime(source) }
+				cfg.Time = clock.Verifying(source)
 			}
 			return cfg, err
 		}
@@ -195,7 +195,7 @@ func tryAccount(ctx context.Context, a *config.Account, by func(tlsSettings) tls
 
 // tryXMPP logs in as the gateway would, STARTTLS included.
 func tryXMPP(ctx context.Context, c *config.Config, source clock.Source, report func(finding)) {
-	err := agent.TryXMPP(ctx, c, func() time.Time { return clock.VerifyTime(source) }, func(t bridge.Trial) {
+	err := agent.TryXMPP(ctx, c, clock.Verifying(source), func(t bridge.Trial) {
 		switch {
 		case t.Err != nil && t.Harmless:
 			report(look(t.Step, t.Err.Error(), t.Next))
