@@ -135,7 +135,7 @@ func (l *link) run(ctx context.Context) error {
 		// answer shows that the server has gone so far.
 		select {
 		case <-told:
-			_ = l.get(ctx, l.session.Server(), pingElement{}, &struct{}{})
+			_ = l.session.Ping(ctx)
 		case <-ctx.Done():
 		case <-l.session.Done():
 		}
@@ -167,10 +167,6 @@ func (l *link) run(ctx context.Context) error {
 		l.giveBack()
 	}
 	return errors.Join(err, l.session.Close())
-}
-
-type pingElement struct {
-	XMLName xml.Name `xml:"urn:xmpp:ping ping"` // XEP-0199
 }
 
 // shareNodes makes every node, and keeps its members those who may see it.

@@ -421,10 +421,9 @@ const (
 	pingTimeout = 20 * time.Second
 )
 
-// ping is the session's pinging goroutine.
-func (s *Session) ping() {
-	tick := time.NewTicker(cmp.Or(s.cfg.PingEvery, pingEvery))
-	defer tick.Stop()
+// Ping asks the PingTo of the config (XEP-0199). An answer shows that the server
+// has done what was sent before; [stanza.Error] is one, too.
+func (s *Session) Ping(ctx context.Context) error {
 	type ping struct {
 		XMLName xml.Name `xml:"urn:xmpp:ping ping"`
 	}
@@ -432,6 +431,14 @@ func (s *Session) ping() {
 	if s.cfg.Component != nil {
 		request.From = s.addr
 	}
+	_, err := s.IQ(ctx, request)
+	return err
+}
+
+// ping is the session's pinging goroutine.
+func (s *Session) ping() {
+	tick := time.NewTicker(cmp.Or(s.cfg.PingEvery, pingEvery))
+	defer tick.Stop()
 	for {
 		select {
 		case <-s.ended:
@@ -440,7 +447,7 @@ func (s *Session) ping() {
 		}
 		heard := s.heard.Load()
 		ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.cfg.PingTimeout, pingTimeout))
-		_, err := s.IQ(ctx, request)
+		err := s.Ping(ctx)
 		cancel()
 		// Behind a shaper the ping waits in line with all else that was sent;
 		// whatever came meanwhile shows as well that somebody is there.
