@@ -25,7 +25,7 @@ const itemLimit = 1600
 
 var (
 	// refusals are passed when the service refuses an item: what is lost is noted.
-	refusals = []string{"pack split", "pack refused", "notes put", "note handed out", "note settled"}
+	refusals = []string{"pack split", "pack refused", "note handed out", "note settled"}
 	// firsts are passed while there is no store yet, or no node. Each house has
 	// its own: after "store renamed" there is a store.
 	firsts = [][]string{

@@ -215,17 +215,21 @@ func TestClientFindsAForm(t *testing.T) {
 	await(t, sink, "temperature", "4")
 }
 
-// A device that is told something while it is asked is asked again: the answer may
-// be of before.
-func TestToldWhileAsked(t *testing.T) {
-	const lamp = `profile: 1
+const commandedLamp = `profile: 1
 id: lamp
 name: Lamp
 transport: [coap]
 decode: [{json: {}}]
 commands:
   - {name: power, argument: {type: bool, words: {"off": "0", "on": "1"}}, payload: "{\"power\":{value}}", format: 50}
+  - {name: level, topic: "level?unit=percent", method: post, argument: {type: integer, min: 0, max: 100}}
+  - {name: reset, topic: /reset, method: post}
+  - {name: lost, topic: /lost, method: post}
 `
+
+// A device that is told something while it is asked is asked again: the answer may
+// be of before.
+func TestToldWhileAsked(t *testing.T) {
 	var on atomic.Bool
 	d := script(t, func(m message.Message) []message.Message {
 		switch {
@@ -242,7 +246,7 @@ commands:
 	sink := &devicetest.Sink{Auto: true}
 	one := askedDevice("lamp", "lamp", fmt.Sprintf("coap://%v/lamp", d.addr()))
 	one.Every = time.Hour
-	c := runClient(t, sink, library(t, lamp), one)
+	c := runClient(t, sink, library(t, commandedLamp), one)
 	asked := d.next("question", func(m message.Message) bool { return m.Code == codes.GET })
 	if err := c.Execute(t.Context(), devices.Command{Device: "lamp", Name: "power", Argument: "on"}, func(devices.Confirmation) {}); err != nil {
 		t.Fatal(err)
@@ -256,17 +260,6 @@ commands:
 // A command is sent once, its answer carried back, and what the device then
 // holds is read.
 func TestClientCommands(t *testing.T) {
-	const lamp = `profile: 1
-id: lamp
-name: Lamp
-transport: [coap]
-decode: [{json: {}}]
-commands:
-  - {name: power, argument: {type: bool, words: {"off": "0", "on": "1"}}, payload: "{\"power\":{value}}", format: 50}
-  - {name: level, topic: "level?unit=percent", method: post, argument: {type: integer, min: 0, max: 100}}
-  - {name: reset, topic: /reset, method: post}
-  - {name: lost, topic: /lost, method: post}
-`
 	var mu sync.Mutex
 	power := "0"
 	var told []string
@@ -295,7 +288,7 @@ commands:
 	sink := &devicetest.Sink{Auto: true}
 	one := askedDevice("lamp", "lamp", fmt.Sprintf("coap://%v/lamp", d.addr()))
 	one.Every = time.Hour
-	c := runClient(t, sink, library(t, lamp), one)
+	c := runClient(t, sink, library(t, commandedLamp), one)
 	if all := c.Controls("lamp"); len(all) != 4 || all[0].Name != "power" || all[0].Argument.Type != devices.SwitchArgument {
 		t.Fatalf("%+v", all)
 	}

@@ -17,9 +17,9 @@ import (
 	"github.com/porchlight-iot/porchlight/devices/devicetest"
 )
 
-// Devices behind one gateway share an association, until none needs it, or it is
-// forgotten.
-func TestAssociationsAreShared(t *testing.T) {
+// secureServer runs a server until the test ends, whose one device is us, with "a
+// key".
+func secureServer(t *testing.T) (*Server, netip.AddrPort) {
 	sink := &devicetest.Sink{Auto: true}
 	server := New(Config{Secure: &Secure{Listen: "127.0.0.1:0", Keys: map[string][]byte{"us": []byte("a key")}}}, nil, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(t.Context())
@@ -32,7 +32,14 @@ func TestAssociationsAreShared(t *testing.T) {
 		}
 	})
 	sink.WaitUp(t, 1)
-	to := server.SecureAddr().(*net.UDPAddr).AddrPort()
+	return server, server.SecureAddr().(*net.UDPAddr).AddrPort()
+}
+
+// Devices behind one gateway share an association, until none needs it, or it is
+// forgotten.
+func TestAssociationsAreShared(t *testing.T) {
+	server, to := secureServer(t)
+	ctx := t.Context()
 	s := asking(t, &devicetest.Sink{})
 
 	var mu sync.Mutex
@@ -87,19 +94,8 @@ func TestAssociationsAreShared(t *testing.T) {
 // Who gives up while a handshake is under way leaves it to the others, who have
 // the association until they let go of it; where nobody is left, so is nothing.
 func TestHandshakeIsGivenUp(t *testing.T) {
-	sink := &devicetest.Sink{Auto: true}
-	server := New(Config{Secure: &Secure{Listen: "127.0.0.1:0", Keys: map[string][]byte{"us": []byte("a key")}}}, nil, slog.New(slog.DiscardHandler))
-	ctx, stop := context.WithCancel(t.Context())
-	over := make(chan error, 1)
-	go func() { over <- server.Run(ctx, sink) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	})
-	sink.WaitUp(t, 1)
-	to, open := gated(t, server.SecureAddr().(*net.UDPAddr).AddrPort())
+	server, at := secureServer(t)
+	to, open := gated(t, at)
 	s := asking(t, &devicetest.Sink{})
 	t.Cleanup(func() { // or a failure is a hang
 		s.mu.Lock()
